@@ -1,0 +1,48 @@
+# Everything a newcomer needs: `make demo` shows a mesh, `make test` proves this tree. Only Go, git and make are required.
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+CHECK   := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Packages that start goroutines, and so run under the race detector as well.
+RACE    := ./acl/filter ./coordinator/... ./derp ./netstack ./node/...
+
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test race lint cross fuzz bench clean
+
+build: ## bin/hedge, one static binary
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hedge ./cmd/hedge
+
+demo: build ## a mesh of three nodes in one process, on loopback
+	./bin/hedge demo
+
+test: ## every test; those that need root or a tool say so when they skip
+	$(GO) vet ./...
+	$(GO) test -timeout 15m ./...
+
+race: ## the concurrent packages under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(CHECK) ./...
+
+cross: ## vet for every system that Hedge is built for
+	GOOS=linux GOARCH=amd64 $(GO) vet ./...
+	GOOS=linux GOARCH=arm64 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=amd64 $(GO) vet ./...
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME each
+	@for d in $$($(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}' ./...); do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' $$d/*_test.go); do \
+	    echo "== $$d $$f"; (cd $$d && $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) .) || exit 1; done; done
+
+bench: ## the benchmarks, once each
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf bin
