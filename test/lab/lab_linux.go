@@ -1,0 +1,142 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The main goroutine keeps the main thread, so that Do never takes it into a namespace: unlike others it cannot be
+// thrown away afterwards, and /proc would then show the whole test process as living there.
+func init() { runtime.LockOSThread() }
+
+// Subnet is the one network all hosts are on.
+var Subnet = netip.MustParsePrefix("10.77.0.0/24")
+
+// Lab is a set of hosts on one switch.
+type Lab struct {
+	t     testing.TB
+	id    string
+	hosts int
+}
+
+// Host is one network namespace.
+type Host struct {
+	Name string
+	Addr netip.Addr
+	ns   string
+	lab  *Lab
+}
+
+// New makes an empty network, and removes it with all its hosts when the test ends.
+func New(t testing.TB) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make network namespaces")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("needs the ip command (iproute2)")
+	}
+	l := &Lab{t: t, id: fmt.Sprintf("hedge%d", os.Getpid())}
+	if out, err := exec.Command("ip", "netns", "add", l.ns("switch")).CombinedOutput(); err != nil {
+		t.Skipf("cannot make a network namespace here: %s", out)
+	}
+	t.Cleanup(func() { l.remove("switch") })
+	l.ip("-n", l.ns("switch"), "link", "add", "br0", "type", "bridge")
+	l.ip("-n", l.ns("switch"), "link", "set", "br0", "up")
+	return l
+}
+
+// Host adds a host, with the next address of Subnet.
+func (l *Lab) Host(name string) *Host {
+	l.t.Helper()
+	l.hosts++
+	b := Subnet.Addr().As4()
+	b[3] = byte(l.hosts)
+	h := &Host{Name: name, Addr: netip.AddrFrom4(b), ns: l.ns(name), lab: l}
+	port := fmt.Sprintf("port%d", l.hosts)
+	l.ip("netns", "add", h.ns)
+	l.t.Cleanup(func() { l.remove(name) })
+	l.ip("link", "add", "eth0", "netns", h.ns, "type", "veth", "peer", "name", port, "netns", l.ns("switch"))
+	l.ip("-n", l.ns("switch"), "link", "set", port, "master", "br0", "up")
+	l.ip("-n", h.ns, "addr", "add", netip.PrefixFrom(h.Addr, Subnet.Bits()).String(), "dev", "eth0")
+	l.ip("-n", h.ns, "link", "set", "eth0", "up")
+	l.ip("-n", h.ns, "link", "set", "lo", "up")
+	return h
+}
+
+func (l *Lab) ns(name string) string { return l.id + "-" + name }
+
+func (l *Lab) ip(args ...string) {
+	l.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		l.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// remove ends what still runs in the namespace, and then the namespace.
+func (l *Lab) remove(name string) {
+	pids, _ := exec.Command("ip", "netns", "pids", l.ns(name)).Output()
+	for _, pid := range strings.Fields(string(pids)) {
+		if pid != strconv.Itoa(os.Getpid()) {
+			exec.Command("kill", "-9", pid).Run()
+		}
+	}
+	if out, err := exec.Command("ip", "netns", "del", l.ns(name)).CombinedOutput(); err != nil {
+		l.t.Errorf("ip netns del %s: %s", l.ns(name), out)
+	}
+}
+
+// Command is exec.CommandContext on this host.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns, name}, args...)...)
+}
+
+// Firewall loads nftables statements in this host, in place of those loaded before; none removes them all.
+// Each statement stands in a chain that sees all the host sends and receives: "ip saddr 10.77.0.2 udp drop".
+func (h *Host) Firewall(statements ...string) {
+	h.lab.t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		h.lab.t.Skip("needs the nft command (nftables)")
+	}
+	rules := strings.Join(statements, "\n")
+	script := "flush ruleset\n"
+	if rules != "" {
+		script += fmt.Sprintf("table inet lab {\n chain in { type filter hook input priority 0;\n%s\n}\n"+
+			" chain out { type filter hook output priority 0;\n%s\n}\n}\n", rules, rules)
+	}
+	cmd := h.Command(context.Background(), "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		h.lab.t.Fatalf("nft on %s: %v\n%s\n%s", h.Name, err, out, script)
+	}
+}
+
+// Do runs f on a thread that is in this host's namespace: sockets that f opens stay there. f must not start
+// goroutines that open sockets.
+func (h *Host) Do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, so nothing else lands in here
+		ns, err := os.Open("/run/netns/" + h.ns)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter %s: %w", h.ns, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
