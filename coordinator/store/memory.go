@@ -1,0 +1,4 @@
+package store
+
+// NewMemory returns a Store that lives in memory.
+func NewMemory() Store { panic("todo") }
