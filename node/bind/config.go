@@ -1,0 +1,83 @@
+package bind
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// Config is what a Bind is made from. Node, Disco and Machine are required.
+type Config struct {
+	Node    key.NodePublic     // our WireGuard key, our name at relays
+	Disco   key.DiscoPrivate   // seals path probes
+	Machine key.MachinePrivate // authenticates us to relays
+	Port    uint16             // UDP port of both sockets; 0 lets the system choose
+
+	Loopback bool           // offer loopback addresses to peers too: for several nodes on one machine
+	Exclude  []netip.Prefix // addresses never offered to peers nor probed: the mesh's own
+
+	// The callbacks run on goroutines of the Bind: they must return soon and not call Stop. Each may be nil.
+	Endpoints func([]netip.AddrPort)           // our own endpoints changed
+	Home      func(relay uint16)               // our home relay changed
+	Changed   func(PathChange)                 // a peer's path changed
+	Log       func(format string, args ...any) // what an operator may want to know, for a debug log
+
+	// Seams, nil for the real thing.
+	Listen     func(ctx context.Context, network, address string) (net.PacketConn, error) // "udp4" or "udp6", ":port"
+	Interfaces func() ([]netip.Addr, error)                                               // addresses of this machine
+	DialRelay  func(RelayConfig) RelayClient
+}
+
+// Peer is a peer as the coordinator tells it.
+type Peer struct {
+	Key       key.NodePublic
+	Disco     key.DiscoPublic
+	Endpoints []netip.AddrPort // candidates; at most path.MaxCandidates are used
+	Relay     uint16           // ID of the relay the peer is at; 0 if unknown
+}
+
+// Relay is a relay as the coordinator tells it.
+type Relay struct {
+	ID   uint16 // not 0
+	Key  key.RelayPublic
+	URLs []string
+	STUN []string // host:port, UDP
+}
+
+// PathInfo is how packets reach a peer now.
+type PathInfo struct {
+	Direct    bool
+	Addr      netip.AddrPort // of a direct path
+	Relay     uint16         // the peer's relay; 0 if it has none
+	RTT       time.Duration  // of the last answered probe of this path; 0 if none was
+	Since     time.Time      // when the path was chosen
+	LastHeard time.Time      // last authentic packet of the peer by any path; zero if none
+}
+
+// PathChange is a change of path of one peer.
+type PathChange struct {
+	Peer key.NodePublic
+	Path PathInfo
+	Why  string
+}
+
+// RelayConfig is what a relay client is made from.
+type RelayConfig struct {
+	Relay   Relay
+	Node    key.NodePublic
+	Machine key.MachinePrivate
+	Ticket  func() []byte
+	Receive func(from key.NodePublic, pkts [][]byte) // pkts are valid until it returns
+	Status  func(up bool, err error)
+}
+
+// RelayClient is a connection to one relay that mends itself. Its Send methods never block, copy what they take, and
+// report whether it was queued.
+type RelayClient interface {
+	Send(dst key.NodePublic, pkts [][]byte) bool
+	SendUrgent(dst key.NodePublic, pkts [][]byte) bool // overtakes data: probes and handshakes
+	Close() error                                      // waits
+}

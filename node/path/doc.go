@@ -1,0 +1,20 @@
+// Package path decides how packets reach a peer. It is pure: time and events go in, decisions come out; sockets, keys
+// and clocks are its caller's (node/bind).
+//
+//	        Peers, Self, Got, Tick …               Send, Use, Sleep, Probed
+//	(now) ───────────────────────────▶ Paths.Step ───────────────────────────▶
+//
+//	            first packet                    a pong came                   pings unanswered
+//	  idle ─────────────────────▶ relay ──────────────────────▶ direct ──────────────────────┐
+//	   ▲      Here + pings to        ▲  both for 300 ms            │ both while in doubt     │
+//	   │      every candidate        └─────────────────────────────┴─────────────────────────┘
+//	   └── quiet for some seconds: no packet of ours is sent at all
+//
+// Packets start on the relay at once. Candidate addresses of the peer come from its coordinator, from the peer itself
+// (a Here by relay) and from the source of any valid ping. All are pinged; whoever is pinged pings back. An address is
+// used for data once a pong proved it in both directions, and left as soon as it stops answering; around every switch,
+// and as long as there is doubt, packets go both ways (WireGuard's replay window drops the copies). Nobody can make a
+// node probe much: candidates per peer are few, and a token bucket holds each peer's probes.
+//
+// The messages are sealed from disco key to disco key; [Box] draws their bytes.
+package path
