@@ -1,0 +1,30 @@
+// Package filter decides the fate of every packet: identity, rules, flows.
+//
+//	            ┌────────────────────── Filter ──────────────────────┐
+//	In(packet)  │ parse ─ flow? ─ yes ─ state, window ───────────────┼─ Verdict
+//	Out(packet) │           └ no ─ who? ─ class × class ─ port ─ rule┼─ Verdict
+//	            └───────────▲────────────────────────────────────────┘
+//	Set(config) ── compile ─┘ one atomic pointer; live flows are judged again ─── []Cut
+//
+// A [Filter] is pure: time and packets come in, decisions go out. It starts no goroutines, reads no clock, logs
+// nothing and sends nothing. It denies everything until its first [Filter.Set].
+//
+// # Identity
+//
+// WireGuard has already tied a packet's source address to the key of a peer. So the filter asks whose the address
+// is (the peer's own, or a prefix approved for it) and then judges the peer, not the address. The same packet is
+// judged twice, by the sender on its way out and by the receiver on its way in, and either is enough to stop it.
+//
+// # Rules
+//
+// Set gives every address a class: the list of the rules' sets that contain it. Two addresses of the same class are
+// the same to every rule. What a pair of classes may do is compiled once, to intervals of ports, so a verdict costs
+// the same with ten rules and with ten thousand. A deny rule in force wins over every accept.
+//
+// # Flows
+//
+// A packet that no rule admits passes only as part of a flow that a rule admitted: TCP from a SYN on and within its
+// windows, UDP, ICMP echo replies, SCTP, and the ICMP errors that quote one of these. Fragments follow the verdict
+// of their first. A flow belongs to one peer, and a peer can fill only its own share of the table. When the rules
+// change, each live flow is judged again before its next packet passes; those that no rule covers are cut.
+package filter
