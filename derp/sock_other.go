@@ -1,0 +1,7 @@
+//go:build !linux
+
+package derp
+
+import "net"
+
+func tune(net.Conn) {}
