@@ -13,7 +13,6 @@ import (
 type tag uint8
 
 const (
-	tagAlive   tag = 0 // an empty frame that says "still here"
 	tagHello   tag = 1
 	tagAck     tag = 2
 	tagHere    tag = 3
@@ -44,6 +43,7 @@ var (
 func encOptions() cbor.EncOptions {
 	o := cbor.CoreDetEncOptions() // RFC 8949 section 4.2.1: the same value is the same bytes
 	o.Time = cbor.TimeUnix
+	o.NilContainers = cbor.NilContainerAsEmpty // none and nil are one value, and have one hash
 	return o
 }
 

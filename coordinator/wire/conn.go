@@ -1,18 +1,68 @@
 package wire
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
 	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
+// Both ends say "still here" this often, and give up on an end that was silent for three times as long. Proxies cut
+// what is idle for a minute.
+const (
+	aliveEvery = 20 * time.Second
+	deadAfter  = 3 * aliveEvery
+)
+
+// A write that makes no progress for writeStall, or takes writeTotal in all, ends the Conn: the other end does not
+// read. Progress is looked at every chunk bytes, so that a slow link may still carry a large message.
+const (
+	writeStall = 15 * time.Second
+	writeTotal = 2 * time.Minute
+	chunk      = 64 << 10
+)
+
+// refuseWait is how long Refuse waits for the other end to have read why.
+const refuseWait = 2 * time.Second
+
 // Conn is one end of a channel between a node and its coordinator. Send and Close may be called at any time from
 // any goroutine, Recv from one. After any error the Conn is of no more use and must be closed.
+//
+// On the channel, a message is a length and then what [Encode] makes of it. A length of 0 says "still here".
+//
+//	 0               4     5
+//	┌───────────────┬─────┬───────────────
+//	│ length u32 BE │ tag │ CBOR value …     length = 1 + that of the value
+//	└───────────────┴─────┴───────────────
 type Conn struct {
-	nc      net.Conn
+	nc      net.Conn // TLS
 	url     string
 	machine key.MachinePublic
 	control key.ControlPublic
+	limit   uint32 // of one message to receive
+
+	wmu    sync.Mutex // held while writing; guards werr and timer
+	werr   error      // ends writing for good
+	timer  *time.Timer
+	timers sync.WaitGroup // one while the timer is set or running
+	once   sync.Once
+}
+
+// newConn takes an established channel and starts to keep it alive.
+func newConn(nc net.Conn, limit uint32) *Conn {
+	c := &Conn{nc: nc, limit: limit}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	c.timers.Add(1)
+	c.timer = time.AfterFunc(aliveEvery, c.alive)
+	return c
 }
 
 // Machine is the key the node has proven to hold.
@@ -27,11 +77,138 @@ func (c *Conn) URL() string { return c.url }
 // RemoteAddr is the other end's address, or that of a proxy in between.
 func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
-// Send writes one message: one of the message types of this package, or a pointer to it.
-func (c *Conn) Send(msg any) error { panic("todo") }
+// Send writes one message: one of the message types of this package, or a pointer to it. It returns within
+// two minutes, whatever the other end does.
+func (c *Conn) Send(msg any) error {
+	b, err := Encode(msg)
+	if err != nil {
+		return err
+	}
+	return c.SendEncoded(b)
+}
 
-// Recv returns a pointer to the next message.
-func (c *Conn) Recv() (any, error) { panic("todo") }
+// SendEncoded writes what Encode returned, which may thus be shared by many Conns.
+func (c *Conn) SendEncoded(b []byte) error {
+	if len(b) == 0 || len(b) > MaxMessage {
+		return fmt.Errorf("wire: a message of %d bytes", len(b))
+	}
+	frame := make([]byte, 0, 4+len(b))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(len(b)))
+	return c.write(append(frame, b...))
+}
 
-// Close ends the channel and waits for everything it started.
-func (c *Conn) Close() error { panic("todo") }
+func (c *Conn) write(b []byte) error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	if c.werr != nil {
+		return c.werr
+	}
+	end := time.Now().Add(writeTotal)
+	for part := range slices.Chunk(b, chunk) {
+		by := time.Now().Add(writeStall)
+		if by.After(end) {
+			by = end
+		}
+		c.nc.SetWriteDeadline(by)
+		if _, err := c.nc.Write(part); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = errors.New("the other end does not read")
+			}
+			c.werr = fmt.Errorf("wire: send: %w", err)
+			return c.werr
+		}
+	}
+	return nil
+}
+
+// alive runs on the timer.
+func (c *Conn) alive() {
+	defer c.timers.Done()
+	if c.write([]byte{0, 0, 0, 0}) != nil {
+		return // Recv, or the next Send, says so
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	if c.werr == nil {
+		c.timers.Add(1)
+		c.timer.Reset(aliveEvery)
+	}
+}
+
+// Recv returns a pointer to the next message. It waits for as long as the other end shows that it is there.
+func (c *Conn) Recv() (any, error) {
+	var head [4]byte
+	for {
+		c.nc.SetReadDeadline(time.Now().Add(deadAfter))
+		if _, err := io.ReadFull(c.nc, head[:]); err != nil {
+			return nil, recvError(err)
+		}
+		n := binary.BigEndian.Uint32(head[:])
+		if n == 0 {
+			continue
+		}
+		if n > c.limit {
+			return nil, fmt.Errorf("wire: a message of %d bytes is over the limit of %d", n, c.limit)
+		}
+		body, err := c.body(int(n))
+		if err != nil {
+			return nil, recvError(err)
+		}
+		return Decode(body)
+	}
+}
+
+// body reads n bytes, and takes memory only as they come.
+func (c *Conn) body(n int) ([]byte, error) {
+	var b []byte
+	for len(b) < n {
+		part := min(chunk, n-len(b))
+		b = slices.Grow(b, part)
+		c.nc.SetReadDeadline(time.Now().Add(deadAfter))
+		m, err := io.ReadFull(c.nc, b[len(b):len(b)+part])
+		b = b[:len(b)+m]
+		if err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func recvError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("wire: the other end was silent for %v", deadAfter)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("wire: the channel was closed: %w", err)
+	}
+	return fmt.Errorf("wire: receive: %w", err)
+}
+
+// Refuse says why, and closes once the other end has heard it or two seconds have passed. To close at once would make
+// TCP throw the reason away when something of the other end's is still unread. It must not run beside Recv.
+func (c *Conn) Refuse(r *Refused) error {
+	err := c.Send(r)
+	if err == nil {
+		c.nc.SetReadDeadline(time.Now().Add(refuseWait))
+		io.Copy(io.Discard, io.LimitReader(c.nc, int64(c.limit)))
+	}
+	return errors.Join(err, c.Close())
+}
+
+// Close ends the channel and waits for everything it started. A Send or Recv under way returns an error.
+func (c *Conn) Close() error {
+	var err error
+	c.once.Do(func() {
+		err = c.nc.Close() // first: a write under way holds the lock
+		c.wmu.Lock()
+		if c.werr == nil {
+			c.werr = fmt.Errorf("wire: send: %w", net.ErrClosed)
+		}
+		if c.timer.Stop() {
+			c.timers.Done()
+		}
+		c.wmu.Unlock()
+	})
+	c.timers.Wait()
+	return err
+}
