@@ -85,6 +85,8 @@ type Node struct {
 	Addrs []netip.Addr `cbor:"5,keyasint" json:"addrs"`
 	// Routes are approved prefixes it carries for others, exit routes (a /0) included.
 	Routes []netip.Prefix `cbor:"6,keyasint,omitempty" json:"routes,omitempty"`
+	// Attrs are what postures ask about ("node:os": "linux"). They are the coordinator's to know, and are not sent.
+	Attrs map[string]string `cbor:"-" json:"attrs,omitempty"`
 }
 
 // User is a person as the coordinator knows them.
