@@ -77,8 +77,8 @@ func (*DeniedError) ExitCode() int { return exitDenied }
 // SOCKS5 is RFC 1928 section 6's "connection not allowed by ruleset".
 func (*DeniedError) SOCKS5() byte { return 0x02 }
 
-// HTTP is 403 Forbidden.
-func (*DeniedError) HTTP() int { return 403 }
+// HTTPStatus is 403 Forbidden.
+func (*DeniedError) HTTPStatus() int { return 403 }
 
 // UnknownNameError is a name that no peer this node may see has.
 type UnknownNameError struct {
@@ -100,8 +100,8 @@ func (*UnknownNameError) ExitCode() int { return exitUnreachable }
 // SOCKS5 is RFC 1928 section 6's "host unreachable".
 func (*UnknownNameError) SOCKS5() byte { return 0x04 }
 
-// HTTP is 502 Bad Gateway.
-func (*UnknownNameError) HTTP() int { return 502 }
+// HTTPStatus is 502 Bad Gateway.
+func (*UnknownNameError) HTTPStatus() int { return 502 }
 
 // UnreachableError is a peer that did not answer, or refused the connection itself.
 type UnreachableError struct {
@@ -128,8 +128,8 @@ func (e *UnreachableError) SOCKS5() byte {
 	return 0x04
 }
 
-// HTTP is 502 Bad Gateway or 504 Gateway Timeout.
-func (e *UnreachableError) HTTP() int {
+// HTTPStatus is 502 Bad Gateway or 504 Gateway Timeout.
+func (e *UnreachableError) HTTPStatus() int {
 	if e.Timeout {
 		return 504
 	}

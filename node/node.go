@@ -12,13 +12,25 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/acl/filter"
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/netstack"
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/proxy"
 )
 
 // DefaultProxy is where the SOCKS5 and HTTP proxy listens unless told otherwise.
@@ -49,6 +61,8 @@ type Config struct {
 	Tun tun.Device
 	// Version is the software's version as Status and the coordinator show it.
 	Version string
+	// OfferLoopback offers loopback addresses to peers, for several nodes on one machine.
+	OfferLoopback bool
 	// Log is where the node and what it is made of log. No secret is ever written to it. The zero value is silent.
 	Log zerolog.Logger
 }
@@ -58,6 +72,9 @@ type Inbound struct {
 	mode   string
 	accept func(ctx context.Context, network string, local, remote netip.AddrPort) (net.Conn, error)
 }
+
+// Loopback joins a connection with the same port of 127.0.0.1.
+var Loopback = Inbound{"loopback", dialLoopback}
 
 // String is "off", "loopback" or "handler".
 func (i Inbound) String() string {
@@ -76,61 +93,258 @@ func Handle(accept func(ctx context.Context, network string, local, remote netip
 // Node is a member of a mesh. Its methods may be called from any goroutine.
 type Node struct {
 	cfg     Config
+	log     zerolog.Logger
 	started time.Time
+	machine key.MachinePublic
+	self    key.NodePublic
 
-	done  chan struct{} // closed when the node is to end: by Close, Down or Logout
-	once  sync.Once
-	cause error // why done was closed; written before
+	state   *state
+	filter  *filter.Filter
+	bind    *bind.Bind
+	stack   *netstack.Stack // nil on a host's device
+	tun     *tunnel
+	wg      *device.Device
+	enforce *enforcer
+	control *control
+	proxy   *proxy.Server // nil for none
+	proxyAt netip.AddrPort
+	local   *local // nil for none
+
+	cancel context.CancelFunc // ends what running counts
+	run    sync.WaitGroup
+
+	news     news
+	stop     sync.Once
+	done     chan struct{} // closed when the node is asked to end
+	close    sync.Once
+	closeErr error
+	released chan struct{} // closed when the state is another process's to take
 }
 
 // Start brings a node up. It returns once the node enforces a Map: at once from its state's last one, coordinator or
 // not; a node that has none yet enrols and waits for its first, until ctx is done. The context bounds Start only.
 //
-// Errors are told apart with errors.As: [*StateError], [*LockedError], [ErrNotJoined], [*JoinError],
+// Errors are told apart with errors.As and errors.Is: [*StateError], [*LockedError], [ErrNotJoined], [*JoinError],
 // [*wire.Refused] (its Code says why), [*wire.PinError] (an impostor coordinator) and [*wire.UnreachableError].
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	return nil, ErrNotJoined
+	n := &Node{
+		cfg: cfg, log: cfg.Log, started: time.Now(),
+		done: make(chan struct{}), released: make(chan struct{}), cancel: func() {},
+	}
+	if err := n.start(ctx); err != nil {
+		_ = n.Close()
+		return nil, err
+	}
+	return n, nil
 }
 
-// Close stops the node and waits until all that it started has ended.
-func (n *Node) Close() error { return nil }
+func (n *Node) start(ctx context.Context) error {
+	join, err := parseJoin(n.cfg.Join)
+	if err != nil {
+		return err
+	}
+	if n.state, err = openState(n.cfg.StateDir); err != nil {
+		return err
+	}
+	id, err := n.state.member(join)
+	if err != nil {
+		return err
+	}
+	m, err := n.state.loadMap()
+	if err != nil {
+		return err
+	}
+	l, err := n.listenProxy()
+	if err != nil {
+		return err
+	}
+	if err := n.build(id, m); err != nil {
+		if l != nil {
+			_ = l.Close()
+		}
+		return err
+	}
+	n.control.join = join.Key
+	if !id.joined {
+		n.control.hello.Enrol = join.Key
+	}
+	have := false
+	if m != nil {
+		if err := n.enforce.set(m, true, time.Now()); err != nil {
+			n.log.Warn().Err(err).Msg("cannot use the map on disk; waiting for the coordinator's")
+		} else {
+			have = true
+		}
+	}
+	rctx, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	n.run.Go(func() { n.control.run(rctx) })
+	n.run.Go(func() { n.enforce.clock(rctx.Done()) })
+	if l != nil {
+		n.run.Go(func() { _ = n.proxy.Serve(l) })
+	}
+	if n.cfg.Socket != "" {
+		if n.local, err = serveLocal(n, n.cfg.Socket); err != nil {
+			return err
+		}
+	}
+	if have {
+		return nil
+	}
+	return n.await(ctx)
+}
 
-// Done is closed when the node ends, by Close or because the local API was asked for Down or Logout. Whoever called
-// Start must then Close it.
+// await waits for the first Map.
+func (n *Node) await(ctx context.Context) error {
+	select {
+	case err := <-n.control.first:
+		return err
+	case <-n.done:
+		return net.ErrClosed
+	case <-ctx.Done():
+		if err := n.control.why(); err != nil {
+			return err
+		}
+		return fmt.Errorf("no answer from the coordinator at %s: %w", strings.Join(n.control.id.urls, ", "), ctx.Err())
+	}
+}
+
+// build makes the data path, which denies everything until a Map is set.
+func (n *Node) build(id identity, m *wire.Map) (err error) {
+	n.machine, n.self = key.PublicOf(id.machine), key.ExchangePublic(id.node)
+	disco := key.NewDisco()
+	name := n.cfg.Name
+	if name == "" {
+		name = hostName()
+	}
+	n.control = &control{
+		id: id, state: n.state, disco: key.ExchangePublic(disco), log: n.log, changed: n.news.tell,
+		hello: newHello(id, name, n.cfg.Version, n.cfg.Ephemeral, key.ExchangePublic(disco)),
+		moved: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
+	}
+	var exclude []netip.Prefix
+	if m != nil {
+		exclude = m.Self.Prefixes
+	}
+	n.bind, err = bind.New(bind.Config{
+		Node: n.self, Disco: disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.OfferLoopback, Exclude: exclude,
+		Endpoints: func([]netip.AddrPort) { n.control.move() },
+		Home:      func(uint16) { n.control.move() },
+		Changed:   n.pathChanged,
+		Log:       func(format string, args ...any) { n.log.Debug().Msgf("bind: "+format, args...) },
+	})
+	if err != nil {
+		return fmt.Errorf("open UDP port %d: %w", n.cfg.Port, err)
+	}
+	n.control.bind = n.bind
+	inner, addrs := n.cfg.Tun, (func([]netip.Addr) error)(nil)
+	if inner == nil {
+		if n.stack, err = netstack.New(netstack.Options{Accept: n.accept}); err != nil {
+			return err
+		}
+		inner, addrs = n.stack, n.stack.SetAddrs
+	}
+	n.filter = filter.New(filter.Options{})
+	n.tun = newTunnel(inner, n.filter)
+	n.wg = device.NewDevice(n.tun, n.bind, wgLogger(n.log))
+	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
+		return fmt.Errorf("set the WireGuard key: %w", err)
+	}
+	if err := n.wg.Up(); err != nil {
+		return fmt.Errorf("start WireGuard: %w", err)
+	}
+	n.enforce = &enforcer{
+		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, addrs: addrs, log: n.log,
+		wake: make(chan struct{}, 1),
+	}
+	n.enforce.cur.Store(&enforced{})
+	n.control.enforce = n.enforce
+	return nil
+}
+
+// wgLogger gives WireGuard's words to our log; they hold no secrets.
+func wgLogger(l zerolog.Logger) *device.Logger {
+	w := &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
+	if l.GetLevel() <= zerolog.TraceLevel {
+		w.Verbosef = func(format string, args ...any) { l.Trace().Msgf("wireguard: "+format, args...) }
+	}
+	if l.GetLevel() <= zerolog.WarnLevel {
+		w.Errorf = func(format string, args ...any) { l.Warn().Msgf("wireguard: "+format, args...) }
+	}
+	return w
+}
+
+// hostName is the host's name as one DNS label.
+func hostName() string {
+	h, _ := os.Hostname()
+	h, _, _ = strings.Cut(strings.ToLower(h), ".")
+	h = strings.Trim(strings.Map(func(r rune) rune {
+		if r == '-' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' {
+			return r
+		}
+		return '-'
+	}, h), "-")
+	if len(h) > 63 {
+		h = strings.TrimRight(h[:63], "-")
+	}
+	if h == "" {
+		h = "node"
+	}
+	return h
+}
+
+// parseJoin reads a join string; an empty one is the zero Join.
+func parseJoin(s string) (wire.Join, error) {
+	if s = strings.TrimSpace(s); s == "" {
+		return wire.Join{}, nil
+	}
+	j, err := wire.ParseJoin(s)
+	if err != nil {
+		return j, &JoinError{Reason: err.Error()}
+	}
+	return j, nil
+}
+
+// end asks the node to end; whoever started it sees Done and Closes it.
+func (n *Node) end() { n.stop.Do(func() { close(n.done) }) }
+
+// Done is closed when the node ends, by Close or because the local API was asked for it. Whoever called Start must
+// Close it then.
 func (n *Node) Done() <-chan struct{} { return n.done }
 
-// Logout ends this node's membership: the coordinator forgets it, if it can be reached, and the state is deleted in
-// any case. It does not wait for the node to end; see Done.
-func (n *Node) Logout(ctx context.Context) error { return nil }
-
-// Resolve gives the addresses of a peer by its name ("web" or "web.hedge.internal", in any case), or of an address
-// literal itself, IPv4 first. Only peers that the policy lets this node see have names here.
-func (n *Node) Resolve(name string) ([]netip.Addr, error) { return nil, &UnknownNameError{Name: name} }
-
-// DialContext connects to hostport ("web:80", "100.64.0.3:53") over the mesh; network is tcp, tcp4, tcp6, udp, udp4
-// or udp6. Errors are told apart with errors.As: [*DeniedError], [*UnknownNameError], [*UnreachableError].
-func (n *Node) DialContext(ctx context.Context, network, hostport string) (net.Conn, error) {
-	return nil, &UnknownNameError{Name: hostport}
+// Close stops the node and waits until all that it started has ended.
+func (n *Node) Close() error {
+	n.end()
+	n.close.Do(func() {
+		n.cancel()
+		if n.proxy != nil {
+			_ = n.proxy.Close()
+		}
+		if n.wg != nil {
+			n.wg.Close() // and with it the stack
+		}
+		if n.bind != nil {
+			n.bind.Stop()
+		}
+		n.run.Wait()
+		if n.state != nil {
+			n.closeErr = n.state.close()
+		}
+		close(n.released)
+		if n.local != nil {
+			n.local.close()
+		}
+		n.news.tell()
+	})
+	return n.closeErr
 }
 
-// Listen accepts connections from the mesh on hostport; ":80" is port 80 of all of this node's addresses in the mesh.
-// network is tcp, tcp4 or tcp6. The policy still decides who gets here.
-func (n *Node) Listen(network, hostport string) (net.Listener, error) { return nil, net.ErrClosed }
-
-// ListenPacket is Listen for udp, udp4 and udp6; the host part must be one of this node's addresses.
-func (n *Node) ListenPacket(network, hostport string) (net.PacketConn, error) {
-	return nil, net.ErrClosed
+// Logout ends this node's membership: the coordinator forgets it, if it can be reached (the error says if not), and
+// the identity is deleted in any case. It asks the node to end and does not wait for that; see Done.
+func (n *Node) Logout(ctx context.Context) error {
+	told := n.control.logout()
+	n.enforce.refuse(&wire.Refused{Code: wire.RefusedRemoved, Message: "logged out"}, time.Now())
+	forgot := n.state.forget()
+	n.end()
+	return errors.Join(told, forgot)
 }
-
-// Ping measures the way to a peer: a path probe, and an ICMP echo in the tunnel if the peer answers no probe.
-func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
-	return PingResult{}, &UnknownNameError{Name: name}
-}
-
-// Why says what the policy makes of a new flow, and which rule says so.
-func (n *Node) Why(q WhyQuery) (WhyResult, error) {
-	return WhyResult{}, &UnknownNameError{Name: q.Dst}
-}
-
-// Status is what this node knows of itself and its peers, now.
-func (n *Node) Status() Status { return Status{} }

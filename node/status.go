@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
-	"github.com/hedge-mesh/hedge/node/key"
 )
 
 // Seconds is a duration that JSON shows as a number of seconds.
@@ -122,8 +121,6 @@ type Peer struct {
 	RxBytes   uint64         `json:"rx_bytes"` // encrypted, as WireGuard counts
 	TxBytes   uint64         `json:"tx_bytes"`
 	Handshake time.Time      `json:"last_handshake,omitzero"`
-
-	key key.NodePublic
 }
 
 // Path is how packets get to a peer now.

@@ -1,0 +1,400 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// control keeps this node's session with its coordinator, for as long as the node lives:
+//
+//	dial ─▶ Hello{what we have} ─▶ Delta ─ apply, enforce, save, Ack ─┐
+//	 ▲                             Where, Ticket ─ see                │
+//	 └── wait, longer each time ◀── lost, or Refused ◀────────────────┘
+//
+// Losing the session changes nothing of what is enforced; being refused does.
+type control struct {
+	id      identity
+	state   *state
+	enforce *enforcer
+	bind    *bind.Bind
+	disco   key.DiscoPublic
+	hello   wire.Hello // what does not change
+	join    string     // the enrolment key; empty once it has been used, or if there was none
+	whole   bool       // ask for all of the Map: what there is does not fit what was sent
+	log     zerolog.Logger
+	changed func() // status has
+
+	moved chan struct{} // capacity 1: Here has changed
+	dirty chan struct{} // capacity 1: the soft plane has changed and is not on disk
+
+	first chan error // capacity 1: how the first Map was come by
+	told  bool       // first has been sent; of run's goroutine
+
+	mu     sync.Mutex
+	status Control
+	dial   *wire.Conn // the session's, for Logout
+	last   error      // why there is no session
+	wrong  string     // what else is the matter
+}
+
+// Between attempts. The first wait is short: most losses are restarts.
+const (
+	backoffMin   = 250 * time.Millisecond
+	backoffMax   = 30 * time.Second
+	backoffFixed = 2 * time.Minute // after a refusal that only a person can change
+	dialTimeout  = 20 * time.Second
+	saveEvery    = 5 * time.Second
+)
+
+// run keeps the session until ctx is done.
+func (c *control) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.saver(ctx) })
+	defer wg.Wait()
+	wait := backoffMin
+	for ctx.Err() == nil {
+		heard, err := c.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if heard {
+			wait = backoffMin
+		}
+		c.lost(err)
+		pause := wait/2 + rand.N(wait/2+1)
+		wait = min(wait*2, backoffMax)
+		var refused *wire.Refused
+		var pin *wire.PinError
+		switch {
+		case errors.As(err, &refused):
+			switch c.refused(refused) {
+			case again:
+				continue
+			case later:
+				pause = backoffFixed + rand.N(backoffFixed)
+			}
+		case errors.As(err, &pin):
+			c.tell(err)
+			pause = backoffMax/2 + rand.N(backoffMax/2)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// tell reports how the first Map was come by, once.
+func (c *control) tell(err error) {
+	if !c.told {
+		c.told = true
+		c.first <- err
+	}
+}
+
+// What to do after a refusal.
+const (
+	soon  = iota // the usual wait
+	again        // at once
+	later
+)
+
+// refused acts on the coordinator's word that this node may not take part.
+func (c *control) refused(r *wire.Refused) int {
+	switch r.Code {
+	case wire.RefusedBusy:
+		return soon
+	case wire.RefusedRemoved, wire.RefusedExpired, wire.RefusedUnknown:
+		if c.join != "" && c.hello.Enrol == "" {
+			c.hello.Enrol = c.join // the person who started us means to join anew
+			return again
+		}
+		c.enforce.refuse(r, time.Now())
+		if err := c.state.dropMap(); err != nil {
+			c.log.Error().Err(err).Msg("forget the map")
+		}
+		c.log.Error().Str("code", string(r.Code)).Msg("refused by the coordinator; all traffic is stopped: " + r.Message)
+	default:
+		c.log.Error().Str("code", string(r.Code)).Msg("refused by the coordinator: " + r.Message)
+	}
+	c.problem(r.Message)
+	c.tell(r)
+	return later
+}
+
+// session is one connection. It reports whether the coordinator said anything, and why it ended.
+func (c *control) session(ctx context.Context) (heard bool, err error) {
+	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	conn, err := wire.Dial(dctx, wire.DialConfig{URLs: c.id.urls, Pin: c.id.pin, Machine: c.id.machine})
+	cancel()
+	if err != nil {
+		return false, err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+
+	m := c.enforce.cur.Load().m
+	hello := c.hello
+	if m != nil && !c.whole {
+		hello.Revision = m.Revision
+		if hello.Have, err = m.Hashes(); err != nil {
+			return false, err
+		}
+	}
+	if err := conn.Send(&hello); err != nil {
+		return false, err
+	}
+	for {
+		msg, err := conn.Recv()
+		if err != nil {
+			return heard, err
+		}
+		if r, ok := msg.(*wire.Refused); ok {
+			return heard, r
+		}
+		if !heard {
+			heard = true
+			c.found(conn)
+			defer c.drop()
+			wg.Go(func() { c.here(ctx, conn) })
+		}
+		if err := c.take(conn, msg); err != nil {
+			return heard, err
+		}
+	}
+}
+
+// take acts on one message.
+func (c *control) take(conn *wire.Conn, msg any) error {
+	switch msg := msg.(type) {
+	case *wire.Delta:
+		return c.delta(conn, msg)
+	case *wire.Where:
+		c.seen(c.enforce.see(msg, nil))
+	case *wire.Ticket:
+		c.seen(c.enforce.see(nil, msg))
+	default:
+		return fmt.Errorf("the coordinator sent a %T, which is not for nodes", msg)
+	}
+	return nil
+}
+
+func (c *control) seen(m *wire.Map) {
+	if m == nil {
+		return
+	}
+	select {
+	case c.dirty <- struct{}{}:
+	default:
+	}
+	c.changed()
+}
+
+// delta enforces a change, saves it, and tells the coordinator: in this order, so that neither a slow disk nor a slow
+// coordinator delays a cut, and nothing is acknowledged that a crash would undo.
+func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
+	old := c.enforce.cur.Load().m
+	m, err := old.Apply(d)
+	if err != nil {
+		c.whole = true
+		return fmt.Errorf("apply the change to revision %d: %w", d.Revision, err)
+	}
+	begin := time.Now()
+	if err := c.enforce.set(m, false, begin); err != nil {
+		c.problem(err.Error())
+		return err
+	}
+	took := time.Since(begin)
+	c.whole = false
+	c.save(m)
+	if !c.id.joined || c.hello.Enrol != "" {
+		c.hello.Enrol, c.join = "", ""
+		c.id.joined = true
+		if err := c.state.saveIdentity(c.id); err != nil {
+			c.tell(err)
+			return err
+		}
+	}
+	c.tell(nil)
+	c.changed()
+	c.log.Info().Uint64("revision", m.Revision).Int("peers", len(m.Peers)).Int("rules", len(m.Rules)).
+		Dur("took", took).Msg("policy enforced")
+	return conn.Send(&wire.Ack{Revision: m.Revision})
+}
+
+// save writes the Map to the disk. A disk that is full stops nothing but is told.
+func (c *control) save(m *wire.Map) {
+	if err := c.state.saveMap(m); err != nil {
+		c.problem(err.Error())
+		c.log.Error().Err(err).Msg("save the map")
+		select {
+		case c.dirty <- struct{}{}: // try again
+		default:
+		}
+		return
+	}
+	c.problem("")
+}
+
+// saver writes the soft plane's news to the disk now and then, and at the end.
+func (c *control) saver(ctx context.Context) {
+	save := func() {
+		select {
+		case <-c.dirty:
+			if cur := c.enforce.cur.Load(); cur.m != nil && cur.refused == nil {
+				c.save(cur.m)
+			}
+		default:
+		}
+	}
+	defer save()
+	t := time.NewTicker(saveEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			save()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// here tells the coordinator where this node can be found, whenever that changes.
+func (c *control) here(ctx context.Context, conn *wire.Conn) {
+	var last *wire.Here
+	for {
+		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco}
+		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), wire.MaxEndpoints)]
+		if last == nil || !same(last, h) {
+			if conn.Send(h) != nil {
+				return // Recv fails too, and says why
+			}
+			last = h
+		}
+		select {
+		case <-c.moved:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func same(a, b *wire.Here) bool {
+	if a.Relay != b.Relay || a.Disco != b.Disco || len(a.Endpoints) != len(b.Endpoints) {
+		return false
+	}
+	has := make(map[netip.AddrPort]bool, len(a.Endpoints))
+	for _, e := range a.Endpoints {
+		has[e] = true
+	}
+	for _, e := range b.Endpoints {
+		if !has[e] {
+			return false
+		}
+	}
+	return true
+}
+
+// move is called when endpoints or the home relay have changed.
+func (c *control) move() {
+	select {
+	case c.moved <- struct{}{}:
+	default:
+	}
+	c.changed()
+}
+
+func (c *control) found(conn *wire.Conn) {
+	c.enforce.confirm()
+	c.mu.Lock()
+	c.dial = conn
+	c.status.Connected, c.status.Since, c.status.LastError, c.status.Attempts = true, time.Now(), "", 0
+	c.mu.Unlock()
+	c.log.Info().Str("url", conn.URL()).Msg("connected to the coordinator")
+	c.changed()
+}
+
+func (c *control) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dial = nil
+}
+
+func (c *control) lost(err error) {
+	c.mu.Lock()
+	if c.status.Connected || c.status.Since.IsZero() {
+		c.status.Since = time.Now()
+	}
+	c.status.Connected = false
+	c.last = err
+	first := c.status.LastError != err.Error()
+	c.status.LastError = err.Error()
+	c.status.Attempts++
+	c.mu.Unlock()
+	if first {
+		c.log.Warn().Err(err).Msg("no session with the coordinator; traffic goes on by the last policy")
+	}
+	c.changed()
+}
+
+// problem notes what is wrong for Status; empty for nothing.
+func (c *control) problem(s string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrong = s
+}
+
+// why is the reason for there being no session.
+func (c *control) why() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// now is the control part of Status.
+func (c *control) now() (Control, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.status
+	s.URLs, s.Pin = c.id.urls, c.id.pin.String()
+	return s, c.wrong
+}
+
+// logout tells the coordinator that this node leaves; it fails if there is no session.
+func (c *control) logout() error {
+	c.mu.Lock()
+	conn := c.dial
+	c.mu.Unlock()
+	if conn == nil {
+		return errors.New("the coordinator cannot be reached to tell it; ask an admin to remove this node")
+	}
+	return conn.Send(&wire.Logout{})
+}
+
+func newHello(id identity, name, version string, ephemeral bool, disco key.DiscoPublic) wire.Hello {
+	return wire.Hello{
+		Version: wire.Version, Node: key.ExchangePublic(id.node), Disco: disco, Name: name,
+		OS: runtime.GOOS, Software: version, Ephemeral: ephemeral,
+	}
+}

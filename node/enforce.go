@@ -1,0 +1,265 @@
+package node
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/hedge-mesh/hedge/acl/filter"
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// enforcer makes the data path that of one Map at a time.
+//
+//	Map ── plan ─┬─ 1 filter.Set    narrower from this packet on, and wider for peers that exist
+//	             ├─ 2 bind, wg      peers come and go
+//	             └─ 3 tunnel.end    flows that lost their rule are told so
+//
+// The filter goes first: no packet is ever judged by rules wider than those of the Map its peers are from.
+type enforcer struct {
+	self   key.NodePublic
+	filter *filter.Filter
+	bind   *bind.Bind
+	wg     *device.Device
+	tun    *tunnel
+	addrs  func([]netip.Addr) error // of the stack; nil for a host's device
+	log    zerolog.Logger
+
+	cur  atomic.Pointer[enforced] // never nil
+	wake chan struct{}            // capacity 1: when to look at the clock has changed
+
+	mu    sync.Mutex // held while anything below, or the data path, changes
+	peers map[key.NodePublic][]netip.Prefix
+	next  time.Time
+}
+
+// enforced is the Map in force, and what is read from it often. It is never changed, only replaced.
+type enforced struct {
+	m        *wire.Map // nil before the first
+	since    time.Time
+	fromDisk bool
+	refused  *wire.Refused // set: no traffic at all
+	names    map[string]*wire.Peer
+}
+
+// peer finds a peer by its name, which is in lower case.
+func (e *enforced) peer(name string) *wire.Peer { return e.names[name] }
+
+// revision is that of the Map, 0 for none.
+func (e *enforced) revision() uint64 {
+	if e.m == nil {
+		return 0
+	}
+	return e.m.Revision
+}
+
+// set enforces a Map, all of it, before it returns.
+func (e *enforcer) set(m *wire.Map, fromDisk bool, now time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.apply(m, fromDisk, now)
+}
+
+func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
+	if !m.Self.Expires.IsZero() && !now.Before(m.Self.Expires) {
+		e.stop(&wire.Refused{Code: wire.RefusedExpired, Message: fmt.Sprintf(
+			"this node's key expired on %s; ask an admin for a join string and run hedge up with it",
+			m.Self.Expires.Format(time.DateTime))}, now)
+		return e.cur.Load().refused
+	}
+	p, err := planFor(m, e.self, now)
+	if err != nil {
+		return err
+	}
+	if e.addrs != nil {
+		if err := e.addrs(m.Self.Addrs); err != nil {
+			return fmt.Errorf("set own addresses: %w", err)
+		}
+	}
+	cuts := e.filter.Set(p.filter, now)
+	e.bind.SetRelays(relaysOf(m))
+	if len(m.Ticket.Signed) > 0 {
+		e.bind.SetTicket(m.Ticket.Signed)
+	}
+	if err := e.connect(p.paths, p.wg); err != nil {
+		// Not all peers could be set, so nobody knows which there are: have none.
+		e.disconnect(now)
+		return err
+	}
+	e.end(cuts)
+
+	prev := e.cur.Load()
+	names := make(map[string]*wire.Peer, len(m.Peers)+1)
+	for i := range m.Peers {
+		names[m.Peers[i].Name] = &m.Peers[i]
+	}
+	names[m.Self.Name] = &m.Self.Peer
+	next := &enforced{m: m, since: prev.since, fromDisk: fromDisk, names: names}
+	if prev.revision() != m.Revision || prev.refused != nil {
+		next.since = now
+	}
+	e.cur.Store(next)
+	e.next = p.next
+	e.kick()
+	return nil
+}
+
+func relaysOf(m *wire.Map) []bind.Relay {
+	out := make([]bind.Relay, len(m.Relays))
+	for i, r := range m.Relays {
+		out[i] = bind.Relay{ID: r.ID, Key: r.Key, URLs: r.URLs, STUN: r.STUN}
+	}
+	return out
+}
+
+// see puts news of where peers are in force; who may do what stays.
+func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	prev := e.cur.Load()
+	if prev.m == nil || prev.refused != nil {
+		return nil
+	}
+	m := prev.m
+	if w != nil {
+		m = m.See(w)
+		e.bind.SetPeers(pathsOf(m, time.Now()))
+	}
+	if ticket != nil {
+		c := *m
+		c.Ticket = *ticket
+		m = &c
+		e.bind.SetTicket(ticket.Signed)
+	}
+	next := *prev
+	next.m = m
+	e.cur.Store(&next)
+	return m
+}
+
+// confirm notes that the coordinator has nothing newer than the Map from the disk.
+func (e *enforcer) confirm() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if prev := e.cur.Load(); prev.fromDisk {
+		next := *prev
+		next.fromDisk = false
+		e.cur.Store(&next)
+	}
+}
+
+// connect sets where peers are, and WireGuard's peers. The caller holds mu.
+func (e *enforcer) connect(paths []bind.Peer, wg map[key.NodePublic][]netip.Prefix) error {
+	e.bind.SetPeers(paths)
+	if conf := wgDiff(e.peers, wg); conf != "" {
+		if err := e.wg.IpcSet(conf); err != nil {
+			return fmt.Errorf("set WireGuard peers: %w", err)
+		}
+	}
+	e.peers = maps.Clone(wg)
+	return nil
+}
+
+// refuse ends all traffic, because the coordinator has ended this node's membership.
+func (e *enforcer) refuse(r *wire.Refused, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stop(r, now)
+}
+
+func (e *enforcer) stop(r *wire.Refused, now time.Time) {
+	e.disconnect(now)
+	prev := e.cur.Load()
+	next := *prev
+	next.refused = r
+	if prev.refused == nil {
+		next.since = now
+	}
+	e.cur.Store(&next)
+}
+
+// disconnect denies everything and has no peers. The caller holds mu.
+func (e *enforcer) disconnect(now time.Time) {
+	cuts := e.filter.Set(nil, now)
+	e.wg.RemoveAllPeers()
+	e.bind.SetPeers(nil)
+	e.peers = nil
+	e.next = time.Time{}
+	e.end(cuts)
+}
+
+// end tells the ends of cut flows, and the log.
+func (e *enforcer) end(cuts []filter.Cut) {
+	e.tun.end(cuts)
+	for i := range cuts {
+		c := &cuts[i]
+		ev := e.log.Info().Uint64("peer", uint64(c.Peer)).Stringer("src", c.Src).Stringer("dst", c.Dst).
+			Uint8("proto", c.Proto).Stringer("why", c.Why)
+		if c.Rule != nil {
+			ev = ev.Stringer("was_allowed_by", c.Rule.Pos)
+		}
+		ev.Msg("flow ended: no rule allows it any more")
+	}
+}
+
+// tick does what only time asks for: keys and rules expire, idle flows are forgotten.
+func (e *enforcer) tick(now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.end(e.filter.Tick(now))
+	cur := e.cur.Load()
+	if cur.m == nil || cur.refused != nil || e.next.IsZero() || now.Before(e.next) {
+		return
+	}
+	if err := e.apply(cur.m, cur.fromDisk, now); err != nil {
+		e.log.Error().Err(err).Msg("enforce expiry")
+	}
+}
+
+// deadline is when tick should next be called.
+func (e *enforcer) deadline(now time.Time) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := now.Add(tickEvery)
+	for _, t := range []time.Time{e.next, e.filter.Deadline(now)} {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// tickEvery is short also because timers stand still while a machine sleeps, and keys expire all the same.
+const tickEvery = 5 * time.Second
+
+func (e *enforcer) kick() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// clock calls tick when it is time, until done is closed.
+func (e *enforcer) clock(done <-chan struct{}) {
+	t := time.NewTimer(tickEvery)
+	defer t.Stop()
+	for {
+		now := time.Now()
+		t.Reset(max(e.deadline(now).Sub(now), time.Millisecond))
+		select {
+		case <-t.C:
+			e.tick(time.Now())
+		case <-e.wake:
+		case <-done:
+			return
+		}
+	}
+}

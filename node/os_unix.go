@@ -1,0 +1,21 @@
+//go:build unix
+
+package node
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// noFollow keeps a state file from being a symbolic link to something else.
+const noFollow = unix.O_NOFOLLOW
+
+// tryLock locks f for as long as it is open; errLocked if another process has.
+func tryLock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return errLocked
+	}
+	return err
+}

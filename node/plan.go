@@ -1,0 +1,208 @@
+package node
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hedge-mesh/hedge/acl"
+	"github.com/hedge-mesh/hedge/acl/filter"
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// plan is what a Map means to this node at one moment: a pure function of the two.
+//
+//	Map, now ── planFor ──▶ filter  who may do what            filter.Set
+//	                        paths   where peers can be found   bind.SetPeers
+//	                        wg      keys and their addresses   device.IpcSet
+//	                        next    when to ask again          a timer
+type plan struct {
+	filter *filter.Config
+	paths  []bind.Peer
+	wg     map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
+	next   time.Time                         // the first expiry to come; zero for none
+}
+
+// planFor fails if the Map contradicts itself, so that no two peers ever share an address: cryptokey routing is what
+// ties a packet to an identity.
+func planFor(m *wire.Map, self key.NodePublic, now time.Time) (*plan, error) {
+	p := &plan{wg: make(map[key.NodePublic][]netip.Prefix, len(m.Peers))}
+	if m.Self.Key != self {
+		return nil, fmt.Errorf("map %d is for the node key %s, this node's is %s", m.Revision, m.Self.Key.Short(), self.Short())
+	}
+	if err := sane(m); err != nil {
+		return nil, fmt.Errorf("map %d: %w", m.Revision, err)
+	}
+	p.expires(m.Self.Expires, now)
+	taken := make(map[netip.Prefix]bool)
+	peers := make([]acl.Node, 0, len(m.Peers))
+	for i := range m.Peers {
+		peer := &m.Peers[i]
+		if p.expires(peer.Expires, now) {
+			continue // whatever the coordinator says or does not say: the record itself ends the key
+		}
+		peers = append(peers, peer.Node)
+		p.wg[peer.Key] = allowed(peer, taken)
+	}
+	p.paths = pathsOf(m, now)
+	p.filter = &filter.Config{
+		Self: m.Self.Node, Peers: peers, Revision: m.Revision,
+		View: acl.View{Rules: m.Rules, Sets: m.Sets, Peers: ids(peers)},
+	}
+	return p, nil
+}
+
+// pathsOf is where the peers of a Map can be found.
+func pathsOf(m *wire.Map, now time.Time) []bind.Peer {
+	out := make([]bind.Peer, 0, len(m.Peers))
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		if !p.Expires.IsZero() && !now.Before(p.Expires) {
+			continue
+		}
+		w := m.Presence[p.ID]
+		out = append(out, bind.Peer{Key: p.Key, Disco: w.Disco, Endpoints: w.Endpoints, Relay: w.Relay})
+	}
+	return out
+}
+
+// expires reports whether a key has ended, and else notes when it will.
+func (p *plan) expires(t, now time.Time) bool {
+	if t.IsZero() {
+		return false
+	}
+	if !now.Before(t) {
+		return true
+	}
+	if p.next.IsZero() || t.Before(p.next) {
+		p.next = t
+	}
+	return false
+}
+
+// sane checks that identities do not overlap: no key twice, no address twice, none outside the mesh.
+func sane(m *wire.Map) error {
+	keys := map[key.NodePublic]string{m.Self.Key: m.Self.Name}
+	addrs := make(map[netip.Addr]string)
+	check := func(p *wire.Peer) error {
+		if len(p.Addrs) == 0 {
+			return fmt.Errorf("%s has no address", p.Name)
+		}
+		for _, a := range p.Addrs {
+			if a.Zone() != "" || a.Is4In6() || !inside(m.Self.Prefixes, a) {
+				return fmt.Errorf("%s has the address %v, which is not of this mesh", p.Name, a)
+			}
+			if other, dup := addrs[a]; dup {
+				return fmt.Errorf("%s and %s have the same address %v", other, p.Name, a)
+			}
+			addrs[a] = p.Name
+		}
+		for _, r := range p.Routes {
+			if !r.IsValid() || r != r.Masked() {
+				return fmt.Errorf("%s has the route %v, which is not a prefix", p.Name, r)
+			}
+			if r.Bits() == 0 {
+				continue
+			}
+			for _, own := range m.Self.Prefixes {
+				if own.Overlaps(r) {
+					return fmt.Errorf("%s has the route %v, which overlaps the mesh's own %v", p.Name, r, own)
+				}
+			}
+		}
+		return nil
+	}
+	if err := check(&m.Self.Peer); err != nil {
+		return err
+	}
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		if p.Key.IsZero() {
+			return fmt.Errorf("%s has no key", p.Name)
+		}
+		if other, dup := keys[p.Key]; dup {
+			return fmt.Errorf("%s and %s have the same key", other, p.Name)
+		}
+		keys[p.Key] = p.Name
+		if err := check(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func inside(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// allowed are the addresses that WireGuard lets a peer have: its own, and its routes that nobody before it carries,
+// which is how the filter sees it too. Exit routes are not taken: a node would first have to choose its exit.
+func allowed(p *wire.Peer, taken map[netip.Prefix]bool) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(p.Addrs)+len(p.Routes))
+	for _, a := range p.Addrs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	for _, r := range p.Routes {
+		if r.Bits() > 0 && !taken[r] {
+			taken[r] = true
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}
+
+func ids(nodes []acl.Node) []acl.NodeID {
+	out := make([]acl.NodeID, len(nodes))
+	for i := range nodes {
+		out[i] = nodes[i].ID
+	}
+	return out
+}
+
+// wgDiff is what turns a device that has the peers old into one that has new, in WireGuard's configuration protocol
+// (https://www.wireguard.com/xplatform/#configuration-protocol); empty if there is nothing to do. Peers that stay as
+// they are keep their sessions. New ones come first: an address that moves is then never nobody's.
+func wgDiff(old, new map[key.NodePublic][]netip.Prefix) string {
+	var b strings.Builder
+	digits := func(k key.NodePublic) string { r := k.Raw(); return hex.EncodeToString(r[:]) }
+	for _, k := range sorted(new) {
+		had, known := old[k]
+		if known && slices.Equal(had, new[k]) {
+			continue
+		}
+		fmt.Fprintf(&b, "public_key=%s\n", digits(k))
+		if known {
+			b.WriteString("replace_allowed_ips=true\n")
+		} else {
+			fmt.Fprintf(&b, "endpoint=%s\n", digits(k)) // of our bind: the peer itself, by whatever path
+		}
+		for _, a := range new[k] {
+			fmt.Fprintf(&b, "allowed_ip=%s\n", a)
+		}
+	}
+	for _, k := range sorted(old) {
+		if _, stays := new[k]; !stays {
+			fmt.Fprintf(&b, "public_key=%s\nremove=true\n", digits(k))
+		}
+	}
+	return b.String()
+}
+
+// sorted makes the order of a configuration the same each time.
+func sorted(m map[key.NodePublic][]netip.Prefix) []key.NodePublic {
+	ks := make([]key.NodePublic, 0, len(m))
+	for k := range m {
+		ks = append(ks, k)
+	}
+	slices.SortFunc(ks, func(a, b key.NodePublic) int {
+		x, y := a.Raw(), b.Raw()
+		return slices.Compare(x[:], y[:])
+	})
+	return ks
+}

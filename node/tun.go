@@ -1,0 +1,134 @@
+package node
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/acl/filter"
+)
+
+// tunnel is a tun.Device with the filter in both of its directions. "Read" and "Write" are named as the device does:
+//
+//	app ── inner.Read ── filter.Out ── Read ──▶ wireguard
+//	        ▲    └ denied: answered here, so that the application learns at once
+//	app ── inner.Write ── filter.In ── Write ◀── wireguard
+//	                       └ denied: dropped without an answer
+//
+// Whole batches pass through; nothing is allocated for a packet.
+type tunnel struct {
+	tun.Device
+	filter *filter.Filter
+
+	rx, tx tally
+
+	// of the one goroutine that Reads
+	answer  [answerOffset + answerMax]byte
+	answers [1][]byte
+}
+
+// answerOffset leaves room for what a host's device may put before a packet (virtio_net_hdr, 10 bytes); answerMax is
+// an ICMPv6 error of the IPv6 minimum MTU.
+const (
+	answerOffset = 16
+	answerMax    = 1280
+)
+
+// tally counts one direction.
+type tally struct {
+	packets, bytes, denied atomic.Uint64
+}
+
+// injector is a device that can be made to Read packets that no application sent.
+type injector interface{ Inject(pkts [][]byte) }
+
+func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
+	return &tunnel{Device: inner, filter: f}
+}
+
+// Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
+func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.Device.Read(bufs, sizes, offset)
+	if n == 0 {
+		return n, err
+	}
+	now := time.Now()
+	var packets, bytes, denied uint64
+	for i := range n {
+		if sizes[i] == 0 {
+			continue
+		}
+		pkt := bufs[i][offset : offset+sizes[i]]
+		if !t.filter.Out(pkt, now).Allow {
+			denied++
+			t.reject(pkt)
+			sizes[i] = 0
+			continue
+		}
+		packets++
+		bytes += uint64(sizes[i])
+	}
+	t.tx.add(packets, bytes, denied)
+	return n, err
+}
+
+// reject answers a packet that is not let out as if its destination had.
+func (t *tunnel) reject(pkt []byte) {
+	a := filter.Reject(pkt, t.answer[answerOffset:answerOffset])
+	if len(a) == 0 || len(a) > answerMax {
+		return
+	}
+	copy(t.answer[answerOffset:], a) // to where it stands already, unless it did not fit
+	t.answers[0] = t.answer[:answerOffset+len(a)]
+	_, _ = t.Device.Write(t.answers[:], answerOffset)
+}
+
+// Write takes decrypted packets from the tunnel, whose source addresses WireGuard has tied to their peers, and lets
+// in what the policy does. It reorders bufs, which the caller does not look at again.
+func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
+	now := time.Now()
+	var bytes, denied uint64
+	k := 0
+	for _, b := range bufs {
+		if len(b) <= offset || !t.filter.In(b[offset:], now).Allow {
+			denied++
+			continue
+		}
+		bytes += uint64(len(b) - offset)
+		bufs[k] = b
+		k++
+	}
+	t.rx.add(uint64(k), bytes, denied)
+	if k == 0 {
+		return 0, nil
+	}
+	return t.Device.Write(bufs[:k], offset)
+}
+
+// end tells both ends of flows that have lost their rule, as far as they can be told.
+func (t *tunnel) end(cuts []filter.Cut) {
+	var out [][]byte
+	for _, c := range cuts {
+		if len(c.ToSelf) > 0 {
+			b := append(make([]byte, answerOffset, answerOffset+len(c.ToSelf)), c.ToSelf...)
+			_, _ = t.Device.Write([][]byte{b}, answerOffset)
+		}
+		if len(c.ToPeer) > 0 {
+			out = append(out, c.ToPeer)
+		}
+	}
+	if in, ok := t.Device.(injector); ok && len(out) > 0 {
+		in.Inject(out)
+	}
+}
+
+func (t *tally) add(packets, bytes, denied uint64) {
+	if packets > 0 {
+		t.packets.Add(packets)
+		t.bytes.Add(bytes)
+	}
+	if denied > 0 {
+		t.denied.Add(denied)
+	}
+}
