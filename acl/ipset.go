@@ -95,7 +95,7 @@ func (r *ipsetResolver) target(off int, s string) (ranges, bool) {
 		return internetRanges, true
 	case strings.HasPrefix(s, "ipset:"):
 		if _, ok := r.raw[s]; !ok {
-			r.p.fail(off, ClassUndefined, r.p.near(s, keys(r.raw)), "ipset %q is not defined", s)
+			r.p.fail(off, ClassUndefined, r.p.near(s, names(r.raw)), "ipset %q is not defined", s)
 			return nil, false
 		}
 		if r.open[s] {
@@ -106,7 +106,7 @@ func (r *ipsetResolver) target(off int, s string) (ranges, bool) {
 	case strings.HasPrefix(s, "host:"):
 		pfx, ok := r.p.pol.hosts[s[len("host:"):]]
 		if !ok {
-			r.p.fail(off, ClassUndefined, r.p.near(s[len("host:"):], keys(r.p.pol.hosts)), "host %q is not defined", s[len("host:"):])
+			r.p.fail(off, ClassUndefined, r.p.near(s[len("host:"):], names(r.p.pol.hosts)), "host %q is not defined", s[len("host:"):])
 		}
 		return rangesOf(pfx), ok
 	}

@@ -106,7 +106,7 @@ func (p *Policy) UserMayTag(u User, tag string) bool {
 func (p *Policy) HasTag(tag string) bool { _, ok := p.tagOwners[tag]; return ok }
 
 // Tags are the tags that the file declares, sorted.
-func (p *Policy) Tags() []string { return keys(p.tagOwners) }
+func (p *Policy) Tags() []string { return names(p.tagOwners) }
 
 // owns reports whether an owner names who, a login or a tag.
 func (p *Policy) owns(s selector, who string, roles []string) bool {
@@ -171,6 +171,3 @@ func (p *Policy) anyApprover(owners []selector, n *Node, owner *User) bool {
 	}
 	return false
 }
-
-// Test runs the file's own tests against an inventory. A policy with failed tests must not be put into force.
-func (p *Policy) Test(inv *Inventory) Errors { return nil }

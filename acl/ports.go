@@ -94,7 +94,7 @@ func parseProto(s string) (uint8, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 8)
 	if err != nil || n == 0 || s[0] < '1' || s[0] > '9' {
-		return 0, &wordError{class: ClassBadProto, msg: fmt.Sprintf("%q is not a protocol", s), hint: orElse(didYouMean(s, keys(protoNames)), "leave the protocol out for TCP, UDP and ICMP; or use a name such as tcp, or a number 1-255")}
+		return 0, &wordError{class: ClassBadProto, msg: fmt.Sprintf("%q is not a protocol", s), hint: orElse(didYouMean(s, names(protoNames)), "leave the protocol out for TCP, UDP and ICMP; or use a name such as tcp, or a number 1-255")}
 	}
 	return uint8(n), nil
 }

@@ -45,7 +45,7 @@ func (p *parser) postureRefs(v value, what string) []string {
 	out := []string{}
 	p.list(v, what, func(off int, s string) {
 		if _, ok := p.pol.postures[s]; !ok {
-			p.fail(off, ClassUndefined, orElse(p.near(s, keys(p.pol.postures)), "define it under postures"), "posture %q is not defined", s)
+			p.fail(off, ClassUndefined, orElse(p.near(s, names(p.pol.postures)), "define it under postures"), "posture %q is not defined", s)
 			return
 		}
 		out = append(out, s)

@@ -2,9 +2,11 @@ package acl
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // Program is a policy compiled against an inventory. It does not change, and may be used by many goroutines.
@@ -13,6 +15,8 @@ type Program struct {
 	rules []*compiled
 	// self are the rules that autogroup:self makes for each owner, who alone is concerned.
 	self map[string][]*compiled
+
+	classes func() []int32 // see newClasses
 }
 
 // compiled is a rule with its sets.
@@ -39,7 +43,59 @@ func Compile(p *Policy, inv *Inventory) (*Program, error) {
 			c.add(i, r, part)
 		}
 	}
+	c.classes = sync.OnceValue(c.newClasses)
 	return c, nil
+}
+
+// newClasses gives each node the number of its identity class, which is the index of the first node in it. Nodes of
+// one class are in the same sets, by addresses of the same families, and so no rule tells them apart, except for
+// the targets that are single addresses.
+func (c *Program) newClasses() []int32 {
+	keys := make([][]byte, len(c.w.nodes))
+	for i := range c.w.nodes {
+		for _, a := range c.w.nodes[i].Addrs {
+			keys[i] = append(keys[i], byte(a.BitLen()))
+		}
+		keys[i] = append(keys[i], 0)
+	}
+	id := uint64(0)
+	for _, name := range names(c.w.sets) {
+		m := c.w.sets[name]
+		id++
+		for _, i := range m.idx {
+			keys[i] = binary.AppendUvarint(keys[i], id)
+			if m.whole {
+				continue
+			}
+			for _, a := range c.w.nodes[i].Addrs {
+				in := byte(0)
+				if m.set.holds(a) {
+					in = 1
+				}
+				keys[i] = append(keys[i], in)
+			}
+		}
+	}
+	first := map[string]int32{}
+	out := make([]int32, len(keys))
+	for i, k := range keys {
+		if _, ok := first[string(k)]; !ok {
+			first[string(k)] = int32(i)
+		}
+		out[i] = first[string(k)]
+	}
+	return out
+}
+
+// Classes is how many identity classes the inventory has: nodes that no rule tells apart.
+func (c *Program) Classes() int {
+	n := 0
+	for i, first := range c.classes() {
+		if int32(i) == first {
+			n++
+		}
+	}
+	return n
 }
 
 // check refuses an inventory in which an identity is not one node's alone.
@@ -209,7 +265,7 @@ func (c *Program) addSelf(seq int, base Rule, src []*members, self []dest) {
 			covered[u] = append(covered[u], i)
 		}
 	}
-	for _, u := range keys(covered) {
+	for _, u := range names(covered) {
 		own := c.w.byUser[u]
 		name := "self:" + u
 		to, ok := c.w.sets[name]
@@ -238,7 +294,7 @@ func (c *Program) addSelf(seq int, base Rule, src []*members, self []dest) {
 // Rules are all the rules of the program, in the order of the file, grants first.
 func (c *Program) Rules() []Rule {
 	all := slices.Clone(c.rules)
-	for _, u := range keys(c.self) {
+	for _, u := range names(c.self) {
 		all = append(all, c.self[u]...)
 	}
 	slices.SortStableFunc(all, func(a, b *compiled) int { return cmp.Compare(a.seq, b.seq) })

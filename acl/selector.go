@@ -214,7 +214,7 @@ func (p *parser) name(off int, s string) (selector, bool) {
 		return p.autogroup(off, s, rest)
 	case kind == "ipset" && strings.Contains(s, ":"):
 		if _, ok := p.pol.ipsets[s]; !ok {
-			p.fail(off, ClassUndefined, orElse(p.near(s, keys(p.pol.ipsets)), "define it under ipsets"), "ipset %q is not defined", s)
+			p.fail(off, ClassUndefined, orElse(p.near(s, names(p.pol.ipsets)), "define it under ipsets"), "ipset %q is not defined", s)
 			return selector{}, false
 		}
 		return selector{kind: selIPSet, text: s}, true
@@ -228,7 +228,7 @@ func (p *parser) name(off int, s string) (selector, bool) {
 
 func (p *parser) groupRef(off int, s string) (selector, bool) {
 	if _, ok := p.pol.groups[s]; !ok && (!p.opt.Compat || !strings.Contains(s, "@")) {
-		p.fail(off, ClassUndefined, orElse(p.near(s, keys(p.pol.groups)), "define it under groups"), "group %q is not defined", s)
+		p.fail(off, ClassUndefined, orElse(p.near(s, names(p.pol.groups)), "define it under groups"), "group %q is not defined", s)
 		return selector{}, false
 	}
 	return selector{kind: selGroup, text: s}, true
@@ -258,7 +258,7 @@ func (p *parser) tagRef(off int, s string) (selector, bool) {
 		return selector{}, false
 	}
 	if _, ok := p.pol.tagOwners[s]; !ok {
-		p.fail(off, ClassUndefined, orElse(p.near(s, keys(p.pol.tagOwners)), "declare it under tagOwners"), "tag %q is not defined", s)
+		p.fail(off, ClassUndefined, orElse(p.near(s, names(p.pol.tagOwners)), "declare it under tagOwners"), "tag %q is not defined", s)
 		return selector{}, false
 	}
 	return selector{kind: selTag, text: s}, true
@@ -299,7 +299,7 @@ func (p *parser) autogroup(off int, s, name string) (selector, bool) {
 }
 
 func autogroupNames() []string {
-	ns := keys(autogroups)
+	ns := names(autogroups)
 	for i := range ns {
 		ns[i] = "autogroup:" + ns[i]
 	}
@@ -313,8 +313,8 @@ func (p *parser) hostRef(off int, s string) (selector, bool) {
 		if strings.Contains(s, ":") {
 			class, msg = ClassBadSelector, "%q is neither an address nor a known kind of name"
 		}
-		known := append(keys(p.pol.hosts), keys(p.pol.tagOwners)...)
-		known = append(append(known, keys(p.pol.groups)...), autogroupNames()...)
+		known := append(names(p.pol.hosts), names(p.pol.tagOwners)...)
+		known = append(append(known, names(p.pol.groups)...), autogroupNames()...)
 		p.fail(off, class, orElse(p.near(s, known), "define it under hosts, or write a user (with @), group:, tag: or an address"), msg, s)
 		return selector{}, false
 	}

@@ -284,7 +284,7 @@ func (p *parser) object(v value, what string, readers map[string]func(value), al
 	for _, f := range v.fields {
 		name := canonical(f.name.str, readers, aliases)
 		if name == "" {
-			hint := p.near(f.name.str, keys(readers))
+			hint := p.near(f.name.str, names(readers))
 			if strings.HasPrefix(f.name.str, "#") {
 				hint = "write notes as // comments"
 			}
@@ -393,7 +393,7 @@ func distance(a, b string, limit int) int {
 	return min(prev[len(b)], limit)
 }
 
-func keys[V any](m map[string]V) []string {
+func names[V any](m map[string]V) []string {
 	ks := make([]string, 0, len(m))
 	for k := range m {
 		ks = append(ks, k)

@@ -201,12 +201,17 @@ func (c *Program) Check(src NodeID, dst netip.Addr, port uint16, proto uint8) (r
 	if !known {
 		return nil, false
 	}
+	return c.judge(c.relevant(from), from, dst, port, proto)
+}
+
+// judge is Check with the rules that concern the source at hand.
+func (c *Program) judge(rules []*compiled, from int32, dst netip.Addr, port uint16, proto uint8) (*Rule, bool) {
 	to, owned := c.w.byAddr[dst]
 	if !owned {
 		to = -1
 	}
 	var hit *compiled
-	for _, r := range c.relevant(from) {
+	for _, r := range rules {
 		if hit != nil && r.Action == Accept || !r.admitsFrom(c, from, dst) || !r.admitsTo(to, dst, port, proto) {
 			continue
 		}

@@ -1,0 +1,4 @@
+package acl
+
+// runSSH judges one entry of sshTests.
+func (r *tester) runSSH(t *sshTest) {}
