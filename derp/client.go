@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
 )
@@ -57,26 +60,187 @@ func (e *RefusedError) Error() string {
 }
 
 // Client keeps a connection to one relay, redialling for ever.
-type Client struct{}
+//
+//	Send ──▶ queue ──▶ writer ──▶ current link ══▶ relay
+//	                                  ▲
+//	manager: dials, watches, replaces ┘◀── reader of each link ──▶ Receive
+//
+// A new link is up before the old one is given up, and the old one is read to its end.
+type Client struct {
+	cfg   ClientConfig
+	times times
+	epoch time.Time // of the links' clocks
+
+	q    queue
+	wake chan struct{} // to the writer: a new link
+
+	cur    atomic.Pointer[link]
+	redial chan struct{}   // to the manager: from Redial
+	stir   chan struct{}   // to the manager: the link has work for its pulse
+	dialed chan dialResult // to the manager: at most one dial is under way
+	ended  chan *link      // to the manager: a link has ended
+
+	recv   sync.Mutex // at most one Receive or Gone at a time
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+}
 
 // NewClient starts to connect. Close ends it.
-func NewClient(cfg ClientConfig) *Client { return &Client{} }
+func NewClient(cfg ClientConfig) *Client { return newClient(cfg, defaultTimes) }
+
+func newClient(cfg ClientConfig, t times) *Client {
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = http.ProxyFromEnvironment
+	}
+	c := &Client{
+		cfg:    cfg,
+		times:  t,
+		epoch:  time.Now().Add(-time.Second), // so that no time is zero
+		q:      queue{maxBytes: 512 << 10, maxPackets: 1024},
+		wake:   make(chan struct{}, 1),
+		redial: make(chan struct{}, 1),
+		stir:   make(chan struct{}, 1),
+		dialed: make(chan dialResult, 1),
+		ended:  make(chan *link),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.wg.Add(1)
+	go c.manage()
+	return c
+}
+
+func (c *Client) since() time.Duration { return time.Since(c.epoch) }
+
+// poke leaves a token in a channel of capacity one.
+func (c *Client) poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
 
 // Send queues packets to a node and returns at once: it copies them, and drops the oldest data if the queue is full.
 // It reports whether the packets were taken; a packet longer than MaxPacket, and an empty one, never are.
 // Packets that are not WireGuard data go before data by themselves, as with SendPriority.
-func (c *Client) Send(dst key.NodePublic, pkts [][]byte) bool { return false }
+func (c *Client) Send(dst key.NodePublic, pkts [][]byte) bool {
+	if c.ctx.Err() != nil || dst.IsZero() {
+		return false
+	}
+	ok := true
+	for len(pkts) > 0 {
+		n := 0 // neighbours that are data
+		for n < len(pkts) && sendable(pkts[n]) && !urgent(pkts[n]) {
+			n++
+		}
+		if n > 0 {
+			_, start := c.q.pushPackets(dst.Raw(), pkts[:n])
+			c.startWriter(start)
+			pkts = pkts[n:]
+			continue
+		}
+		ok = c.SendPriority(dst, pkts[:1]) && ok
+		pkts = pkts[1:]
+	}
+	return ok
+}
 
-// SendPriority queues packets, of at most 2048 bytes, that go before any data: path probes and handshakes. When too many wait
-// already, the new ones are dropped.
-func (c *Client) SendPriority(dst key.NodePublic, pkts [][]byte) bool { return false }
+func sendable(p []byte) bool { return len(p) > 0 && len(p) <= MaxPacket }
+
+// SendPriority queues packets, of at most 2048 bytes, that go before any data: path probes and handshakes. When too
+// many wait already, the oldest of them are dropped.
+func (c *Client) SendPriority(dst key.NodePublic, pkts [][]byte) bool {
+	if c.ctx.Err() != nil || dst.IsZero() {
+		return false
+	}
+	ok := true
+	for _, p := range pkts {
+		if len(p) == 0 || len(p) > maxUrgent {
+			ok = false
+			continue
+		}
+		_, start := c.q.pushUrgent(dst.Raw(), p)
+		c.startWriter(start)
+	}
+	return ok
+}
 
 // Up reports whether there is a connection.
-func (c *Client) Up() bool { return false }
+func (c *Client) Up() bool { return c.cur.Load() != nil }
 
-// Redial makes a new connection and then gives up the old one: for when the network has changed under it.
-func (c *Client) Redial() {}
+// Redial makes a new connection and then gives up the old one: for when the network has changed under it, or there is
+// a ticket at last. It returns at once.
+func (c *Client) Redial() { c.poke(c.redial) }
 
 // Close ends the connection and waits for every goroutine of the client. No callback runs after it.
 // It must not be called from a callback.
-func (c *Client) Close() error { return nil }
+func (c *Client) Close() error {
+	c.once.Do(func() {
+		c.cancel()
+		c.wg.Wait()
+		select {
+		case r := <-c.dialed: // too late
+			if r.ws != nil {
+				r.ws.NetConn().Close()
+			}
+		default:
+		}
+		c.q.kill()
+	})
+	return nil
+}
+
+// control queues a word to the relay itself.
+func (c *Client) control(kind byte, body []byte) {
+	_, start := c.q.pushUrgent([key.Size]byte{}, append([]byte{kind}, body...))
+	c.startWriter(start)
+}
+
+func (c *Client) startWriter(start bool) {
+	if start {
+		go c.write()
+	}
+}
+
+// write is the writer goroutine, there while packets wait. While there is no link it waits for one.
+func (c *Client) write() {
+	defer c.q.writers.Done()
+	for {
+		l := c.cur.Load()
+		if l == nil {
+			select {
+			case <-c.wake:
+				continue
+			case <-c.ctx.Done():
+				return
+			}
+		}
+		b, _ := c.q.pop()
+		if b == nil {
+			return
+		}
+		for l != nil {
+			err := l.write(b)
+			if err == nil {
+				break
+			}
+			l.hangUp() // its reader tells the manager
+			if l = c.next(l); l == nil {
+				break // what this message held is lost: a link that fails loses some anyway
+			}
+		}
+		b.free()
+	}
+}
+
+// next is the current link if it is not l.
+func (c *Client) next(l *link) *link {
+	if n := c.cur.Load(); n != l {
+		return n
+	}
+	return nil
+}

@@ -222,6 +222,13 @@ func (q *queue) finish(discard bool) (start bool) {
 	return q.wake()
 }
 
+// clear drops all that waits.
+func (q *queue) clear() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.release()
+}
+
 // kill frees all and waits for the writer, whose connection the caller has closed.
 func (q *queue) kill() {
 	q.mu.Lock()

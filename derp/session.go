@@ -52,8 +52,8 @@ type session struct {
 	raw    net.Conn // under ws
 	q      queue
 	limit  *rate.Limiter // of bytes; nil for none
-	pings  rate.Limiter
-	gones  rate.Limiter
+	pings  *rate.Limiter
+	gones  *rate.Limiter
 
 	muted    atomic.Bool
 	mu       sync.Mutex
@@ -64,10 +64,7 @@ type session struct {
 func newSession(s *Server, ws *websocket.Conn, t Ticket) *session {
 	c := &session{s: s, mesh: s.mesh[t.Control], ticket: t, ws: ws, raw: ws.NetConn()}
 	c.q = queue{maxBytes: s.cfg.QueueBytes, maxPackets: s.cfg.QueuePackets, maxSame: maxUrgentSame}
-	c.pings.SetLimit(10)
-	c.pings.SetBurst(32)
-	c.gones.SetLimit(1)
-	c.gones.SetBurst(8)
+	c.pings, c.gones = rate.NewLimiter(10, 32), rate.NewLimiter(1, 8)
 	tune(c.raw)
 	ws.SetReadLimit(MaxMessage)
 	ws.SetCloseHandler(func(int, string) error { return nil }) // end answers

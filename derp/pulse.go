@@ -1,0 +1,69 @@
+package derp
+
+import "time"
+
+// times are a client's patience.
+type times struct {
+	quiet  time.Duration // after a packet was sent, without hearing anything: ask
+	answer time.Duration // the least time an answer to a ping has
+	idle   time.Duration // without hearing anything: ask
+	dial   time.Duration // for a connection to come about
+	retry  time.Duration // the first wait after all URLs have failed; it doubles
+	most   time.Duration // the longest wait
+}
+
+var defaultTimes = times{
+	quiet: time.Second, answer: 500 * time.Millisecond, idle: 15 * time.Second,
+	dial: 8 * time.Second, retry: 250 * time.Millisecond, most: 10 * time.Second,
+}
+
+// misses is how many pings in a row go unanswered before a link is taken for dead. One is enough to start
+// making another link.
+const misses = 6
+
+// pulse decides, from when a link was used, whether it is alive. All times are since the same moment; zero is never.
+//
+//	sent ──quiet──▶ ping ──answer──▶ suspect, ping ──answer──▶ … misses: dead
+//	heard ───────idle──────▶ ping
+type pulse struct {
+	heard  time.Duration // last
+	sent   time.Duration // the first since then
+	pinged time.Duration // the last, if nothing was heard since
+	rtt    time.Duration // of the last ping that was answered
+	missed int
+}
+
+type beat int
+
+const (
+	beatNone    beat = iota
+	beatPing         // send a ping
+	beatSuspect      // send a ping, and make another link
+	beatDead         // give the link up
+)
+
+// next says what to do now, and when to ask again.
+func (p *pulse) next(now time.Duration, t times) (beat, time.Duration) {
+	if p.pinged != 0 && p.heard >= p.pinged {
+		p.rtt, p.pinged, p.missed = p.heard-p.pinged, 0, 0
+	}
+	patience := min(max(t.answer, 4*p.rtt), 10*t.answer)
+	due, what := p.heard+t.idle, beatPing
+	switch {
+	case p.pinged != 0:
+		due, what = p.pinged+patience, beatSuspect
+		if p.missed+1 >= misses {
+			what = beatDead
+		}
+	case p.sent != 0 && p.sent >= p.heard:
+		due = min(due, p.sent+t.quiet)
+	}
+	if now < due {
+		return beatNone, due
+	}
+	if p.pinged != 0 {
+		p.missed++
+	}
+	p.pinged = now
+	return what, now + patience
+}
