@@ -1,7 +1,15 @@
 package path
 
 import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+
+	"golang.org/x/crypto/nacl/secretbox"
 
 	"github.com/hedge-mesh/hedge/node/key"
 )
@@ -9,8 +17,8 @@ import (
 // TxID ties a pong to its ping.
 type TxID [12]byte
 
-// Message is a Ping, a Pong or a Here.
-type Message interface{ message() byte }
+// Message is a [Ping], a [Pong] or a [Here].
+type Message interface{ kind() byte }
 
 // Ping asks for a Pong. Pong answers it and says where the ping seemed to come from. Here tells a peer, by relay, where
 // to reach us.
@@ -20,20 +28,203 @@ type (
 	}
 	Pong struct {
 		Tx   TxID
-		Seen netip.AddrPort // zero by relay
+		Seen netip.AddrPort // zero for a ping by relay
 	}
 	Here struct {
-		Relay     uint16 // our home relay
-		Endpoints []netip.AddrPort
+		Relay     uint16           // our home relay; 0 if none
+		Endpoints []netip.AddrPort // at most MaxHere
 	}
 )
 
-func (Ping) message() byte { return 1 }
-func (Pong) message() byte { return 2 }
-func (Here) message() byte { return 3 }
+const (
+	kindPing = 1
+	kindPong = 2
+	kindHere = 3
+)
 
-// Box seals messages between two disco keys.
-type Box struct{}
+func (Ping) kind() byte { return kindPing }
+func (Pong) kind() byte { return kindPong }
+func (Here) kind() byte { return kindHere }
 
-// NewBox precomputes the shared key. It fails for a low-order public key.
-func NewBox(key.DiscoPrivate, key.DiscoPublic) (*Box, error) { return &Box{}, nil }
+const (
+	magic     = "HEDGE\x01" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
+	nonceSize = 24
+	addrSize  = 16 + 2
+
+	// Overhead is what sealing adds to a message, Shortest the length of every ping and pong.
+	Overhead = len(magic) + key.Size + nonceSize + secretbox.Overhead
+	Shortest = Overhead + minPlain
+	// MaxHere is how many addresses a Here carries.
+	MaxHere = 16
+
+	minPlain = 32
+	maxPlain = 1500 // a ping may be padded, to learn what size of packet a path carries
+)
+
+// Box seals and opens the messages of two disco keys. Every message looks alike from outside:
+//
+//	0      6                          38                       62              78
+//	├──────┼──────────────────────────┼────────────────────────┼───────────────┼──────────────────────┐
+//	│HEDGE1│ sender's disco key (32)  │ nonce, random (24)     │ Poly1305 (16) │ sealed, at least 32  │
+//	└──────┴──────────────────────────┴────────────────────────┴───────────────┴──────────────────────┘
+//	sealed (NaCl secretbox: XSalsa20, Poly1305):
+//	ping   01│ tx (12) │ zeros (19, more if padded)
+//	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
+//	here   03│ relay (2) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
+//
+// Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
+// than its ping, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
+// secret with both public keys in order: were it one key for both, a thief could hand us our own ping, then our own
+// pong to it, and be taken for the peer.
+type Box struct {
+	from       [key.Size]byte // our disco key
+	ours, peer [key.Size]byte // seals what we send, opens what the peer does
+}
+
+// NewBox precomputes the keys shared with a peer. It fails if the peer's key is no good (RFC 7748 section 6.1) or ours.
+func NewBox(priv key.DiscoPrivate, peer key.DiscoPublic) (*Box, error) {
+	s, err := key.Shared(priv, peer)
+	if err != nil {
+		return nil, fmt.Errorf("path: disco key %s is unusable: %w", peer.Short(), err)
+	}
+	b := &Box{from: key.ExchangePublic(priv).Raw()}
+	to := peer.Raw()
+	if b.from == to {
+		return nil, errors.New("path: the peer has our own disco key")
+	}
+	b.ours, b.peer = direction(s, b.from, to), direction(s, to, b.from)
+	return b, nil
+}
+
+func direction(secret, from, to [key.Size]byte) [key.Size]byte {
+	k, err := hkdf.Key(sha256.New, secret[:], nil, "hedge disco v1 "+string(from[:])+string(to[:]), key.Size)
+	if err != nil {
+		panic(err) // only for a wrong length
+	}
+	return [key.Size]byte(k)
+}
+
+// String hides the keys.
+func (b *Box) String() string { return "path.Box" }
+
+// Seal appends the sealed message to dst.
+func (b *Box) Seal(dst []byte, m Message) []byte {
+	var nonce [nonceSize]byte
+	rand.Read(nonce[:]) // never fails (crypto/rand)
+	return b.seal(dst, m, &nonce)
+}
+
+func (b *Box) seal(dst []byte, m Message, nonce *[nonceSize]byte) []byte {
+	dst = append(dst, magic...)
+	dst = append(dst, b.from[:]...)
+	dst = append(dst, nonce[:]...)
+	plain := encode(make([]byte, 0, 4+MaxHere*addrSize), m)
+	return secretbox.Seal(dst, plain, nonce, &b.ours)
+}
+
+// Sender reports whether a packet looks like a message, and whose it claims to be. It costs nothing and proves nothing.
+func Sender(pkt []byte) (key.DiscoPublic, bool) {
+	if len(pkt) < Shortest || string(pkt[:len(magic)]) != magic {
+		return key.DiscoPublic{}, false
+	}
+	return key.DiscoPublicFromRaw([key.Size]byte(pkt[len(magic):])), true
+}
+
+var errForged = errors.New("path: message is not the peer's")
+
+// Open authenticates and decodes a message of the peer.
+func (b *Box) Open(pkt []byte) (Message, error) {
+	if _, ok := Sender(pkt); !ok {
+		return nil, errors.New("path: not a message")
+	}
+	if len(pkt) > Overhead+maxPlain {
+		return nil, fmt.Errorf("path: message of %d bytes is too long", len(pkt))
+	}
+	nonce := [nonceSize]byte(pkt[len(magic)+key.Size:])
+	plain, ok := secretbox.Open(nil, pkt[len(magic)+key.Size+nonceSize:], &nonce, &b.peer)
+	if !ok {
+		return nil, errForged
+	}
+	return decode(plain)
+}
+
+func encode(b []byte, m Message) []byte {
+	b = append(b, m.kind())
+	switch m := m.(type) {
+	case Ping:
+		b = append(b, m.Tx[:]...)
+	case Pong:
+		b = append(b, m.Tx[:]...)
+		b = appendAddr(b, m.Seen)
+	case Here:
+		eps := m.Endpoints[:min(len(m.Endpoints), MaxHere)]
+		b = binary.BigEndian.AppendUint16(b, m.Relay)
+		b = append(b, byte(len(eps)))
+		for _, a := range eps {
+			b = appendAddr(b, a)
+		}
+	}
+	for len(b) < minPlain {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// decode takes what encode wrote, and nothing else but longer pings.
+func decode(b []byte) (Message, error) {
+	if len(b) < minPlain {
+		return nil, fmt.Errorf("path: message of %d bytes is too short", len(b))
+	}
+	body := b[1:]
+	var m Message
+	var used int
+	switch b[0] {
+	case kindPing:
+		m, used = Ping{Tx: TxID(body)}, len(TxID{})
+	case kindPong:
+		if len(b) != minPlain {
+			return nil, fmt.Errorf("path: pong of %d bytes, want %d", len(b), minPlain)
+		}
+		p := Pong{Tx: TxID(body)}
+		used = copy(p.Tx[:], body)
+		p.Seen = readAddr(body[used:])
+		m, used = p, used+addrSize
+	case kindHere:
+		n := int(body[2])
+		if want := max(minPlain, 4+n*addrSize); n > MaxHere || len(b) != want {
+			return nil, fmt.Errorf("path: here of %d addresses has %d bytes", n, len(b))
+		}
+		h := Here{Relay: binary.BigEndian.Uint16(body)}
+		used = 3
+		for range n {
+			h.Endpoints = append(h.Endpoints, readAddr(body[used:]))
+			used += addrSize
+		}
+		m = h
+	default:
+		return nil, fmt.Errorf("path: message of unknown kind %d", b[0])
+	}
+	for _, c := range body[used:] {
+		if c != 0 {
+			return nil, errors.New("path: padding is not zero")
+		}
+	}
+	return m, nil
+}
+
+func appendAddr(b []byte, a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return append(b, make([]byte, addrSize)...)
+	}
+	ip := a.Addr().As16()
+	return binary.BigEndian.AppendUint16(append(b, ip[:]...), a.Port())
+}
+
+// readAddr returns the zero AddrPort for eighteen zeros.
+func readAddr(b []byte) netip.AddrPort {
+	ip, port := netip.AddrFrom16([16]byte(b)).Unmap(), binary.BigEndian.Uint16(b[16:])
+	if port == 0 && ip == netip.IPv6Unspecified() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip, port)
+}

@@ -1,32 +1,299 @@
 package path
 
 import (
+	"container/heap"
+	"crypto/rand"
 	"net/netip"
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
-// Route is where a packet goes: an address, or, as its zero value, the relay of the peer.
+// Route is where a packet goes: an address, or, as its zero value, the peer's relay.
 type Route = netip.AddrPort
 
-// Paths is the state of all peers. It is not safe for concurrent use.
-type Paths struct{}
+// Relay is the route by relay.
+var Relay Route
 
-// Config is what Paths are made from.
-type Config struct{ Tx func() TxID }
+// Limits and times. A path is judged only while we send: nothing here costs an idle peer anything.
+const (
+	MaxCandidates = 16 // addresses kept per peer
+	maxPorts      = 4  // of one IP address among them
+	maxFirst      = 3  // addresses a handshake is sent to when no path is proven
+	maxPings      = 48 // pings in flight per peer
 
-// New returns Paths without peers.
-func New(Config) *Paths { return &Paths{} }
+	probeBurst = 64 // pings per peer at once, and per second for ever
+	probeRate  = 8
+	pongBurst  = 40
+	pongRate   = 20
 
-// Event is something that happened; Action is something to do.
-type (
-	Event  interface{ event() }
-	Action interface{ action() }
+	bothFor     = 300 * time.Millisecond // packets go both ways around a switch
+	silence     = 300 * time.Millisecond // sending and hearing nothing: ask
+	silenceMost = 700 * time.Millisecond // the same, of a peer that answers but has nothing to say
+	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
+	pongMost    = time.Second
+	trust       = 10 * time.Second // a path heard from that recently may be used alone
+	recheck     = 10 * time.Second // a path is asked that often even if packets come in: their sources may be forged
+	awake       = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
+	callable    = 45 * time.Second // peers we sent to that recently are told when we move
+	hereEvery   = 5 * time.Second  // between unprovoked Heres to one peer
+	hereLeast   = 200 * time.Millisecond
+	pingLeast   = 20 * time.Millisecond // between pings to one address in answer to pings from it
+	fresh       = 5 * time.Second       // an address proven that recently needs no ping back
+	compare     = 60 * time.Second      // between searches for a better path
+	goodEnough  = 5 * time.Millisecond  // a round trip not worth bettering
+	winsNeeded  = 3                     // samples by which a path must be better to be taken
 )
 
-// Step takes one event and returns what to do about it.
-func (p *Paths) Step(now time.Time, ev Event) []Action { return nil }
+// seekWaits are the times between rounds of pings to all candidates while there is no direct path; the last repeats.
+var seekWaits = [...]time.Duration{
+	50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, time.Second,
+	2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second,
+}
 
-// Next is the peer that wants the next Tick, and when.
-func (p *Paths) Next() (key.NodePublic, time.Time, bool) { return key.NodePublic{}, time.Time{}, false }
+// Config is what Paths are made from.
+type Config struct {
+	// Usable reports whether an address may be probed at all; nil for all that make sense. Our own mesh's addresses
+	// must not be: packets to them would go around in circles.
+	Usable func(netip.Addr) bool
+	// Tx makes the IDs of pings; nil for random ones, which is what keeps others from answering for a peer.
+	Tx func() TxID
+}
+
+// Event is something that happened: Peers, Self, Moved, Got, Seen, Tick or Probe.
+type Event interface{ event() }
+
+type (
+	// Peers replaces the set of peers. Those that stay keep their paths.
+	Peers struct{ Set []Peer }
+	// Peer is a peer and the candidate addresses its coordinator tells.
+	Peer struct {
+		Key        key.NodePublic
+		Candidates []netip.AddrPort
+	}
+	// Self says where peers may reach us.
+	Self struct{ Here Here }
+	// Moved says that this machine's network changed: no path can be trusted.
+	Moved struct{}
+	// Got is an authentic message of a peer.
+	Got struct {
+		Peer key.NodePublic
+		From Route
+		Msg  Message
+	}
+	// Seen is the source of a WireGuard packet of a session of the peer, from an address not known to be the peer's.
+	Seen struct {
+		Peer key.NodePublic
+		From netip.AddrPort
+	}
+	// Tick is due when Next says so, and when the first packet goes to a sleeping peer.
+	Tick struct {
+		Peer key.NodePublic
+		Traffic
+	}
+	// Probe asks for a Probed by the current path.
+	Probe struct {
+		Peer key.NodePublic
+		ID   uint64
+	}
+)
+
+// Traffic is what passed between us and a peer; zero times mean never.
+type Traffic struct {
+	Sent    time.Time // last WireGuard packet sent, by any route
+	Heard   time.Time // last WireGuard packet or pong that came from the address of the direct path
+	Waiting time.Time // first packet sent by the direct path after Heard; zero if none
+}
+
+func (Peers) event() {}
+func (Self) event()  {}
+func (Moved) event() {}
+func (Got) event()   {}
+func (Seen) event()  {}
+func (Tick) event()  {}
+func (Probe) event() {}
+
+// Action is something to do: Send, Use, Sleep or Probed.
+type Action interface{ action() }
+
+type (
+	// Send seals and sends a message.
+	Send struct {
+		Peer key.NodePublic
+		To   Route
+		Msg  Message
+	}
+	// Use says which routes a peer's WireGuard packets take from now on.
+	Use struct {
+		Peer    key.NodePublic
+		Primary Route
+		Both    bool             // packets go by Other too,
+		Other   Route            //
+		Until   time.Time        // until then, or until the next Use if zero
+		First   []netip.AddrPort // handshakes go to the relay, to Primary and to these
+		Proven  []netip.AddrPort // addresses that are surely the peer's
+		RTT     time.Duration    // of Primary; 0 if not known
+		Since   time.Time        // when Primary was chosen
+		Why     string           // for people
+	}
+	// Sleep says that the peer wants no Tick until the next packet is sent to it.
+	Sleep struct {
+		Peer key.NodePublic
+		Sent time.Time // as the last Tick said: a later one means wake up
+	}
+	// Probed answers a Probe.
+	Probed struct {
+		Peer key.NodePublic
+		ID   uint64
+		From Route
+		RTT  time.Duration
+	}
+)
+
+func (Send) action()   {}
+func (Use) action()    {}
+func (Sleep) action()  {}
+func (Probed) action() {}
+
+// Paths is the state of all peers. It is not safe for concurrent use.
+type Paths struct {
+	cfg   Config
+	peers map[key.NodePublic]*peer
+	due   queue
+	self  Here
+	out   []Action
+}
+
+// New returns Paths without peers.
+func New(cfg Config) *Paths {
+	if cfg.Tx == nil {
+		cfg.Tx = func() (tx TxID) { rand.Read(tx[:]); return }
+	}
+	return &Paths{cfg: cfg, peers: make(map[key.NodePublic]*peer)}
+}
+
+// Step takes one event and returns what to do about it, valid until the next Step. Time must not run backwards.
+func (p *Paths) Step(now time.Time, ev Event) []Action {
+	clear(p.out)
+	p.out = p.out[:0]
+	switch ev := ev.(type) {
+	case Peers:
+		p.setPeers(now, ev.Set)
+	case Self:
+		p.self = ev.Here
+		p.each(now, func(pr *peer) { pr.call(now, hereLeast) }, true)
+	case Moved:
+		p.each(now, func(pr *peer) { pr.moved(now) }, false)
+	case Got:
+		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg) })
+	case Seen:
+		p.one(now, ev.Peer, func(pr *peer) { pr.strayed(now, ev.From) })
+	case Tick:
+		p.one(now, ev.Peer, func(pr *peer) { pr.tick(now, ev.Traffic) })
+	case Probe:
+		p.one(now, ev.Peer, func(pr *peer) { pr.probe(now, ev.ID) })
+	}
+	return p.out
+}
+
+// Next is the peer that wants the next Tick, and when; false if none wants any.
+func (p *Paths) Next() (key.NodePublic, time.Time, bool) {
+	if len(p.due) == 0 {
+		return key.NodePublic{}, time.Time{}, false
+	}
+	return p.due[0].key, p.due[0].wake, true
+}
+
+func (p *Paths) do(a Action) { p.out = append(p.out, a) }
+
+func (p *Paths) one(now time.Time, k key.NodePublic, f func(*peer)) {
+	if pr := p.peers[k]; pr != nil {
+		f(pr)
+		pr.settle(now)
+	}
+}
+
+// each visits every peer, or those we sent to of late. Map order shows in the order of actions only.
+func (p *Paths) each(now time.Time, f func(*peer), late bool) {
+	for _, pr := range p.peers {
+		if !late || recent(now, pr.traffic.Sent, callable) {
+			f(pr)
+			pr.settle(now)
+		}
+	}
+}
+
+func (p *Paths) setPeers(now time.Time, set []Peer) {
+	keep := make(map[key.NodePublic]bool, len(set))
+	for _, s := range set {
+		keep[s.Key] = true
+		pr := p.peers[s.Key]
+		if pr == nil {
+			pr = &peer{p: p, key: s.Key, at: -1, since: now, why: "no direct path yet"}
+			pr.probes.fill(now, probeBurst)
+			pr.pongs.fill(now, pongBurst)
+			p.peers[s.Key] = pr
+		}
+		if pr.setCandidates(now, s.Candidates, told) {
+			pr.restart(now)
+		}
+		pr.settle(now)
+	}
+	for k, pr := range p.peers {
+		if !keep[k] {
+			if pr.at >= 0 {
+				heap.Remove(&p.due, pr.at)
+			}
+			delete(p.peers, k)
+		}
+	}
+}
+
+func (p *Paths) usable(a netip.AddrPort) bool {
+	ip := a.Addr()
+	return a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() && ip.Zone() == "" &&
+		ip != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (p.cfg.Usable == nil || p.cfg.Usable(ip))
+}
+
+// queue is a heap of the peers that want a Tick, soonest first.
+type queue []*peer
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].wake.Before(q[j].wake) }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].at, q[j].at = i, j }
+func (q *queue) Push(x any)        { pr := x.(*peer); pr.at = len(*q); *q = append(*q, pr) }
+func (q *queue) Pop() any {
+	old := *q
+	pr := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q, pr.at = old[:len(old)-1], -1
+	return pr
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+func (b *bucket) fill(now time.Time, n float64) { b.tokens, b.at = n, now }
+
+func (b *bucket) take(now time.Time, rate, burst float64) bool {
+	b.tokens, b.at = min(burst, b.tokens+rate*now.Sub(b.at).Seconds()), now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// recent reports whether t is known and at most d ago.
+func recent(now, t time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) <= d }
+
+// latest returns the later time.
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

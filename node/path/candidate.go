@@ -1,0 +1,214 @@
+package path
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// source is how we know a candidate.
+type source uint8
+
+const (
+	told   source = 1 << iota // by the coordinator
+	called                    // by the peer, in a Here
+	seen                      // as the source of its packets
+)
+
+// candidate is an address of a peer, perhaps.
+type candidate struct {
+	addr   netip.AddrPort
+	by     source
+	added  time.Time
+	pinged time.Time     // last ping to it
+	pong   time.Time     // last pong from it; zero if it stopped answering
+	rtt    time.Duration // smoothed (RFC 6298: 7/8)
+	missed int           // pings unanswered since the last pong
+	wins   int           // times running it was clearly better than the path in use
+	proven bool          // a pong came from it, once
+}
+
+func (pr *peer) find(a netip.AddrPort) *candidate {
+	for _, c := range pr.candidates {
+		if c.addr == a {
+			return c
+		}
+	}
+	return nil
+}
+
+// setCandidates replaces the candidates of one source, and reports whether there are new ones. One that works stays.
+func (pr *peer) setCandidates(now time.Time, addrs []netip.AddrPort, by source) (fresh bool) {
+	addrs = addrs[:min(len(addrs), MaxCandidates)]
+	pr.candidates = slices.DeleteFunc(pr.candidates, func(c *candidate) bool {
+		if !slices.Contains(addrs, c.addr) {
+			c.by &^= by
+		}
+		return c.by == 0 && c != pr.best && c.pong.IsZero()
+	})
+	for _, a := range addrs {
+		c, isNew := pr.add(now, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), by)
+		fresh = fresh || c != nil && isNew
+	}
+	return fresh
+}
+
+// add makes a candidate, or finds it; nil if it is not usable or there is no room.
+func (pr *peer) add(now time.Time, a netip.AddrPort, by source) (c *candidate, isNew bool) {
+	if c = pr.find(a); c != nil {
+		c.by |= by
+		return c, false
+	}
+	if !pr.p.usable(a) {
+		return nil, false
+	}
+	ports := 0
+	for _, c := range pr.candidates {
+		if c.addr.Addr() == a.Addr() {
+			ports++
+		}
+	}
+	if ports >= maxPorts || len(pr.candidates) >= MaxCandidates {
+		if !pr.evict(now, a, ports >= maxPorts, by) {
+			return nil, false
+		}
+	}
+	c = &candidate{addr: a, by: by, added: now}
+	pr.candidates = append(pr.candidates, c)
+	return c, true
+}
+
+// evict makes room by dropping the oldest candidate that never answered; one that was told only for another told.
+func (pr *peer) evict(now time.Time, a netip.AddrPort, sameIP bool, by source) bool {
+	old := -1
+	for i, c := range pr.candidates {
+		if c == pr.best || recent(now, c.pong, trust) || recent(now, c.added, time.Second) ||
+			sameIP && c.addr.Addr() != a.Addr() || c.by&told != 0 && by != told {
+			continue
+		}
+		if old < 0 || c.added.Before(pr.candidates[old].added) {
+			old = i
+		}
+	}
+	if old < 0 {
+		return false
+	}
+	pr.candidates = slices.Delete(pr.candidates, old, old+1)
+	return true
+}
+
+// got takes a message of the peer.
+func (pr *peer) got(now time.Time, from Route, m Message) {
+	switch m := m.(type) {
+	case Ping:
+		pr.gotPing(now, from, m)
+	case Pong:
+		pr.gotPong(now, from, m)
+	case Here:
+		pr.gotHere(now, m)
+	}
+}
+
+func (pr *peer) gotPing(now time.Time, from Route, m Ping) {
+	if slices.Contains(pr.heardTx[:], m.Tx) || !pr.pongs.take(now, pongRate, pongBurst) {
+		return
+	}
+	pr.heardTx[pr.heardAt] = m.Tx
+	pr.heardAt = (pr.heardAt + 1) % len(pr.heardTx)
+	pr.p.do(Send{pr.key, from, Pong{m.Tx, from}})
+	if from.IsValid() {
+		pr.pingBack(now, from, pingLeast)
+	}
+}
+
+// pingBack asks an address that sent us something, unless it is known to work. This is what opens a pair of NATs in
+// one and a half round trips: our own ping died at theirs, theirs came through, and now ours will.
+func (pr *peer) pingBack(now time.Time, from netip.AddrPort, least time.Duration) {
+	c, _ := pr.add(now, from, seen)
+	if c != nil && !recent(now, c.pong, fresh) && !recent(now, c.pinged, least) {
+		pr.ping(now, from, 0, false)
+	}
+}
+
+// strayed takes a packet of the peer's from an address that is not known as the peer's: perhaps its NAT forgot us.
+func (pr *peer) strayed(now time.Time, from netip.AddrPort) {
+	pr.pingBack(now, from, hereLeast)
+	if pr.best != nil && !pr.asked(pr.best.addr) && !recent(now, pr.best.pinged, hereLeast) {
+		pr.ping(now, pr.best.addr, 0, true)
+	}
+}
+
+func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
+	i := slices.IndexFunc(pr.pings, func(g ping) bool { return g.tx == m.Tx && g.to == from })
+	if i < 0 {
+		return
+	}
+	g := pr.pings[i]
+	pr.pings = slices.Delete(pr.pings, i, i+1)
+	pr.forget(from, g.sent) // their answers would be no news
+	rtt := max(now.Sub(g.sent), time.Microsecond) // 0 means not known
+	if g.probe != 0 {
+		pr.p.do(Probed{pr.key, g.probe, from, rtt})
+	}
+	if !from.IsValid() {
+		pr.relayRTT = smooth(pr.relayRTT, rtt)
+		return
+	}
+	c := pr.find(from)
+	if c == nil {
+		return // it made room for another meanwhile
+	}
+	if c.missed > 0 && c != pr.best {
+		c.rtt = 0
+	}
+	c.rtt = smooth(c.rtt, rtt)
+	c.pong, c.missed, c.proven = now, 0, true
+	switch {
+	case pr.best == nil:
+		pr.adopt(now, c, fmt.Sprintf("%s answered", c.addr))
+	case pr.best == c && pr.doubt:
+		pr.doubt, pr.other, pr.until = false, Relay, now.Add(bothFor)
+	case pr.best == c:
+	case pr.doubt:
+		pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c.addr, pr.best.addr))
+	case c.rtt+max(goodEnough, pr.best.rtt/10) < pr.best.rtt:
+		if c.wins++; c.wins >= winsNeeded {
+			pr.adopt(now, c, fmt.Sprintf("%s is nearer than %s", c.addr, pr.best.addr))
+		}
+	default:
+		c.wins = 0
+	}
+}
+
+// gotHere takes the peer's own account of where it is: it wants to be reached, or it moved.
+func (pr *peer) gotHere(now time.Time, m Here) {
+	if recent(now, pr.hereGot, hereLeast) {
+		return
+	}
+	pr.hereGot, pr.called = now, now
+	fresh := pr.setCandidates(now, m.Endpoints, called)
+	pr.call(now, hereEvery)
+	if pr.best != nil {
+		for _, c := range pr.candidates {
+			if fresh && c != pr.best && c.by&called != 0 {
+				pr.ping(now, c.addr, 0, false)
+			}
+		}
+		pr.other, pr.until = Relay, now.Add(bothFor)
+		if !pr.asked(pr.best.addr) {
+			pr.ping(now, pr.best.addr, 0, true)
+		}
+		return
+	}
+	pr.restart(now)
+	pr.round = 1 // the call was answered already
+	pr.seek(now)
+}
+
+func smooth(old, sample time.Duration) time.Duration {
+	if old == 0 {
+		return sample
+	}
+	return (7*old + sample) / 8
+}

@@ -1,0 +1,205 @@
+package path
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// world is one peer and a network that answers, or does not; it holds what must always be true.
+type world struct {
+	*rapid.T
+	p        *Paths
+	now      time.Time
+	flow     flow
+	answered map[Route]time.Time // last pong given
+	pongs    []pong
+	use      Use
+	pings    int // sent
+	ticks    int
+}
+
+var addresses = addrs(nil, "192.0.2.1:1,192.0.2.1:2,192.0.2.1:3,192.0.2.1:4,192.0.2.1:5,192.0.2.2:1,10.0.0.1:1,[2001:db8::1]:1")
+
+func newWorld(t *rapid.T) *world {
+	w := &world{T: t, p: New(Config{}), now: epoch, answered: map[Route]time.Time{}}
+	w.flow.net = map[Route]time.Duration{}
+	return w
+}
+
+func (w *world) step(ev Event) {
+	for _, a := range slices.Clone(w.p.Step(w.now, ev)) {
+		switch a := a.(type) {
+		case Send:
+			m, ok := a.Msg.(Ping)
+			if !ok {
+				break
+			}
+			w.pings++
+			if rtt, ok := w.flow.net[a.To]; ok {
+				w.pongs = append(w.pongs, pong{w.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
+				slices.SortStableFunc(w.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
+			}
+		case Use:
+			w.used(a)
+		case Sleep:
+			w.flow.up = false
+		}
+	}
+	if pr := w.p.peers[peerKey("b")]; pr != nil && (len(pr.candidates) > MaxCandidates || len(pr.pings) > maxPings) {
+		w.Fatalf("%d candidates, %d pings in flight", len(pr.candidates), len(pr.pings))
+	}
+}
+
+// used checks that data goes to addresses that answered, and nowhere else.
+func (w *world) used(u Use) {
+	for _, r := range append([]Route{u.Primary, u.Other}, u.Proven...) {
+		if _, ok := w.answered[r]; r.IsValid() && !ok {
+			w.Fatalf("%v: %+v, but %v never answered", w.now.Sub(epoch), u, r)
+		}
+	}
+	if len(u.First) > maxFirst {
+		w.Fatalf("handshakes to %d addresses", len(u.First))
+	}
+	if u.Primary != w.flow.direct {
+		w.flow.direct, w.flow.Waiting = u.Primary, time.Time{}
+	}
+	w.use = u
+}
+
+// alone reports whether packets go by a direct path only.
+func (w *world) alone() bool {
+	return w.use.Primary.IsValid() && (!w.use.Both || !w.use.Until.IsZero() && !w.use.Until.After(w.now))
+}
+
+func (w *world) send() {
+	w.flow.Sent = w.now
+	if w.flow.Waiting.IsZero() && w.flow.direct.IsValid() {
+		w.flow.Waiting = w.now
+	}
+	if !w.flow.up {
+		w.flow.up = true
+		w.step(Tick{peerKey("b"), w.flow.Traffic})
+	}
+}
+
+func (w *world) pass(d time.Duration, flowing bool) {
+	for end := w.now.Add(d); w.now.Before(end); {
+		next := w.now.Add(10 * time.Millisecond)
+		if k, wake, ok := w.p.Next(); ok && !wake.After(next) && (len(w.pongs) == 0 || wake.Before(w.pongs[0].at)) {
+			if w.now = wake; w.ticks > 1000 {
+				w.Fatalf("%d ticks in %v", w.ticks, d)
+			}
+			w.ticks++
+			w.step(Tick{k, w.flow.Traffic})
+			continue
+		}
+		if len(w.pongs) > 0 && !w.pongs[0].at.After(next) {
+			g := w.pongs[0]
+			w.pongs, w.now = w.pongs[1:], g.at
+			w.answered[g.From] = w.now
+			w.flow.hear(w.now, g.From)
+			w.step(g.Got)
+			continue
+		}
+		w.now = next
+		if !flowing {
+			continue
+		}
+		w.send()
+		if _, ok := w.flow.net[w.flow.direct]; ok && w.flow.talking {
+			w.flow.hear(w.now, w.flow.direct)
+			w.answered[w.flow.direct] = w.now
+		}
+		// Detection: silence while sending, then a missed answer.
+		if f := w.flow; w.alone() && !f.Waiting.IsZero() && w.now.Sub(f.Waiting) > silenceMost+pongMost+20*time.Millisecond {
+			w.Fatalf("%v: only %v is used, silent since %v", w.now.Sub(epoch), w.use.Primary, f.Waiting.Sub(epoch))
+		}
+	}
+	w.ticks = 0
+}
+
+// Whatever happens, data goes only where pongs came from, a dead path is not the only one used, probes are few, and a
+// peer at rest costs nothing.
+func TestAlways(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		b := peerKey("b")
+		addr := rapid.SampledFrom(addresses)
+		list := rapid.SliceOfN(addr, 0, 20)
+		w.step(Peers{[]Peer{{b, list.Draw(t, "told")}}})
+		t.Repeat(map[string]func(*rapid.T){
+			"told": func(t *rapid.T) { w.step(Peers{[]Peer{{b, list.Draw(t, "told")}}}) },
+			"self": func(t *rapid.T) { w.step(Self{Here{Endpoints: list.Draw(t, "self")}}) },
+			"here": func(t *rapid.T) { w.step(Got{b, Relay, Here{Endpoints: list.Draw(t, "here")}}) },
+			"ping": func(t *rapid.T) {
+				w.step(Got{b, addr.Draw(t, "from"), Ping{TxID(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "tx"))}})
+			},
+			"forged": func(t *rapid.T) { w.step(Got{b, addr.Draw(t, "from"), Pong{}}) },
+			"seen":   func(t *rapid.T) { w.step(Seen{b, addr.Draw(t, "from")}) },
+			"moved":  func(t *rapid.T) { w.step(Moved{}) },
+			"probe":  func(t *rapid.T) { w.step(Probe{b, 1}) },
+			"revive": func(t *rapid.T) {
+				w.flow.net[addr.Draw(t, "addr")] = time.Duration(rapid.IntRange(0, 250).Draw(t, "ms")) * time.Millisecond
+			},
+			"cut":  func(t *rapid.T) { delete(w.flow.net, addr.Draw(t, "addr")) },
+			"talk": func(t *rapid.T) { w.flow.talking = rapid.Bool().Draw(t, "talking") },
+			"flow": func(t *rapid.T) { w.pass(time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms"))*time.Millisecond, true) },
+			"rest": func(t *rapid.T) {
+				w.pass(time.Duration(rapid.IntRange(1, 20000).Draw(t, "ms"))*time.Millisecond, false)
+			},
+		})
+		most := probeBurst + probeRate*int(w.now.Sub(epoch)/time.Second+1)
+		if w.pings > most+20*int(w.now.Sub(epoch)/time.Second+1) {
+			t.Fatalf("%d pings in %v", w.pings, w.now.Sub(epoch))
+		}
+		w.pass(15*time.Second, false)
+		sent := w.pings
+		if k, at, ok := w.p.Next(); ok {
+			t.Fatalf("%s at rest wants a tick at %v", peerName(k), at)
+		}
+		if w.step(Self{}); w.pings != sent {
+			t.Fatal("a peer at rest was pinged")
+		}
+	})
+}
+
+// With a live address and traffic there is a direct path, soon.
+func TestFindsAPath(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.flow.talking = rapid.Bool().Draw(t, "talking")
+		told := rapid.SliceOfNDistinct(rapid.SampledFrom(addresses), 1, -1, func(a netip.AddrPort) netip.AddrPort { return a }).Draw(t, "told")
+		w.step(Peers{[]Peer{{peerKey("b"), told[:1]}}})
+		w.flow.net[told[0]] = 50 * time.Millisecond
+		w.pass(200*time.Millisecond, true)
+		if w.use.Primary != told[0] {
+			t.Fatalf("no path after 200 ms: %+v", w.use)
+		}
+		if w.pass(300*time.Millisecond, true); !w.alone() {
+			t.Fatalf("still both ways: %+v", w.use)
+		}
+	})
+}
+
+// An idle mesh of many peers wants no time, and one event costs one peer's work.
+func BenchmarkTick(b *testing.B) {
+	p := New(Config{})
+	var set []Peer
+	for i := range 10000 {
+		set = append(set, Peer{peerKey(string(rune('a' + i))), addresses})
+	}
+	p.Step(epoch, Peers{set})
+	now := epoch
+	var n int
+	b.ReportAllocs()
+	for b.Loop() {
+		k := set[n%len(set)].Key
+		n++
+		now = now.Add(100 * time.Microsecond)
+		p.Step(now, Tick{k, Traffic{Sent: now}})
+	}
+}

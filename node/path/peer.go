@@ -1,0 +1,406 @@
+package path
+
+import (
+	"container/heap"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// peer is one peer's paths.
+type peer struct {
+	p   *Paths
+	key key.NodePublic
+
+	candidates []*candidate
+	best       *candidate // the direct path; nil for the relay
+	doubt      bool       // best missed a pong, is stale, or one side moved: packets go by relay too
+	until      time.Time  // packets go by other too until then
+	other      Route
+	since      time.Time
+	why        string
+	quiet      int // times best had to be asked since a packet came by it
+	relayRTT   time.Duration
+
+	traffic Traffic
+	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
+
+	seekAt    time.Time // next round of pings to all
+	round     int
+	compareAt time.Time // next round of a search for a better path
+	compares  int       // rounds left in it
+
+	hereSent, hereGot time.Time
+	pings             []ping // in flight
+	probes, pongs     bucket
+	heardTx           [32]TxID // of pings, so that a copy is not answered twice
+	heardAt           int
+
+	used   Use // as last told
+	first  bool
+	ticked bool // in this Step
+	wake   time.Time
+	at     int // in the queue; -1 if not
+}
+
+// ping is one in flight.
+type ping struct {
+	tx    TxID
+	to    Route
+	sent  time.Time
+	due   time.Time
+	probe uint64 // ID of the Probe it is for, 0 if none
+}
+
+// settle tells what changed and sets the time of the next Tick.
+func (pr *peer) settle(now time.Time) {
+	pr.tell(now)
+	wake, ok := pr.next(now)
+	switch {
+	case ok:
+		pr.wake = wake
+		if pr.at < 0 {
+			heap.Push(&pr.p.due, pr)
+		} else {
+			heap.Fix(&pr.p.due, pr.at)
+		}
+	case pr.at >= 0 || pr.ticked:
+		if pr.at >= 0 {
+			heap.Remove(&pr.p.due, pr.at)
+		}
+		pr.p.do(Sleep{pr.key, pr.traffic.Sent})
+	}
+	pr.ticked = false
+}
+
+// next is when this peer wants a Tick; false while it has nothing to do.
+func (pr *peer) next(now time.Time) (time.Time, bool) {
+	var wake time.Time
+	sooner := func(t time.Time) {
+		if wake.IsZero() || t.Before(wake) {
+			wake = t
+		}
+	}
+	for _, g := range pr.pings {
+		sooner(g.due)
+	}
+	if pr.busy(now) {
+		switch {
+		case pr.best == nil || pr.doubt:
+			sooner(pr.seekAt)
+		case pr.asked(pr.best.addr):
+		case pr.traffic.Waiting.IsZero():
+			sooner(now.Add(silence))
+		default:
+			sooner(pr.traffic.Waiting.Add(pr.patience()))
+		}
+		if pr.compares > 0 && pr.best != nil && !pr.doubt {
+			sooner(pr.compareAt)
+		}
+		sooner(latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond)) // to fall asleep
+	}
+	if !wake.IsZero() && !wake.After(now) {
+		wake = now.Add(time.Millisecond)
+	}
+	return wake, !wake.IsZero()
+}
+
+func (pr *peer) busy(now time.Time) bool {
+	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake)
+}
+
+func (pr *peer) patience() time.Duration { return min(silence<<min(pr.quiet, 2), silenceMost) }
+
+// tick does what time makes due.
+func (pr *peer) tick(now time.Time, t Traffic) {
+	if t.Heard.After(pr.traffic.Heard) && (pr.best == nil || t.Heard.After(pr.best.pong)) {
+		pr.quiet = 0
+	}
+	pr.traffic, pr.ticked = t, true
+	pr.expire(now)
+	if !pr.busy(now) {
+		return
+	}
+	if pr.best != nil {
+		pr.check(now)
+	}
+	if (pr.best == nil || pr.doubt) && !pr.seekAt.After(now) {
+		pr.seek(now)
+	}
+	pr.lookForBetter(now)
+}
+
+// check asks whether the direct path still works, if there is reason to.
+func (pr *peer) check(now time.Time) {
+	if pr.asked(pr.best.addr) {
+		return
+	}
+	proof := latest(pr.traffic.Heard, pr.best.pong)
+	switch {
+	case !recent(now, proof, trust):
+		// Quiet for long, perhaps forgotten by a NAT. It mostly answers, so wait for that before searching.
+		if !pr.doubt {
+			pr.doubt = true
+			pr.restart(now.Add(pongLeast))
+		}
+		pr.ping(now, pr.best.addr, 0, true)
+	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience():
+		pr.quiet++
+		pr.ping(now, pr.best.addr, 0, true)
+	case now.Sub(pr.best.pong) >= recheck:
+		pr.ping(now, pr.best.addr, 0, true)
+	}
+}
+
+// suspect asks the direct path and sends by relay too until it answers, and looks for others meanwhile.
+func (pr *peer) suspect(now time.Time) {
+	if pr.instead(now) {
+		return
+	}
+	if !pr.doubt {
+		pr.doubt = true
+		pr.restart(now)
+	}
+	if !pr.asked(pr.best.addr) {
+		pr.ping(now, pr.best.addr, 0, true)
+	}
+}
+
+// expire takes pings that were not answered off the list and draws the conclusion.
+func (pr *peer) expire(now time.Time) {
+	missed := false
+	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool {
+		if g.due.After(now) {
+			return false
+		}
+		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
+			c.missed++
+			c.wins = 0
+			missed = missed || c == pr.best
+		}
+		return true
+	})
+	if !missed {
+		return
+	}
+	if pr.best.missed >= 2 && !pr.instead(now) {
+		pr.leave(now, fmt.Sprintf("%s stopped answering", pr.best.addr))
+		return
+	}
+	if pr.best.missed > 0 {
+		pr.suspect(now)
+	}
+}
+
+// instead takes another address that answered just now in place of the one that does not.
+func (pr *peer) instead(now time.Time) bool {
+	for _, c := range pr.candidates {
+		if c != pr.best && c.missed == 0 && recent(now, c.pong, pongMost) {
+			old := pr.best
+			pr.doubt = true // so that packets go by relay too, not by the old address
+			pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c.addr, old.addr))
+			old.pong = time.Time{}
+			return true
+		}
+	}
+	return false
+}
+
+// leave goes back to the relay.
+func (pr *peer) leave(now time.Time, why string) {
+	old := pr.best
+	old.pong, old.wins = time.Time{}, 0
+	pr.best, pr.doubt, pr.quiet, pr.compares = nil, false, 0, 0
+	pr.other, pr.until = old.addr, now.Add(bothFor)
+	pr.since, pr.why = now, why
+	if pr.round > 2 { // the search that began with the doubt goes on
+		pr.restart(now)
+	}
+}
+
+// adopt makes c the direct path.
+func (pr *peer) adopt(now time.Time, c *candidate, why string) {
+	pr.other = Relay
+	pr.compareAt, pr.compares = now.Add(compare), 0
+	if pr.best == nil { // the first to answer need not be the best
+		pr.compareAt, pr.compares = now.Add(seekWaits[0]), winsNeeded
+	} else if !pr.doubt {
+		pr.other = pr.best.addr
+	}
+	pr.best, pr.doubt, pr.quiet = c, false, 0
+	pr.until = now.Add(bothFor)
+	pr.since, pr.why = now, why
+	for _, o := range pr.candidates {
+		o.wins = 0
+	}
+	pr.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
+}
+
+// lookForBetter pings the other candidates, some rounds now and then.
+func (pr *peer) lookForBetter(now time.Time) {
+	if pr.best == nil || pr.doubt || pr.compareAt.After(now) {
+		return
+	}
+	if pr.compares == 0 {
+		pr.compares = winsNeeded
+	}
+	if len(pr.candidates) > 1 && pr.best.rtt > goodEnough {
+		for _, c := range pr.candidates {
+			if c != pr.best && !recent(now, c.pinged, pingLeast) {
+				pr.ping(now, c.addr, 0, false)
+			}
+		}
+	}
+	if pr.compares--; pr.compares == 0 || pr.best.rtt <= goodEnough {
+		pr.compareAt, pr.compares = now.Add(compare), 0
+		return
+	}
+	pr.compareAt = now.Add(seekWaits[min(winsNeeded-pr.compares, 2)])
+}
+
+// seek pings every candidate, and at first tells the peer by relay to do the same.
+func (pr *peer) seek(now time.Time) {
+	if pr.round == 0 {
+		pr.call(now, hereEvery)
+		if pr.relayRTT == 0 && !pr.asked(Relay) {
+			pr.ping(now, Relay, 0, false)
+		}
+	}
+	for _, c := range pr.candidates {
+		if c != pr.best {
+			pr.ping(now, c.addr, 0, false)
+		}
+	}
+	pr.seekAt = now.Add(seekWaits[min(pr.round, len(seekWaits)-1)])
+	pr.round++
+}
+
+// restart begins the search anew.
+func (pr *peer) restart(now time.Time) { pr.round, pr.seekAt = 0, now }
+
+// call tells the peer where we are, unless it was told within least.
+func (pr *peer) call(now time.Time, least time.Duration) {
+	if recent(now, pr.hereSent, least) {
+		return
+	}
+	pr.hereSent = now
+	pr.p.do(Send{pr.key, Relay, pr.p.self})
+}
+
+// moved says our network changed.
+func (pr *peer) moved(now time.Time) {
+	for _, c := range pr.candidates {
+		if c != pr.best {
+			c.pong = time.Time{}
+		}
+	}
+	pr.restart(now)
+	if !recent(now, pr.traffic.Sent, callable) {
+		if pr.best != nil { // nobody is using it: it will have to prove itself when somebody does
+			pr.best.pong, pr.traffic.Heard, pr.doubt = time.Time{}, time.Time{}, true
+		}
+		return
+	}
+	pr.called = now
+	pr.call(now, hereLeast)
+	if pr.best != nil {
+		pr.doubt = true
+		pr.ping(now, pr.best.addr, 0, true)
+	}
+	pr.seek(now)
+}
+
+// probe serves `hedge ping`.
+func (pr *peer) probe(now time.Time, id uint64) {
+	pr.called = now // a wish to reach the peer, as a packet is
+	if pr.best == nil || pr.doubt {
+		pr.ping(now, Relay, id, true)
+	}
+	if pr.best != nil {
+		pr.ping(now, pr.best.addr, id, true)
+	} else if !pr.seekAt.After(now) {
+		pr.seek(now)
+	}
+}
+
+// ping sends one. Those that judge the path in use are not rationed: time rations them.
+func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
+	if !must && !pr.probes.take(now, probeRate, probeBurst) {
+		return
+	}
+	wait := pongMost
+	if c := pr.find(to); c != nil {
+		c.pinged = now
+		if c == pr.best && c.rtt > 0 {
+			wait = min(max(3*c.rtt, pongLeast), pongMost)
+		}
+	}
+	if len(pr.pings) >= maxPings {
+		pr.pings = slices.Delete(pr.pings, 0, 1)
+	}
+	g := ping{pr.p.cfg.Tx(), to, now, now.Add(wait), id}
+	pr.pings = append(pr.pings, g)
+	pr.p.do(Send{pr.key, to, Ping{g.tx}})
+}
+
+// asked reports whether a ping to a route is in flight.
+func (pr *peer) asked(to Route) bool {
+	return slices.ContainsFunc(pr.pings, func(g ping) bool { return g.to == to })
+}
+
+// forget drops pings to a route that were sent by then, but those the user asked for.
+func (pr *peer) forget(to Route, then time.Time) {
+	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return g.to == to && g.probe == 0 && !g.sent.After(then) })
+}
+
+// tell emits a Use if it differs from the last.
+func (pr *peer) tell(now time.Time) {
+	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relayRTT, First: pr.firstOnes(), Proven: pr.proven()}
+	if pr.best != nil {
+		u.Primary, u.RTT = pr.best.addr, pr.best.rtt
+	}
+	switch {
+	case pr.best != nil && pr.doubt:
+		u.Both = true
+	case pr.until.After(now):
+		u.Both, u.Other, u.Until = true, pr.other, pr.until
+	case pr.used.Both && !pr.used.Until.IsZero() && pr.used.Primary == u.Primary: // it ended by itself
+		u.Both, u.Other, u.Until = true, pr.used.Other, pr.used.Until
+	}
+	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
+		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.Since.Equal(pr.used.Since) &&
+		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
+	if !same {
+		pr.used, pr.first = u, true
+		pr.p.do(u)
+	}
+}
+
+// firstOnes are where a handshake goes besides relay and direct path: it is too precious for WireGuard's retry in 5 s.
+func (pr *peer) firstOnes() []netip.AddrPort {
+	if pr.best != nil && !pr.doubt {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, proven := range [...]bool{true, false} {
+		for _, c := range pr.candidates {
+			if c != pr.best && !c.pong.IsZero() == proven && len(out) < maxFirst {
+				out = append(out, c.addr)
+			}
+		}
+	}
+	return out
+}
+
+func (pr *peer) proven() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, c := range pr.candidates {
+		if c.proven {
+			out = append(out, c.addr)
+		}
+	}
+	return out
+}

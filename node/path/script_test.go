@@ -1,0 +1,318 @@
+package path
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+var update = flag.Bool("update", false, "write what happens into testdata/*.txt")
+
+// A script is lines of what happens, each followed by what Paths do about it, indented:
+//
+//	AT peers NAME=ADDR,ADDR …    the coordinator's set of peers
+//	AT self ADDR,ADDR            our endpoints
+//	AT moved                     our network changed
+//	AT net NAME ROUTE=MS …       pings to these routes are answered after MS from now on, to others not; a route is an
+//	                             address or relay
+//	AT send NAME                 a packet to the peer
+//	AT flow NAME                 a packet to the peer every 10 ms, until "hush NAME"
+//	AT talk NAME                 the same, and the peer sends as much by the direct path if its address answers
+//	AT ping NAME ROUTE           a ping from the peer
+//	AT here NAME ADDR,ADDR       a Here of the peer
+//	AT seen NAME ADDR            a WireGuard packet of its session from an unknown address
+//	AT probe NAME                hedge ping
+//	AT run                       nothing: time passes up to AT
+//
+// AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
+func TestScripts(t *testing.T) {
+	files, _ := filepath.Glob("testdata/*.txt")
+	if len(files) == 0 {
+		t.Fatal("no scripts in testdata")
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			src, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newScript(t).run(string(src))
+			if *update {
+				if err := os.WriteFile(f, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != string(src) {
+				t.Errorf("%s differs from what happened (go test -update writes it):\n%s", f, firstDifference(string(src), got))
+			}
+		})
+	}
+}
+
+func firstDifference(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range max(len(w), len(g)) {
+		at := func(s []string) string {
+			if i < len(s) {
+				return s[i]
+			}
+			return "(end)"
+		}
+		if at(w) != at(g) {
+			return fmt.Sprintf("line %d\n want %s\n  got %s", i+1, at(w), at(g))
+		}
+	}
+	return ""
+}
+
+var epoch = time.Unix(1e9, 0)
+
+type script struct {
+	t     *testing.T
+	p     *Paths
+	now   time.Time
+	n     uint32 // pings
+	flows map[key.NodePublic]*flow
+	pongs []pong // to come
+	out   strings.Builder
+}
+
+type pong struct {
+	at time.Time
+	Got
+}
+
+// flow is the driver's part: what it knows of the packets of a peer.
+type flow struct {
+	Traffic
+	up, flowing, talking bool
+	direct               Route
+	net                  map[Route]time.Duration
+}
+
+func newScript(t *testing.T) *script {
+	s := &script{t: t, now: epoch, flows: map[key.NodePublic]*flow{}}
+	s.p = New(Config{Tx: func() (tx TxID) { s.n++; binary.BigEndian.PutUint32(tx[8:], s.n); return }})
+	return s
+}
+
+func peerKey(name string) key.NodePublic {
+	var b [key.Size]byte
+	copy(b[:], name)
+	return key.NodePublicFromRaw(b)
+}
+
+func peerName(k key.NodePublic) string { b := k.Raw(); return strings.TrimRight(string(b[:]), "\x00") }
+
+func addrs(t *testing.T, s string) (out []netip.AddrPort) {
+	for f := range strings.SplitSeq(s, ",") {
+		if f == "" {
+			continue
+		}
+		a, err := netip.ParseAddrPort(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func route(t *testing.T, s string) Route {
+	if s == "relay" {
+		return Relay
+	}
+	return addrs(t, s)[0]
+}
+
+func (s *script) run(src string) string {
+	for line := range strings.Lines(src) {
+		if strings.HasPrefix(line, " ") {
+			continue // what happened last time
+		}
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] == "#" {
+			s.out.WriteString(line)
+			continue
+		}
+		ms, err := strconv.Atoi(f[0])
+		if err != nil || len(f) < 2 {
+			s.t.Fatalf("not a line of a script: %q", line)
+		}
+		s.until(epoch.Add(time.Duration(ms) * time.Millisecond))
+		s.out.WriteString(line)
+		s.line(f[1], append(f[2:], "", ""))
+	}
+	return s.out.String()
+}
+
+func (s *script) line(verb string, arg []string) {
+	k := peerKey(arg[0])
+	switch verb {
+	case "peers":
+		var ev Peers
+		for _, a := range arg {
+			if name, list, ok := strings.Cut(a, "="); ok {
+				ev.Set = append(ev.Set, Peer{peerKey(name), addrs(s.t, list)})
+				if s.flows[peerKey(name)] == nil {
+					s.flows[peerKey(name)] = &flow{}
+				}
+			}
+		}
+		s.step(ev)
+	case "self":
+		s.step(Self{Here{Relay: 1, Endpoints: addrs(s.t, arg[0])}})
+	case "moved":
+		s.step(Moved{})
+	case "send":
+		s.send(k)
+	case "flow", "talk", "hush":
+		s.flows[k].flowing, s.flows[k].talking = verb != "hush", verb == "talk"
+	case "net":
+		s.flows[k].net = map[Route]time.Duration{}
+		for _, a := range arg[1:] {
+			if r, ms, ok := strings.Cut(a, "="); ok {
+				n, _ := strconv.Atoi(ms)
+				s.flows[k].net[route(s.t, r)] = time.Duration(n) * time.Millisecond
+			}
+		}
+	case "ping":
+		s.n++
+		tx := TxID{1}
+		binary.BigEndian.PutUint32(tx[8:], s.n)
+		s.step(Got{k, route(s.t, arg[1]), Ping{tx}})
+	case "here":
+		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}})
+	case "seen":
+		s.step(Seen{k, route(s.t, arg[1])})
+	case "probe":
+		s.step(Probe{k, 7})
+	case "run":
+	default:
+		s.t.Fatalf("no verb %q", verb)
+	}
+}
+
+func (s *script) send(k key.NodePublic) {
+	f := s.flows[k]
+	f.Sent = s.now
+	if f.Waiting.IsZero() && f.direct.IsValid() {
+		f.Waiting = s.now
+	}
+	if !f.up {
+		f.up = true
+		s.step(Tick{k, f.Traffic})
+	}
+}
+
+func (f *flow) hear(now time.Time, from Route) {
+	if from.IsValid() && f.direct == from {
+		f.Heard, f.Waiting = now, time.Time{}
+	}
+}
+
+// until lets time pass: flows every 10 ms, ticks and pongs at their very moment.
+func (s *script) until(end time.Time) {
+	for s.now.Before(end) {
+		next := s.now.Truncate(10 * time.Millisecond).Add(10 * time.Millisecond)
+		if next.After(end) {
+			next = end
+		}
+		if k, wake, ok := s.p.Next(); ok && !wake.After(next) && (len(s.pongs) == 0 || wake.Before(s.pongs[0].at)) {
+			s.now = wake
+			s.step(Tick{k, s.flows[k].Traffic})
+			continue
+		}
+		if len(s.pongs) > 0 && !s.pongs[0].at.After(next) {
+			g := s.pongs[0]
+			s.pongs = s.pongs[1:]
+			s.now = g.at
+			s.flows[g.Peer].hear(s.now, g.From)
+			s.step(g.Got)
+			continue
+		}
+		s.now = next
+		for k, f := range s.flows {
+			if f.flowing && s.now.Sub(epoch)%(10*time.Millisecond) == 0 {
+				s.send(k)
+				if _, ok := f.net[f.direct]; ok && f.talking {
+					f.hear(s.now, f.direct)
+				}
+			}
+		}
+	}
+}
+
+func (s *script) step(ev Event) {
+	for _, a := range slices.Clone(s.p.Step(s.now, ev)) {
+		fmt.Fprintf(&s.out, "  %5d  %s\n", s.now.Sub(epoch).Milliseconds(), s.describe(a))
+		switch a := a.(type) {
+		case Send:
+			rtt, ok := s.flows[a.Peer].net[a.To]
+			if m, isPing := a.Msg.(Ping); ok && isPing {
+				s.pongs = append(s.pongs, pong{s.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
+				slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
+			}
+		case Use:
+			if f := s.flows[a.Peer]; f.direct != a.Primary {
+				f.direct, f.Waiting = a.Primary, time.Time{}
+			}
+		case Sleep:
+			s.flows[a.Peer].up = false
+		}
+	}
+}
+
+func routeName(r Route) string {
+	if !r.IsValid() {
+		return "relay"
+	}
+	return r.String()
+}
+
+func (s *script) describe(a Action) string {
+	switch a := a.(type) {
+	case Send:
+		to := peerName(a.Peer) + " " + routeName(a.To)
+		switch m := a.Msg.(type) {
+		case Ping:
+			return "ping " + to
+		case Pong:
+			return "pong " + to
+		case Here:
+			return fmt.Sprintf("here %s %v", to, m.Endpoints)
+		}
+	case Use:
+		both := ""
+		if a.Both && a.Until.IsZero() {
+			both = " and " + routeName(a.Other) + " until it is clear"
+		} else if a.Both && a.Until.After(s.now) {
+			both = fmt.Sprintf(" and %s for %d ms", routeName(a.Other), a.Until.Sub(s.now).Milliseconds())
+		}
+		rtt := ""
+		if a.RTT > 0 {
+			rtt = fmt.Sprintf(", %v", a.RTT)
+		}
+		first := ""
+		if len(a.First) > 0 {
+			first = fmt.Sprintf(", handshakes also to %v", a.First)
+		}
+		return fmt.Sprintf("use  %s %s%s%s%s (%s)", peerName(a.Peer), routeName(a.Primary), both, rtt, first, a.Why)
+	case Sleep:
+		return "sleep " + peerName(a.Peer)
+	case Probed:
+		return fmt.Sprintf("probed %s by %s in %v", peerName(a.Peer), routeName(a.From), a.RTT)
+	}
+	return fmt.Sprintf("%+v", a)
+}
