@@ -6,13 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // A daemon in the background is this binary again, with --notify:
@@ -28,20 +29,21 @@ import (
 
 // notice is the one line a daemon writes on its stdout once it is ready or has failed.
 type notice struct {
-	*failure
+	failure
 	Ready any `json:"ready,omitempty"`
 }
 
-// notifier tells whoever started this process that it is ready. Only a daemon with --notify says anything.
-type notifier struct {
-	on  bool
-	out io.Writer
+// ready tells whoever started this process in the background that it is ready.
+func (a *app) ready(v any) {
+	if a.notify {
+		json.NewEncoder(a.stdout).Encode(notice{Ready: v})
+	}
 }
 
-func (n notifier) ready(v any) {
-	if n.on {
-		json.NewEncoder(n.out).Encode(notice{Ready: v})
-	}
+// notifyFlag is the flag of the daemons by which [app.start] starts them.
+func (a *app) notifyFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.notify, "notify", false, "report on stdout, once, for the process that started this one")
+	cmd.Flags().MarkHidden("notify")
 }
 
 // claim makes this process the one daemon of its kind: it holds a lock on the pid file for as long as it lives.
@@ -50,12 +52,15 @@ func claim(path, what string) (release func(), err error) {
 	if err != nil {
 		return nil, failed(fmt.Errorf("cannot write %s: %w", path, reason(err)), "make its folder writable for this user, or choose another with --state-dir DIR")
 	}
-	if err := lockFile(f); err != nil {
+	for lockFile(f) != nil {
+		pid, held := holder(path)
+		if !held {
+			continue // someone was only looking
+		}
 		f.Close()
-		pid, _ := holder(path)
 		return nil, failed(fmt.Errorf("a %s is already running here (process %d)", what, pid), "hedge status shows it; hedge down stops the node, hedge down --all the coordinator too")
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
@@ -166,8 +171,11 @@ func (a *app) started(cmd *exec.Cmd, daemon, logFile string, b []byte, ready any
 		err := cmd.Wait()
 		return failed(fmt.Errorf("hedge %s ended before it was ready: %w", daemon, err), "its log says why: "+logFile)
 	}
-	if n.failure != nil {
+	if n.Code != exitOK {
 		cmd.Wait()
+		if len(n.Errors) > 0 {
+			return &fault{n.Code, n.Errors, n.Next}
+		}
 		return &fault{n.Code, errors.New(n.Error), n.Next}
 	}
 	return cmd.Process.Release()

@@ -33,13 +33,10 @@ func (a *app) dirs() (dirs, error) {
 	return d, nil
 }
 
+// findDirs takes an absolute stateDir, or an empty one for the places that a system gives.
 func findDirs(stateDir string, root bool, env func(string) string) (dirs, error) {
 	if stateDir != "" {
-		abs, err := filepath.Abs(stateDir)
-		if err != nil {
-			return dirs{}, usage(fmt.Errorf("--state-dir %q: %w", stateDir, err), "")
-		}
-		return dirs{abs, filepath.Join(abs, "run"), filepath.Join(abs, "acl.hujson")}, nil
+		return dirs{stateDir, filepath.Join(stateDir, "run"), filepath.Join(stateDir, "acl.hujson")}, nil
 	}
 	if root {
 		return dirs{"/var/lib/hedge", "/run/hedge", "/etc/hedge/acl.hujson"}, nil
@@ -183,4 +180,9 @@ func reason(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

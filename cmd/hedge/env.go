@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,3 +40,6 @@ func showEnv(cmd *cobra.Command) {
 		showEnv(c)
 	}
 }
+
+// lookupEnv is where the environment is read.
+var lookupEnv = os.LookupEnv

@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,7 @@ type app struct {
 	stateDir string
 	logLevel string
 
+	notify bool // a daemon in the background: tell the starter on stdout
 	parsed bool // the command line was understood: errors from here on are not about usage
 }
 
@@ -76,10 +78,17 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not connected, 4 denied by policy, 5 unre
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := fromEnv(cmd.Flags(), os.LookupEnv); err != nil {
+			if err := fromEnv(cmd.Flags(), lookupEnv); err != nil {
 				return err
 			}
 			a.parsed = true
+			if a.stateDir != "" {
+				abs, err := filepath.Abs(a.stateDir) // a daemon started from here stands elsewhere
+				if err != nil {
+					return usage(fmt.Errorf("--state-dir %q: %w", a.stateDir, err), "")
+				}
+				a.stateDir = abs
+			}
 			return nil
 		},
 	}

@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is given by the linker when the working copy knows better than the module system: -X main.version=v0.2.0.
+var version string
+
 // build is what this binary was made from.
 type build struct {
 	Version  string `json:"version"` // of the module; "(devel)" when built from a working copy without tags
@@ -30,6 +33,9 @@ func buildInfo() build {
 	}
 	if v := info.Main.Version; v != "" {
 		b.Version = v
+	}
+	if version != "" {
+		b.Version = version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"hedge": main})
+}
+
+// TestScripts runs testdata/script/*.txtar: each is a person at a shell, on loopback, with folders of their own.
+//
+//	code N hedge …        runs hedge and wants exit code N
+//	freeport VAR          sets VAR to a port that nobody listens on
+//	occupy VAR            listens on a port for the length of the script, and sets VAR to it
+//	web VAR TEXT          serves TEXT by HTTP on a port of 127.0.0.1, and sets VAR to it
+//	field VAR NAME        sets VAR to the field NAME ("a.b") of the JSON on stdout
+//	fetch PROXY URL       gets URL through the SOCKS5 proxy, onto stdout
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": code, "freeport": freeport, "occupy": occupy, "web": web, "field": field, "fetch": fetch,
+		},
+		Condition: func(c string) (bool, error) {
+			if c == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", c)
+		},
+	})
+}
+
+// setup gives a script an environment without what the person running the tests has set, and stops what it started.
+func setup(env *testscript.Env) error {
+	for i, v := range env.Vars {
+		if strings.HasPrefix(v, "HEDGE_") {
+			env.Vars[i] = "_="
+		}
+	}
+	// A socket's path may have about a hundred bytes, and a script's folder is half of that.
+	dir, err := os.MkdirTemp("", "hedge")
+	if err != nil {
+		return err
+	}
+	env.Setenv("D", dir)
+	env.Setenv("HEDGE_STATE_DIR", filepath.Join(dir, "a"))
+	env.Setenv("HEDGE_PROXY", "127.0.0.1:0")
+	env.Setenv("HOME", dir)
+	env.Defer(func() {
+		stopAll(dir)
+		os.RemoveAll(dir)
+	})
+	return nil
+}
+
+// stopAll stops every daemon that has its state under dir.
+func stopAll(dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && filepath.Base(path) == "run" && d.IsDir() {
+			a := &app{stateDir: filepath.Dir(path)}
+			a.down(ctx, true)
+		}
+		return nil
+	})
+}
+
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N command...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if e, ok := err.(interface{ ExitCode() int }); ok {
+		got = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func freeport(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.Itoa(int(port(l.Addr()))))
+	ts.Check(l.Close())
+}
+
+func occupy(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv(args[0], strconv.Itoa(int(port(l.Addr()))))
+}
+
+func web(ts *testscript.TestScript, neg bool, args []string) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, args[1]) }))
+	ts.Defer(s.Close)
+	ts.Setenv(args[0], strconv.Itoa(int(port(s.Listener.Addr()))))
+}
+
+func field(ts *testscript.TestScript, neg bool, args []string) {
+	v, err := jsonField([]byte(ts.ReadFile("stdout")), args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], v)
+}
+
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	body, err := get(ctx, args[0], args[1])
+	switch {
+	case err == nil && neg:
+		ts.Fatalf("%s answered: %s", args[1], body)
+	case err != nil && !neg:
+		ts.Fatalf("%s: %v", args[1], err)
+	case err != nil:
+		ts.Logf("%v", err)
+	}
+	fmt.Fprint(ts.Stdout(), body)
+}

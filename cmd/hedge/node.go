@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node"
+)
+
+// nodeFlags are those of hedge node, which hedge up and hedge init hand on to it.
+type nodeFlags struct {
+	name, inbound, proxy string
+	port                 uint16
+}
+
+func (f *nodeFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.name, "name", "", "`NAME` to ask for when joining (default: this host's name)")
+	cmd.Flags().StringVar(&f.inbound, "inbound", "on", "`on` hands connections that the policy allows to the same port of 127.0.0.1; off refuses all")
+	cmd.Flags().StringVar(&f.proxy, "proxy", node.DefaultProxy, "loopback `ADDR` of the SOCKS5 and HTTP proxy into the network; off for none")
+	cmd.Flags().Uint16Var(&f.port, "port", 0, "UDP `PORT` for WireGuard (default: any free one)")
+}
+
+// args are the flags for another process.
+func (f *nodeFlags) args(a *app) []string {
+	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--log-level", a.logLevel}
+	if f.name != "" {
+		args = append(args, "--name", f.name)
+	}
+	if a.stateDir != "" {
+		args = append(args, "--state-dir", a.stateDir)
+	}
+	return args
+}
+
+func (f *nodeFlags) check() error {
+	if f.inbound != "on" && f.inbound != "off" {
+		return usage(fmt.Errorf("--inbound %q is neither on nor off", f.inbound), "")
+	}
+	return nil
+}
+
+// joinTimeout bounds a node's way to its first Map.
+const joinTimeout = 30 * time.Second
+
+func (a *app) nodeCmd() *cobra.Command {
+	var f nodeFlags
+	var joinFile string
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run the node in the foreground",
+		Long: `Runs the node of this user in the foreground until it is interrupted, logging on stderr; for a service manager.
+hedge up does the same in the background.
+
+The first time it needs a join string, from --join-file (- for standard input) or from HEDGE_JOIN.`,
+		Example: "  hedge node --join-file join.txt\n  HEDGE_JOIN=hedge1-… hedge node --name web",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			join, err := a.readJoin("", joinFile)
+			if err != nil {
+				return err
+			}
+			return a.runNode(cmd.Context(), f, join, func(s node.Status) { a.ready(s) })
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&joinFile, "join-file", "", "`FILE` that holds the join string; - for standard input")
+	a.notifyFlag(cmd)
+	return cmd
+}
+
+// runNode is a node until ctx is done or it is told to end.
+func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(node.Status)) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	log, err := a.logger()
+	if err != nil {
+		return err
+	}
+	d, err := a.dirs()
+	if err != nil {
+		return err
+	}
+	if err := d.make(); err != nil {
+		return err
+	}
+	cfg := node.Config{StateDir: d.node(), Socket: d.nodeSocket(), Join: join, Name: f.name, Proxy: f.proxy, Port: f.port,
+		Version: buildInfo().Version, Log: log.With().Str("part", "node").Logger()}
+	if f.inbound == "on" {
+		cfg.Inbound = node.Loopback
+	}
+	starting, cancel := context.WithTimeout(ctx, joinTimeout)
+	n, err := node.Start(starting, cfg)
+	cancel()
+	if err != nil {
+		return err
+	}
+	ready(n.Status())
+	select {
+	case <-ctx.Done():
+	case <-n.Done():
+	}
+	return n.Close()
+}
+
+// readJoin finds the join string: an argument, a file, or HEDGE_JOIN; empty if there is none. It is a secret, and
+// errors about it never repeat it.
+func (a *app) readJoin(arg, file string) (string, error) {
+	join := arg
+	switch v, _ := lookupEnv("HEDGE_JOIN"); {
+	case arg != "" && file != "":
+		return "", usage(errors.New("the join string is given both as an argument and by --join-file"), "give it once")
+	case file != "":
+		b, err := a.readInput(file)
+		if err != nil {
+			return "", err
+		}
+		if join = strings.TrimSpace(string(b)); join == "" {
+			return "", failed(fmt.Errorf("%s is empty, and should hold a join string", displayName(file)), newLine)
+		}
+	case arg == "":
+		join = strings.TrimSpace(v)
+	}
+	if join == "" {
+		return "", nil
+	}
+	if _, err := wire.ParseJoin(join); err != nil {
+		return "", usage(err, "copy the whole line that hedge init or hedge admin join-key create printed")
+	}
+	return join, nil
+}
+
+// newLine is how to get a join string.
+const newLine = "hedge admin join-key create, on the coordinator's machine, prints a new one"

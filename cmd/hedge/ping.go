@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hedge-mesh/hedge/node"
+)
+
+func (a *app) pingCmd() *cobra.Command {
+	var count int
+	var interval, timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "ping NAME",
+		Short: "Measure the way to a peer: direct or by relay, and how long",
+		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, or by a relay. A path that starts
+on the relay moves to a direct one as soon as one is found. It exits with 5 if nothing answered.`,
+		Example: "  hedge ping web\n  hedge ping web -c 1 --json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 1 {
+				return usage(fmt.Errorf("--count %d: there must be one ping at least", count), "")
+			}
+			return a.ping(cmd.Context(), args[0], count, interval, timeout)
+		},
+	}
+	cmd.Flags().IntVarP(&count, "count", "c", 3, "`N` pings")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "`TIME` between them")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "`TIME` to wait for each answer")
+	return cmd
+}
+
+func (a *app) ping(ctx context.Context, name string, count int, interval, timeout time.Duration) error {
+	results := []node.PingResult{}
+	var last error
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(interval):
+			}
+		}
+		r, err := ask(ctx, a, timeout, func(ctx context.Context, c *node.LocalClient) (node.PingResult, error) { return c.Ping(ctx, name) })
+		if err != nil {
+			if code, _ := classify(err); code != exitUnreachable {
+				return err
+			}
+			if _, unknown := errors.AsType[*node.UnknownNameError](err); unknown {
+				return err
+			}
+			last = err
+			if !a.json {
+				fmt.Fprintf(a.stdout, "%s: no answer within %s\n", name, timeout)
+			}
+			continue
+		}
+		results = append(results, r)
+		if !a.json {
+			fmt.Fprintf(a.stdout, "%s (%s): %s, %s\n", r.Peer, r.Addr, r.Path, short(time.Duration(r.RTT)))
+		}
+	}
+	if len(results) == 0 {
+		return &fault{exitUnreachable, fmt.Errorf("%s did not answer: %w", name, last), "hedge status shows whether it is online"}
+	}
+	return a.print(results, func(io.Writer) {})
+}

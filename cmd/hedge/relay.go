@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hedge-mesh/hedge/derp"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// drainTime is how long a relay that is going away waits for its nodes to go elsewhere.
+const drainTime = 10 * time.Second
+
+type relayFlags struct {
+	listen, tlsCert, tlsKey string
+	urls, coordinators      []string
+	maxClients              int
+	plainHTTP               bool
+}
+
+func (a *app) relayCmd() *cobra.Command {
+	var f relayFlags
+	cmd := &cobra.Command{
+		Use:   "relay",
+		Short: "Run a relay in the foreground",
+		Long: `Runs a relay in the foreground until it is interrupted: it carries packets between nodes that have no direct path, and
+answers STUN on the same port over UDP. It is blind: what it carries is encrypted end to end. It serves the nodes of the
+coordinators whose public keys it is given, and asks nobody; hedge coordinator --print-key prints such a key.
+
+When it has started it prints the line that hedge coordinator --relay takes. On SIGTERM it tells its nodes to go
+elsewhere and waits for them, ten seconds at most.`,
+		Example: `  hedge relay --coordinator-key control:… --url https://relay.example.com:7443`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.runRelay(cmd.Context(), f)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.listen, "listen", defaultListen, "`HOST:PORT` to listen on, TCP and UDP; :PORT for all addresses")
+	fs.StringSliceVar(&f.coordinators, "coordinator-key", nil, "public `KEY` of a coordinator whose nodes are served: control:…; may be repeated")
+	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this (default: this machine's addresses)")
+	fs.IntVar(&f.maxClients, "max-clients", 10_000, "most `N` nodes at once")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed by the relay's key)")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
+	fs.BoolVar(&f.plainHTTP, "plain-http", false, "serve HTTP without TLS, behind a proxy that ends TLS")
+	a.notifyFlag(cmd)
+	return cmd
+}
+
+func (f *relayFlags) check() (trust []key.ControlPublic, err error) {
+	if len(f.coordinators) == 0 {
+		return nil, usage(errors.New("--coordinator-key is missing: a relay serves only the nodes of coordinators it knows"),
+			"hedge coordinator --print-key prints it, on the coordinator's machine")
+	}
+	for _, s := range f.coordinators {
+		var k key.ControlPublic
+		if err := k.UnmarshalText([]byte(s)); err != nil {
+			return nil, usage(fmt.Errorf("--coordinator-key: %w", err), "hedge coordinator --print-key prints it, on the coordinator's machine")
+		}
+		trust = append(trust, k)
+	}
+	if f.maxClients < 1 {
+		return nil, usage(fmt.Errorf("--max-clients %d: there must be one at least", f.maxClients), "")
+	}
+	return trust, checkListen(f.listen, f.tlsCert, f.tlsKey, f.urls)
+}
+
+// runRelay is a relay until ctx is done.
+func (a *app) runRelay(ctx context.Context, f relayFlags) error {
+	trust, err := f.check()
+	if err != nil {
+		return err
+	}
+	log, err := a.logger()
+	if err != nil {
+		return err
+	}
+	d, err := a.dirs()
+	if err != nil {
+		return err
+	}
+	if err := d.make(); err != nil {
+		return err
+	}
+	k, err := loadKey(d.relayKey(), key.ParseRelayPrivate, key.NewRelay)
+	if err != nil {
+		return err
+	}
+	l, pc, err := listen(ctx, f.listen, true)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	defer pc.Close()
+	urls, scheme := f.urls, "https"
+	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, MaxClients: f.maxClients, Log: part(log, "relay")})
+	defer s.Close()
+	if f.plainHTTP {
+		scheme = "http"
+	}
+	if len(urls) == 0 {
+		urls = ownURLs(scheme, l.Addr())
+	}
+	if !f.plainHTTP {
+		cfg, err := outerTLS(f.tlsCert, f.tlsKey, s.TLSConfig)
+		if err != nil {
+			return err
+		}
+		l = tls.NewListener(l, cfg)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(derp.Path, s)
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	web := httpServer(mux, log)
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return unlessClosed(web.Serve(l)) })
+	g.Go(func() error { return derp.ServeSTUN(pc) })
+	line := urls[0] + "#" + key.PublicOf(k).String()
+	if a.notify {
+		a.ready(map[string]any{"relay": line, "urls": urls})
+	} else if err := a.print(map[string]any{"relay": line, "urls": urls}, func(w io.Writer) { fmt.Fprintln(w, line) }); err != nil {
+		return err
+	}
+	log.Info().Strs("urls", urls).Str("relay", key.PublicOf(k).String()).Int("coordinators", len(trust)).Msg("relay is ready")
+	<-gctx.Done()
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	if ctx.Err() != nil {
+		left := s.Drain(draining)
+		log.Info().Int("left", left).Msg("relay is going away")
+	}
+	cancel()
+	web.Close()
+	pc.Close()
+	s.Close()
+	return g.Wait()
+}
+
+func unlessClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

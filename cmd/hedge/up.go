@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node"
+)
+
+func (a *app) upCmd() *cobra.Command {
+	var f nodeFlags
+	var joinFile string
+	var foreground bool
+	cmd := &cobra.Command{
+		Use:   "up [JOIN]",
+		Short: "Join the network, or come back to it",
+		Long: `Starts the node of this user in the background and waits until it is connected. JOIN is the line hedge1-… that hedge
+init or hedge admin join-key create printed; it is needed once, since the node keeps its identity. It may also come
+from --join-file (- for standard input) or HEDGE_JOIN, which keeps it out of the shell's history.
+
+Programs reach the network through the proxy it reports:
+  curl --socks5-hostname 127.0.0.1:1055 http://web.hedge.internal/`,
+		Example: `  hedge up hedge1-…
+  hedge up --join-file - < line.txt
+  hedge up                        as the node it already is
+  hedge up --foreground           until Ctrl-C`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			var arg string
+			if len(args) == 1 {
+				arg = args[0]
+			}
+			join, err := a.readJoin(arg, joinFile)
+			if err != nil {
+				return err
+			}
+			return a.up(cmd.Context(), f, join, foreground)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&joinFile, "join-file", "", "`FILE` that holds the join string; - for standard input")
+	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay, and log on stderr, until interrupted")
+	return cmd
+}
+
+// upReport is what hedge up says.
+type upReport struct {
+	node.Status
+	Already bool             `json:"already_up"` // it was running
+	Took    node.Seconds     `json:"took_seconds"`
+	Ping    *node.PingResult `json:"ping,omitempty"` // of the first peer that is online
+	Log     string           `json:"log,omitempty"`
+}
+
+func (a *app) up(ctx context.Context, f nodeFlags, join string, foreground bool) error {
+	d, err := a.dirs()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	r := upReport{Log: d.log("node")}
+	switch r.Status, err = node.NewLocalClient(d.nodeSocket()).Status(ctx); {
+	case err == nil:
+		if err := sameMesh(r.Status, join); err != nil {
+			return err
+		}
+		r.Already = true
+	case !notRunning(err):
+		return err
+	case foreground:
+		return a.runNode(ctx, f, join, func(s node.Status) {
+			r.Status, r.Took, r.Log = s, node.Seconds(time.Since(begin)), ""
+			a.print(r, func(w io.Writer) { showUp(w, r) })
+		})
+	default:
+		args := f.args(a)
+		if join != "" {
+			args = append(args, "--join-file", "-")
+		}
+		if err := a.start(ctx, d, "node", args, join, &r.Status); err != nil {
+			return err
+		}
+		r.Took = node.Seconds(time.Since(begin))
+	}
+	r.Ping = a.firstPing(ctx, r.Peers)
+	return a.print(r, func(w io.Writer) { showUp(w, r) })
+}
+
+// sameMesh refuses a join string for another mesh than the one the running node is in.
+func sameMesh(s node.Status, join string) error {
+	if join == "" {
+		return nil
+	}
+	j, err := wire.ParseJoin(join)
+	if err != nil {
+		return err
+	}
+	if j.Pin.String() != s.Control.Pin {
+		return usage(errors.New("this node is a member of another network than the one this line is for"),
+			"leave that one first with hedge logout, or run a second node with --state-dir DIR")
+	}
+	return nil
+}
+
+// firstPing measures the way to a peer that should answer. No answer is no error: the peer may be just going.
+func (a *app) firstPing(ctx context.Context, peers []node.Peer) *node.PingResult {
+	for _, p := range peers {
+		if !p.Online {
+			continue
+		}
+		r, err := ask(ctx, a, 2*time.Second, func(ctx context.Context, c *node.LocalClient) (node.PingResult, error) { return c.Ping(ctx, p.Name) })
+		if err != nil {
+			return nil
+		}
+		return &r
+	}
+	return nil
+}
+
+func showUp(w io.Writer, r upReport) {
+	switch {
+	case r.Already:
+		fmt.Fprintf(w, "%s is up already, since %s\n", r.FullName, r.Started.Format(time.DateTime))
+	default:
+		fmt.Fprintf(w, "%s is up, after %s\n", r.FullName, short(time.Duration(r.Took)))
+	}
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-8s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("address", "%s", list(r.Addrs))
+	if r.State != node.StateRunning {
+		row("state", "%s: %s", r.State, dash(r.Problem))
+	}
+	online := 0
+	for _, p := range r.Peers {
+		if p.Online {
+			online++
+		}
+	}
+	row("peers", "%d, %d online", len(r.Peers), online)
+	if r.Ping != nil {
+		row("path", "to %s: %s, %s", r.Ping.Peer, r.Ping.Path, short(time.Duration(r.Ping.RTT)))
+	} else if r.Relay.ID != 0 {
+		row("path", "relay %d until a direct one is found", r.Relay.ID)
+	}
+	if r.Proxy != "" {
+		row("proxy", "%s (SOCKS5 and HTTP)", r.Proxy)
+	}
+	if r.Log != "" {
+		row("log", "%s", r.Log)
+	}
+}
