@@ -201,12 +201,11 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	if p.Key == n.self {
 		return PingResult{}, &UnreachableError{Dst: name, Err: errors.New("that is this node itself")}
 	}
-	pctx, cancel := ctx, context.CancelFunc(func() {})
-	if d, ok := ctx.Deadline(); ok { // leave half of the time to the second way
-		pctx, cancel = context.WithDeadline(ctx, time.Now().Add(time.Until(d)/2))
-	} else {
-		pctx, cancel = context.WithTimeout(ctx, 3*time.Second)
+	probe := 3 * time.Second
+	if d, ok := ctx.Deadline(); ok {
+		probe = min(probe, time.Until(d)/2) // and the rest for the second way
 	}
+	pctx, cancel := context.WithTimeout(ctx, probe)
 	rtt, path, err := n.bind.Probe(pctx, p.Key)
 	cancel()
 	if err == nil {
