@@ -1,7 +1,11 @@
 package filter
 
 import (
+	"math"
+	"math/rand/v2"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
@@ -19,83 +23,413 @@ type Config struct {
 
 // Options bound a filter's memory. Zero fields mean the defaults.
 type Options struct {
-	MaxFlows            int // 131,072
+	MaxFlows            int // 131,072, of some 250 bytes each; taken as they are needed
 	MaxFlowsPerPeer     int // 16,384
 	MaxFragments        int // datagrams in pieces: 1,024
 	MaxFragmentsPerPeer int // 64
 }
 
+func (o Options) withDefaults() Options {
+	for _, x := range []struct {
+		field *int
+		value int
+	}{{&o.MaxFlows, 1 << 17}, {&o.MaxFlowsPerPeer, 1 << 14}, {&o.MaxFragments, 1 << 10}, {&o.MaxFragmentsPerPeer, 64}} {
+		if *x.field <= 0 {
+			*x.field = x.value
+		}
+	}
+	return o
+}
+
 // Filter judges packets. All its methods may be called from several goroutines.
-type Filter struct{}
+type Filter struct {
+	snap    atomic.Pointer[snapshot]
+	opt     Options
+	seed    seed
+	flows   atomic.Int64
+	shards  [1 << shardBits]shard
+	frags   fragments
+	counts  [2][reasonCount]atomic.Uint64
+	setting sync.Mutex
+	peers   map[acl.NodeID]*peer // under setting
+}
 
 // New returns a filter that denies everything until Set.
-func New(opt Options) *Filter { return &Filter{} }
+func New(opt Options) *Filter {
+	f := &Filter{opt: opt.withDefaults(), peers: make(map[acl.NodeID]*peer)}
+	for i := range f.seed {
+		f.seed[i] = rand.Uint64() | 1
+	}
+	f.frags = fragments{table: make(map[fragKey]*datagram), max: f.opt.MaxFragments, perPeer: f.opt.MaxFragmentsPerPeer}
+	f.snap.Store(&snapshot{})
+	return f
+}
 
 // Set makes c what is enforced, from the next packet on, and judges every live flow again. It returns the flows
 // that it ended. A nil c denies everything.
-func (f *Filter) Set(c *Config, now time.Time) []Cut { return nil }
+func (f *Filter) Set(c *Config, now time.Time) []Cut {
+	f.setting.Lock()
+	defer f.setting.Unlock()
+	old := f.snap.Load()
+	s := &snapshot{epoch: old.epoch + 1}
+	if c != nil {
+		s = compile(c, old.epoch+1, f.peer)
+	}
+	if s.base = old.base; s.base.IsZero() {
+		s.base = now
+	}
+	f.snap.Store(s)
+	cuts := f.review(s, now)
+	f.forget(c)
+	return cuts
+}
+
+// peer is called under setting.
+func (f *Filter) peer(id acl.NodeID) *peer {
+	p := f.peers[id]
+	if p == nil {
+		p = &peer{id: id}
+		f.peers[id] = p
+	}
+	return p
+}
+
+// forget drops the counts of peers that are gone; review has ended their flows.
+func (f *Filter) forget(c *Config) {
+	present := make(map[acl.NodeID]bool)
+	if c != nil {
+		for i := range c.Peers {
+			present[c.Peers[i].ID] = true
+		}
+	}
+	for id, p := range f.peers {
+		if !present[id] && p.flows.Load() == 0 {
+			delete(f.peers, id)
+		}
+	}
+}
 
 // Tick forgets idle flows and returns those cut because their rule has expired. Call it every few seconds, and at
 // Deadline.
-func (f *Filter) Tick(now time.Time) []Cut { return nil }
+func (f *Filter) Tick(now time.Time) []Cut {
+	f.setting.Lock()
+	defer f.setting.Unlock()
+	s := f.snap.Load()
+	f.frags.mu.Lock()
+	f.frags.expire(s.since(now))
+	f.frags.mu.Unlock()
+	return f.review(s, now)
+}
 
 // Deadline is when the next rule expires; zero means never.
-func (f *Filter) Deadline(now time.Time) time.Time { return time.Time{} }
+func (f *Filter) Deadline(now time.Time) time.Time {
+	s, wall, next := f.snap.Load(), now.UnixNano(), int64(math.MaxInt64)
+	for _, at := range s.expires {
+		if wall < at && at < next {
+			next = at
+		}
+	}
+	if next == math.MaxInt64 {
+		return time.Time{}
+	}
+	return time.Unix(0, next)
+}
+
+// review goes through all flows under snapshot s: it forgets the idle and cuts those that nothing admits any more.
+func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
+	at, wall := s.since(now), now.UnixNano()
+	for i := range f.shards {
+		sh := &f.shards[i]
+		sh.mu.Lock()
+		sh.sweep(len(sh.buckets), func(fl *flow) bool {
+			if at >= fl.deadline {
+				f.release(fl.peer)
+				return true
+			}
+			v := f.current(fl, s, wall)
+			if v.Allow {
+				return false
+			}
+			cuts = append(cuts, fl.cut(v))
+			f.release(fl.peer)
+			return true
+		})
+		sh.mu.Unlock()
+	}
+	return cuts
+}
+
+func (fl *flow) cut(why Verdict) Cut {
+	c := Cut{Peer: fl.peer.id, Proto: fl.proto, Why: why, Rule: fl.rule, Opened: fl.revision}
+	c.Src, c.Dst = fl.addrPorts()
+	if fl.proto == protoTCP && fl.state < timeWait {
+		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
+	}
+	return c
+}
+
+// current says whether a flow is still admitted under s, judging it again if s is not what judged it last or its
+// rule has expired. A flow whose remote address has gone to another peer is not: the flow of one admits no other.
+func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
+	if fl.epoch == s.epoch && wall < fl.expires {
+		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
+	}
+	src, dst, _, port := fl.ends()
+	v, owner, rule := s.admit(src, dst, fl.proto, port, fl.opener(), wall)
+	if !v.Allow {
+		return v
+	}
+	if owner.id != fl.peer.id {
+		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
+		if !fl.inbound {
+			v.Reason = DstNotOwned
+		}
+		return v
+	}
+	fl.epoch, fl.revision, fl.rule, fl.expires = s.epoch, s.conf.Revision, v.Rule, s.expires[rule]
+	v.Reason = ByFlow
+	return v
+}
 
 // In judges a decrypted packet from the tunnel.
-func (f *Filter) In(pkt []byte, now time.Time) Verdict { return Verdict{} }
+func (f *Filter) In(pkt []byte, now time.Time) Verdict { return f.judge(pkt, now, theirs) }
 
 // Out judges a packet of this node's, or of a network it carries, on its way to the tunnel.
-func (f *Filter) Out(pkt []byte, now time.Time) Verdict { return Verdict{} }
+func (f *Filter) Out(pkt []byte, now time.Time) Verdict { return f.judge(pkt, now, ours) }
+
+func (f *Filter) judge(pkt []byte, now time.Time, d int) Verdict {
+	var p packet
+	if f.snap.Load().conf == nil {
+		return f.count(Verdict{Reason: NoPolicy}, d)
+	}
+	if r, ok := p.parse(pkt); !ok {
+		return f.count(Verdict{Reason: r}, d)
+	}
+	if p.frag {
+		return f.count(f.fragment(&p, now, d), d)
+	}
+	v, counted := f.whole(&p, now, d)
+	if !counted {
+		f.counts[d][v.Reason].Add(1)
+	}
+	return v
+}
+
+func (f *Filter) count(v Verdict, d int) Verdict {
+	f.counts[d][v.Reason].Add(1)
+	return v
+}
+
+// fragment judges one of several fragments.
+func (f *Filter) fragment(p *packet, now time.Time, d int) Verdict {
+	s := f.snap.Load()
+	if p.off > 0 {
+		v := f.frags.later(p, d, s.epoch, s.since(now))
+		if v.Peer == 0 {
+			v = s.owned(p, d, v.Reason)
+		}
+		return v
+	}
+	v, _ := f.whole(p, now, d)
+	if !v.Allow {
+		return v
+	}
+	owner, r := s.parties(p.src, p.dst, d)
+	if r != ByRule || owner.id != v.Peer { // a Set came between
+		return Verdict{Reason: FragNoFirst, Peer: v.Peer}
+	}
+	return f.frags.first(p, d, v, owner, s.epoch, s.since(now))
+}
+
+// whole judges a packet with a transport header. It reports whether it has counted the packet; a fragment it has not,
+// which has another table to pass.
+func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
+	switch p.proto {
+	case protoTCP:
+		if !sane(p.flags) {
+			return f.snap.Load().owned(p, d, TCPFlags), false
+		}
+	case protoICMP, protoICMPv6:
+		switch p.icmp {
+		case icmpError:
+			return f.related(p, now, d), false
+		case icmpOther:
+			return f.snap.Load().owned(p, d, ICMPType), false
+		}
+	}
+	t := tupleOf(p, d)
+	h := t.hash(&f.seed)
+	sh := &f.shards[h>>(64-shardBits)]
+	sh.mu.Lock()
+	s := f.snap.Load() // under the lock, so that review comes either before this or after
+	at := s.since(now)
+	fl := sh.find(&t, h)
+	var v Verdict
+	if fl != nil && at < fl.deadline && !(p.proto == protoTCP && fl.reopens(p, d)) {
+		v = f.onFlow(fl, p, s, now, d)
+		if v.Allow {
+			fl.last, fl.deadline = at, at+fl.idle()
+			fl.bytes[d] += uint64(p.size)
+		}
+	} else {
+		v = f.onNew(sh, fl, &t, h, p, s, now, d)
+	}
+	if !p.frag {
+		sh.passed[d][v.Reason]++
+	}
+	sh.mu.Unlock()
+	return v, !p.frag
+}
+
+// onFlow judges a packet of a live flow, which moves on by it.
+func (f *Filter) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) Verdict {
+	v := Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
+	if fl.epoch != s.epoch || fl.expires != math.MaxInt64 {
+		if v = f.current(fl, s, now.UnixNano()); !v.Allow {
+			return v // Set or Tick will cut it
+		}
+	}
+	if p.proto == protoTCP {
+		if r := fl.segment(p, d); r != ByFlow {
+			return Verdict{Reason: r, Peer: fl.peer.id}
+		}
+	} else if fl.state == fresh && d != fl.opener() {
+		fl.state = replied
+	}
+	return v
+}
+
+// onNew judges a packet without a live flow, and makes one if a rule admits it. A dead flow in its place goes.
+func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *snapshot, now time.Time, d int) Verdict {
+	if r := opens(p); r != ByRule {
+		return s.owned(p, d, r)
+	}
+	v, owner, rule := s.admit(p.src, p.dst, p.proto, p.dport, d, now.UnixNano())
+	if !v.Allow {
+		return v
+	}
+	if old != nil {
+		f.release(old.peer)
+		sh.remove(old)
+	}
+	at := s.since(now)
+	dead := func(fl *flow) bool {
+		if at < fl.deadline {
+			return false
+		}
+		f.release(fl.peer)
+		return true
+	}
+	sh.sweep(2, dead)
+	if r := f.reserve(owner); r != ByRule {
+		sh.sweep(16, dead)
+		if r = f.reserve(owner); r != ByRule {
+			return Verdict{Reason: r, Peer: owner.id}
+		}
+	}
+	fl := sh.insert(t, h)
+	fl.inbound, fl.peer, fl.rule, fl.expires = d == theirs, owner, v.Rule, s.expires[rule]
+	fl.epoch, fl.revision, fl.opened, fl.last = s.epoch, s.conf.Revision, at, at
+	fl.bytes[d] = uint64(p.size)
+	if p.proto == protoTCP {
+		fl.open(p, d)
+	}
+	fl.deadline = at + fl.idle()
+	return v
+}
+
+// opens reports whether p may be the first packet of a flow (ByRule), or why not.
+func opens(p *packet) Reason {
+	switch p.proto {
+	case protoTCP:
+		if p.flags&(fin|syn|rst|ackFlag) != syn {
+			return TCPNoFlow
+		}
+	case protoSCTP: // INIT, with a verification tag of zero (RFC 9260 section 8.5.1)
+		if b := p.l4; b[4]|b[5]|b[6]|b[7] != 0 || b[12] != 1 {
+			return NoFlow
+		}
+	case protoICMP, protoICMPv6:
+		if p.icmp != icmpRequest {
+			return ICMPNoRequest
+		}
+	}
+	return ByRule
+}
+
+// reserve takes a place in the table for a flow of p. A peer has its quota, and the last quarter of the table is for
+// peers with few flows: whoever fills the table, others can still be reached. Nobody's flow is evicted for another.
+func (f *Filter) reserve(p *peer) Reason {
+	few := int64(max(f.opt.MaxFlows/1024, 1))
+	mine, all := int64(p.flows.Add(1)), f.flows.Add(1)
+	r := ByRule
+	switch most := int64(f.opt.MaxFlows); {
+	case mine > int64(f.opt.MaxFlowsPerPeer):
+		r = PeerFull
+	case all > most, all > most-most/4 && mine > few:
+		r = FlowsFull
+	}
+	if r != ByRule {
+		f.release(p)
+	}
+	return r
+}
+
+func (f *Filter) release(p *peer) {
+	p.flows.Add(-1)
+	f.flows.Add(-1)
+}
+
+// related judges an ICMP error: it must be about a packet of a live flow that went the other way, come from the peer
+// of that flow, go to who sent that packet, and be no longer than errors may be (RFC 1812, RFC 4443), since what it
+// quotes could be anything.
+func (f *Filter) related(p *packet, now time.Time, d int) Verdict {
+	s := f.snap.Load()
+	var q packet
+	switch {
+	case p.frag, !p.v6 && p.size > 576, p.v6 && p.size > 1280:
+		return s.owned(p, d, ICMPSize)
+	case p.v6 && p.l4[0] == 2 && p.l4[4]|p.l4[5] == 0 && int(p.l4[6])<<8|int(p.l4[7]) < 1280:
+		return s.owned(p, d, ICMPType) // an MTU that no IPv6 link has (RFC 8021)
+	case !q.quote(p.l4[8:], p.v6), q.src != p.dst:
+		return s.owned(p, d, ICMPNoFlow)
+	}
+	owner, r := s.parties(p.src, p.dst, d)
+	if r != ByRule {
+		return Verdict{Reason: r}
+	}
+	t := tupleOf(&q, 1-d)
+	h := t.hash(&f.seed)
+	sh := &f.shards[h>>(64-shardBits)]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s = f.snap.Load()
+	fl := sh.find(&t, h)
+	if fl == nil || s.since(now) >= fl.deadline || fl.peer.id != owner.id {
+		return Verdict{Reason: ICMPNoFlow, Peer: owner.id}
+	}
+	v := f.current(fl, s, now.UnixNano())
+	if v.Allow {
+		v.Reason = Related
+	}
+	return v
+}
 
 // Check says whether a new flow would be allowed, and changes nothing. If src is ours it is judged as Out would,
 // otherwise as In would.
 func (f *Filter) Check(src, dst netip.AddrPort, proto uint8, now time.Time) Verdict {
-	return Verdict{}
+	s := f.snap.Load()
+	if s.conf == nil {
+		return Verdict{Reason: NoPolicy}
+	}
+	from, to := addrOf(src.Addr().Unmap()), addrOf(dst.Addr().Unmap())
+	if from.is4() != to.is4() || proto == protoICMP && !from.is4() || proto == protoICMPv6 && from.is4() {
+		return Verdict{Reason: Malformed}
+	}
+	d := theirs
+	if s.locate(from).here != nobody {
+		d = ours
+	}
+	v, _, _ := s.admit(from, to, proto, dst.Port(), d, now.UnixNano())
+	return v
 }
-
-// Peer is the peer that addr belongs to: its own address or the longest of the prefixes approved for peers.
-func (f *Filter) Peer(addr netip.Addr) (acl.NodeID, bool) { return 0, false }
-
-// Explain says a verdict in one sentence with names: "denied: no rule lets web reach db on tcp/5432".
-func (f *Filter) Explain(v Verdict, src, dst netip.AddrPort, proto uint8) string { return v.String() }
-
-// Tuple reads the ends and the protocol of a packet, for Explain and for records. ICMP echo has its identifier as
-// both ports. It reports false if the packet is malformed.
-func Tuple(pkt []byte) (src, dst netip.AddrPort, proto uint8, ok bool) { return }
-
-// Reject builds the packet that answers a denied one so that its sender need not wait for a timeout: an RST for TCP,
-// ICMP "administratively prohibited" for the rest. It is written to buf, or to new memory if buf is too small (1,280
-// bytes always suffice). It is nil when the packet must not be answered (RFC 1122 section 3.2.2, RFC 4443 section
-// 2.4). Answer local senders only: answers to the tunnel tell a scanner what exists.
-func Reject(pkt, buf []byte) []byte { return nil }
-
-// Flow describes one live flow.
-type Flow struct {
-	Peer              acl.NodeID
-	Src, Dst          netip.AddrPort // Src opened it
-	Proto             uint8
-	Inbound           bool   // opened by the peer
-	State             string // "established"; for protocols without states "new" or "replied"
-	Rule              *acl.Rule
-	Revision          uint64 // that last judged it
-	Opened, Last      time.Time
-	BytesIn, BytesOut uint64
-}
-
-// Flows calls yield for each live flow until it returns false; `for fl := range f.Flows`.
-func (f *Filter) Flows(yield func(Flow) bool) {}
-
-// Stats are counters since New, and gauges of now.
-type Stats struct {
-	In, Out   [reasonCount]uint64 // packets by Reason
-	Flows     int
-	Fragments int // datagrams in pieces
-	Revision  uint64
-}
-
-// Stats returns the counters. Range over [Reasons] to read them.
-func (f *Filter) Stats() Stats { return Stats{} }
-
-// Reasons are all reasons, in order.
-func Reasons() []Reason { return nil }

@@ -1,0 +1,148 @@
+package filter
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// bigMesh has n peers, and rules in which each names a group of peers and a port of V.
+func bigMesh(peers, rules int) *Config {
+	c := &Config{Self: node(1_000_000, "v", []string{v4, v6}, "10.9.0.0/16"), Revision: 1, View: acl.View{Sets: map[string]acl.Set{
+		"v": {Nodes: []acl.NodeID{1_000_000}}, "*": {Any: true}}}}
+	for i := range peers {
+		x := i + 0x10000
+		c.Peers = append(c.Peers, acl.Node{ID: acl.NodeID(i + 1), Name: fmt.Sprintf("n%d", i), Addrs: []netip.Addr{
+			netip.AddrFrom4([4]byte{100, 64 + byte(x>>16), byte(x >> 8), byte(x)}),
+			netip.MustParseAddr(fmt.Sprintf("fd68:6564:6765::1:%x", i))}})
+	}
+	for i := range rules {
+		name := fmt.Sprintf("group:%d", i)
+		var s acl.Set
+		for j := i % 97; j < peers; j += 97 {
+			s.Nodes = append(s.Nodes, acl.NodeID(j+1))
+		}
+		c.View.Sets[name] = s
+		c.View.Rules = append(c.View.Rules, rule(1, acl.Accept, name, "v", ports(uint16(1+i*5%60000)), protoTCP))
+	}
+	c.View.Rules = append(c.View.Rules, rule(2, acl.Accept, "*", "v", ports(443, 53)))
+	return c
+}
+
+func BenchmarkEstablished(b *testing.B) {
+	for _, rules := range []int{10, 1000, 10000} {
+		for _, proto := range []string{"udp", "tcp"} {
+			b.Run(fmt.Sprintf("%s/rules=%d", proto, rules), func(b *testing.B) {
+				f := New(Options{})
+				c := bigMesh(10000, rules)
+				f.Set(c, t0)
+				src := c.Peers[77].Addrs[0].String()
+				pkt := ip(src, v4, udp(5000, 53, 1200))
+				if proto == "tcp" {
+					in(b, f, ip(src, v4, tcpSeg(5000, 443, syn, 999, 0, "")), ByRule)
+					out(b, f, ip(v4, src, tcpSeg(443, 5000, syn|ackFlag, 4999, 1000, "")), ByFlow)
+					in(b, f, ip(src, v4, tcpSeg(5000, 443, ackFlag, 1000, 5000, "")), ByFlow)
+					pkt = ip(src, v4, tcpSeg(5000, 443, ackFlag, 1000, 5000, string(make([]byte, 1200))))
+				} else {
+					in(b, f, pkt, ByRule)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					if !f.In(pkt, t0).Allow {
+						b.Fatal("denied")
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkNewFlow(b *testing.B) {
+	for _, rules := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
+			f := New(Options{MaxFlows: 1 << 17, MaxFlowsPerPeer: 1 << 17})
+			c := bigMesh(10000, rules)
+			f.Set(c, t0)
+			pkt := ip(c.Peers[77].Addrs[0].String(), v4, udp(5000, 53, 100))
+			now, n := t0, 0
+			b.ReportAllocs()
+			for b.Loop() {
+				n++
+				pkt[20], pkt[21] = byte(n>>8), byte(n)
+				if n&0xffff == 0 { // the old ones have idled out and are swept as new ones come
+					now = now.Add(time.Minute)
+				}
+				if v := f.In(pkt, now); v.Reason != ByRule {
+					b.Fatal(v)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkNewFlowManyPeers(b *testing.B) {
+	f := New(Options{MaxFlows: 1 << 17, MaxFlowsPerPeer: 1 << 17})
+	c := bigMesh(10000, 10000)
+	f.Set(c, t0)
+	var pkts [][]byte
+	for i := range c.Peers {
+		pkts = append(pkts, ip(c.Peers[i*7919%10000].Addrs[0].String(), v4, udp(5000, 53, 100)))
+	}
+	now, n := t0, 0
+	b.ReportAllocs()
+	for b.Loop() {
+		pkt := pkts[n%10000]
+		n++
+		if n%10000 == 0 {
+			now = now.Add(time.Minute)
+		}
+		if v := f.In(pkt, now); v.Reason != ByRule {
+			b.Fatal(v)
+		}
+	}
+}
+
+func BenchmarkDenied(b *testing.B) {
+	f := New(Options{})
+	c := bigMesh(10000, 10000)
+	f.Set(c, t0)
+	pkt := ip(c.Peers[77].Addrs[0].String(), v4, tcp(5000, 9999, syn))
+	b.ReportAllocs()
+	for b.Loop() {
+		if f.In(pkt, t0).Allow {
+			b.Fatal("allowed")
+		}
+	}
+}
+
+func BenchmarkSet(b *testing.B) {
+	for _, rules := range []int{10, 10000} {
+		b.Run(fmt.Sprintf("peers=10000/rules=%d", rules), func(b *testing.B) {
+			f := New(Options{})
+			c := bigMesh(10000, rules)
+			b.ReportAllocs()
+			for b.Loop() {
+				f.Set(c, t0)
+			}
+		})
+	}
+}
+
+func BenchmarkParallel(b *testing.B) {
+	f := New(Options{})
+	c := bigMesh(10000, 1000)
+	f.Set(c, t0)
+	src := c.Peers[77].Addrs[0].String()
+	to, back := ip(src, v4, udp(5000, 53, 1200)), ip(v4, src, udp(53, 5000, 1200))
+	in(b, f, to, ByRule)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			f.In(to, t0)
+			f.Out(back, t0)
+		}
+	})
+}

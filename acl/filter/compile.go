@@ -1,0 +1,383 @@
+package filter
+
+import (
+	"encoding/binary"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaissmai/bart"
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// snapshot is a compiled Config. Nothing in it changes, except that programs are filled in as they are needed.
+//
+//	address ─┬─ exact: a node's own ──┐
+//	         └─ routes: longest prefix ┴─ place{owner, class as source, class as destination}
+//
+//	(class of source, class of destination) ─ program ─ protocol ─ interval of ports ─ cell{accept, deny}
+type snapshot struct {
+	conf     *Config   // nil denies everything
+	base     time.Time // where the clock of flows begins
+	epoch    uint64    // of the Set that made it; flows remember it
+	rules    []acl.Rule
+	expires  []int64 // by rule, Unix ns
+	peers    []*peer // by place.owner
+	names    map[acl.NodeID]string
+	exact    exactTable
+	routes   bart.Table[place]
+	classes  [][]int32     // class → sorted sets
+	srcRules [][]int32     // set → rules that name it as a source
+	dstRules [][]targetRef // set → targets that name it
+	programs programCache
+}
+
+type targetRef struct{ rule, target int32 }
+
+// peer is what outlives a snapshot: how many flows a peer has.
+type peer struct {
+	id    acl.NodeID
+	flows atomic.Int32
+	frags int32 // under the lock of fragments
+}
+
+// How an address belongs to its owner.
+type kind uint8
+
+const (
+	nobody kind = iota
+	own         // one of its addresses
+	route       // in a prefix it carries
+	exit        // only in a /0 it carries
+)
+
+// noOwner stands in place.owner for no peer.
+const noOwner = -1
+
+// place is all that rules can know of an address: to whom it belongs by the longest prefix, and its classes. If a
+// peer and this node carry the same prefix (two exits, two routers of one network) it may belong to either.
+type place struct {
+	owner      int32 // index in peers
+	kind       kind  // of the peer's claim
+	here       kind  // of this node's claim
+	src, dst   int32 // classes, as the peer's
+	hsrc, hdst int32 // classes, as ours
+}
+
+// internet is the set that alone, with Any, reaches through an exit route: a rule for 10.0.0.0/8 means the router of
+// that network and not whoever is an exit.
+const internet = "autogroup:internet"
+
+// compiler holds what is needed only while compiling.
+type compiler struct {
+	*snapshot
+	setIDs   map[string]int32
+	anySets  []int32
+	webSets  []int32 // named internet
+	nodeSets map[acl.NodeID][]int32
+	covers   bart.Table[cover]
+	classIDs map[string]int32
+	key      []byte
+}
+
+// cover is what a prefix inherits from the prefixes around it.
+type cover struct {
+	sets  []int32
+	owner int32
+	kind  kind
+	here  kind
+}
+
+func compile(c *Config, epoch uint64, peerOf func(acl.NodeID) *peer) *snapshot {
+	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, names: make(map[acl.NodeID]string, len(c.Peers)+1)}
+	k := &compiler{snapshot: s, setIDs: make(map[string]int32), nodeSets: make(map[acl.NodeID][]int32, len(c.Peers)+1),
+		classIDs: make(map[string]int32)}
+	k.names[c.Self.ID] = c.Self.Name
+	for i := range c.Peers {
+		k.names[c.Peers[i].ID] = c.Peers[i].Name
+		k.peers = append(k.peers, peerOf(c.Peers[i].ID))
+	}
+	k.indexRules()
+	k.indexSets()
+	k.indexPrefixes()
+	k.indexAddrs()
+	k.programs.init(len(k.classes))
+	return s
+}
+
+func (k *compiler) setID(name string) int32 {
+	id, ok := k.setIDs[name]
+	if !ok {
+		id = int32(len(k.setIDs))
+		k.setIDs[name] = id
+		k.srcRules = append(k.srcRules, nil)
+		k.dstRules = append(k.dstRules, nil)
+	}
+	return id
+}
+
+func (k *compiler) indexRules() {
+	k.expires = make([]int64, len(k.rules))
+	for i := range k.rules {
+		r := &k.rules[i]
+		k.expires[i] = unixNano(r.Expires)
+		if r.Action != acl.Accept && r.Action != acl.Deny {
+			continue
+		}
+		for _, name := range r.Src {
+			id := k.setID(name)
+			k.srcRules[id] = append(k.srcRules[id], int32(i))
+		}
+		for j := range r.Dst {
+			id := k.setID(r.Dst[j].Set)
+			k.dstRules[id] = append(k.dstRules[id], targetRef{int32(i), int32(j)})
+		}
+	}
+}
+
+// unixNano is t in Unix ns: the zero time is never, and so is what does not fit.
+func unixNano(t time.Time) int64 {
+	switch {
+	case t.IsZero() || t.Year() > 2261:
+		return math.MaxInt64
+	case t.Year() < 1678:
+		return math.MinInt64
+	}
+	return t.UnixNano()
+}
+
+// indexSets finds the members of the sets that rules name.
+func (k *compiler) indexSets() {
+	prefixes := make(map[netip.Prefix][]int32)
+	names := make([]string, len(k.setIDs))
+	for name, id := range k.setIDs {
+		names[id] = name
+	}
+	for i, name := range names {
+		id, set := int32(i), k.conf.View.Sets[name]
+		if set.Any {
+			k.anySets = append(k.anySets, id)
+		}
+		if strings.HasPrefix(name, internet) {
+			k.webSets = append(k.webSets, id)
+		}
+		for _, n := range set.Nodes {
+			if l := k.nodeSets[n]; len(l) == 0 || l[len(l)-1] != id {
+				k.nodeSets[n] = append(l, id)
+			}
+		}
+		for _, p := range set.Prefixes {
+			if p = clean(p); p.IsValid() {
+				prefixes[p] = append(prefixes[p], id)
+			}
+		}
+	}
+	owners := make(map[netip.Prefix]cover)
+	claim := func(n *acl.Node, enter func(c *cover, k kind)) {
+		for _, p := range n.Routes {
+			if p = clean(p); !p.IsValid() {
+				continue
+			}
+			c, claimed := owners[p]
+			if !claimed {
+				c.owner = noOwner
+			}
+			enter(&c, kindOfRoute(p))
+			owners[p] = c
+			if _, named := prefixes[p]; !named {
+				prefixes[p] = nil
+			}
+		}
+	}
+	for i := range k.conf.Peers {
+		claim(&k.conf.Peers[i], func(c *cover, k kind) {
+			if c.owner == noOwner {
+				c.owner, c.kind = int32(i), k
+			}
+		})
+	}
+	claim(&k.conf.Self, func(c *cover, k kind) { c.here = k })
+	k.inherit(prefixes, owners)
+}
+
+func kindOfRoute(p netip.Prefix) kind {
+	if p.Bits() == 0 {
+		return exit
+	}
+	return route
+}
+
+// clean is p masked, with IPv4 in its own family.
+func clean(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() {
+		if p.Bits() < 96 {
+			return netip.Prefix{}
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}
+
+// inherit gives every prefix the sets and the owner of those around it, widest first.
+func (k *compiler) inherit(prefixes map[netip.Prefix][]int32, owners map[netip.Prefix]cover) {
+	all := make([]netip.Prefix, 0, len(prefixes))
+	for p := range prefixes {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		if a.Bits() != b.Bits() {
+			return a.Bits() - b.Bits()
+		}
+		return a.Addr().Compare(b.Addr())
+	})
+	for _, p := range all {
+		around, ok := k.covers.LookupPrefix(p)
+		if !ok {
+			around.owner = noOwner
+		}
+		c := around
+		if o, ok := owners[p]; ok {
+			c = o
+		}
+		c.sets = union(around.sets, prefixes[p])
+		k.covers.Insert(p, c)
+	}
+}
+
+// union merges two lists into a sorted one; it may return a.
+func union(a, b []int32) []int32 {
+	if len(b) == 0 {
+		return a
+	}
+	u := append(slices.Clone(a), b...)
+	slices.Sort(u)
+	return slices.Compact(u)
+}
+
+// indexPrefixes turns covers into places.
+func (k *compiler) indexPrefixes() {
+	for p, c := range k.covers.All() {
+		at := place{owner: c.owner, kind: c.kind, here: c.here}
+		at.src, at.dst = k.classesOf(c.sets, c.kind)
+		at.hsrc, at.hdst = k.classesOf(c.sets, c.here)
+		k.routes.Insert(p, at)
+	}
+}
+
+// classesOf are the classes, as a source and as a destination, of an address in a prefix. What is only behind an exit
+// is no source of "*" (the replies to it are flows), and a destination of "*" and the internet alone.
+func (k *compiler) classesOf(sets []int32, how kind) (src, dst int32) {
+	switch how {
+	case route:
+		id := k.class(union(sets, k.anySets))
+		return id, id
+	case exit:
+		web := slices.DeleteFunc(slices.Clone(sets), func(id int32) bool { return !slices.Contains(k.webSets, id) })
+		return k.class(sets), k.class(union(web, k.anySets))
+	}
+	return k.class(nil), k.class(nil)
+}
+
+// indexAddrs gives the nodes' own addresses their places; they win over any prefix.
+func (k *compiler) indexAddrs() {
+	n := len(k.conf.Self.Addrs)
+	for i := range k.conf.Peers {
+		n += len(k.conf.Peers[i].Addrs)
+	}
+	k.exact.init(n)
+	add := func(n *acl.Node, at place) {
+		named := union(k.nodeSets[n.ID], k.anySets)
+		for _, a := range n.Addrs {
+			a = a.Unmap()
+			if addrOf(a).martian() {
+				continue
+			}
+			sets := named
+			if c, ok := k.covers.Lookup(a); ok {
+				sets = union(sets, c.sets)
+			}
+			id := k.class(sets)
+			at.src, at.dst, at.hsrc, at.hdst = id, id, id, id
+			k.exact.add(addrOf(a), at)
+		}
+	}
+	add(&k.conf.Self, place{owner: noOwner, here: own})
+	for i := range k.conf.Peers {
+		add(&k.conf.Peers[i], place{owner: int32(i), kind: own})
+	}
+}
+
+// class is the number of a sorted list of sets.
+func (k *compiler) class(sets []int32) int32 {
+	k.key = k.key[:0]
+	for _, id := range sets {
+		k.key = binary.LittleEndian.AppendUint32(k.key, uint32(id))
+	}
+	id, ok := k.classIDs[string(k.key)]
+	if !ok {
+		id = int32(len(k.classes))
+		k.classIDs[string(k.key)] = id
+		k.classes = append(k.classes, sets)
+	}
+	return id
+}
+
+// locate finds the place of a.
+func (s *snapshot) locate(a addr) place {
+	if at, ok := s.exact.get(a); ok {
+		return at
+	}
+	if !a.martian() {
+		if at, ok := s.routes.Lookup(a.netip()); ok {
+			return at
+		}
+	}
+	return place{owner: noOwner}
+}
+
+// exactTable maps whole addresses to places, by open addressing at no more than half full. Only a coordinator
+// chooses its keys.
+type exactTable struct {
+	keys []addr
+	vals []place
+	used []bool
+	mask uint64
+}
+
+func (t *exactTable) init(n int) {
+	size := 8
+	for size < 2*n {
+		size *= 2
+	}
+	t.keys, t.vals, t.used, t.mask = make([]addr, size), make([]place, size), make([]bool, size), uint64(size-1)
+}
+
+func (a addr) slot() uint64 {
+	h := (a.lo ^ a.hi*0x9e3779b97f4a7c15) * 0xd6e8feb86659fd93
+	return h ^ h>>32
+}
+
+// add keeps the first of two places for an address.
+func (t *exactTable) add(a addr, at place) {
+	for i := a.slot() & t.mask; ; i = (i + 1) & t.mask {
+		if !t.used[i] {
+			t.keys[i], t.vals[i], t.used[i] = a, at, true
+			return
+		}
+		if t.keys[i] == a {
+			return
+		}
+	}
+}
+
+func (t *exactTable) get(a addr) (place, bool) {
+	for i := a.slot() & t.mask; t.used[i]; i = (i + 1) & t.mask {
+		if t.keys[i] == a {
+			return t.vals[i], true
+		}
+	}
+	return place{}, false
+}

@@ -1,0 +1,212 @@
+package filter
+
+import (
+	"math/bits"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// The two sides of a flow, and the two directions a packet goes, named by who sends it.
+const (
+	ours   = 0 // Out
+	theirs = 1 // In
+)
+
+// tuple names a flow, the same from both directions. It holds no peer: within one snapshot an address belongs to one
+// peer only, and across snapshots a flow whose peer is no longer the owner of remote is not found alive (see
+// [Filter.current]). ICMP echo has its identifier as the opener's port and zero as the other.
+type tuple struct {
+	local, remote addr
+	lport, rport  uint16
+	proto         uint8
+}
+
+// flow is what a rule admitted. All of it is under its shard's lock.
+type flow struct {
+	next *flow
+	hash uint64
+	tuple
+	inbound   bool // opened by the peer
+	state     state
+	loose     bool
+	peer      *peer
+	rule      *acl.Rule
+	expires   int64  // of rule, Unix ns
+	epoch     uint64 // of the snapshot that judged it last
+	revision  uint64 // and its revision
+	opened    int64  // ns since snapshot.base, as are
+	last      int64
+	deadline  int64
+	bytes     [2]uint64
+	challenge uint32
+	side      [2]tcpSide
+}
+
+func (f *flow) opener() int {
+	if f.inbound {
+		return theirs
+	}
+	return ours
+}
+
+// ends are the flow's source and destination as its opener sees them.
+func (f *flow) ends() (src, dst addr, sport, dport uint16) {
+	if f.inbound {
+		return f.remote, f.local, f.rport, f.lport
+	}
+	return f.local, f.remote, f.lport, f.rport
+}
+
+func (f *flow) addrPorts() (src, dst netip.AddrPort) {
+	s, d, sp, dp := f.ends()
+	if f.proto == protoICMP || f.proto == protoICMPv6 {
+		dp = sp
+	}
+	return netip.AddrPortFrom(s.netip(), sp), netip.AddrPortFrom(d.netip(), dp)
+}
+
+// idle is how long a flow lives without a packet.
+func (f *flow) idle() int64 {
+	switch {
+	case f.proto == protoICMP || f.proto == protoICMPv6:
+		return int64(30 * time.Second)
+	case f.proto == protoSCTP && f.state == replied:
+		return int64(2 * time.Hour)
+	}
+	return idleTimes[f.state]
+}
+
+// RFC 4787 section 4.3, RFC 5382 section 5: at least 2 minutes and 2 hours 4 minutes. A half-closed connection may
+// still carry a long download.
+var idleTimes = [stateCount]int64{
+	fresh:       int64(30 * time.Second),
+	replied:     int64(3 * time.Minute),
+	synSent:     int64(2 * time.Minute),
+	synReceived: int64(1 * time.Minute),
+	established: int64(24 * time.Hour),
+	closing:     int64(1 * time.Hour),
+	timeWait:    int64(1 * time.Minute),
+	closed_:     int64(10 * time.Second),
+}
+
+// tupleOf is p's flow when it goes in direction d.
+func tupleOf(p *packet, d int) tuple {
+	t := tuple{local: p.src, remote: p.dst, lport: p.sport, rport: p.dport, proto: p.proto}
+	if d == theirs {
+		t.local, t.remote, t.lport, t.rport = p.dst, p.src, p.dport, p.sport
+	}
+	if p.icmp != icmpOther && (p.proto == protoICMP || p.proto == protoICMPv6) {
+		if (p.icmp == icmpRequest) == (d == ours) {
+			t.rport = 0
+		} else {
+			t.lport = 0
+		}
+	}
+	return t
+}
+
+const shardBits = 6
+
+// shard is a part of the flow table: a hash table with chains, whose flows come from chunks and return to a list.
+type shard struct {
+	mu      sync.Mutex
+	buckets []*flow // a power of two
+	free    *flow
+	n       int
+	hand    int                    // where the next partial sweep goes on
+	passed  [2][reasonCount]uint64 // counters of the packets that found the lock held anyway
+	_       [64]byte
+}
+
+// seed keeps others from choosing tuples that fall into one chain.
+type seed [4]uint64
+
+func (t *tuple) hash(k *seed) uint64 {
+	ports := uint64(t.lport)<<32 | uint64(t.rport)<<16 | uint64(t.proto)
+	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
+	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], ports^k[3])
+	a, b = bits.Mul64(a^b^k[3], c^d^k[0])
+	return a ^ b
+}
+
+func (s *shard) find(t *tuple, hash uint64) *flow {
+	if len(s.buckets) == 0 {
+		return nil
+	}
+	for f := s.buckets[hash&uint64(len(s.buckets)-1)]; f != nil; f = f.next {
+		if f.hash == hash && f.tuple == *t {
+			return f
+		}
+	}
+	return nil
+}
+
+// insert returns a new flow, empty but for its tuple.
+func (s *shard) insert(t *tuple, hash uint64) *flow {
+	if s.n >= len(s.buckets) {
+		s.grow()
+	}
+	if s.free == nil {
+		chunk := make([]flow, 32)
+		for i := range chunk[1:] {
+			chunk[i].next = &chunk[i+1]
+		}
+		s.free = &chunk[0]
+	}
+	f := s.free
+	s.free = f.next
+	at := &s.buckets[hash&uint64(len(s.buckets)-1)]
+	*f = flow{next: *at, hash: hash, tuple: *t}
+	*at = f
+	s.n++
+	return f
+}
+
+func (s *shard) grow() {
+	old := s.buckets
+	s.buckets = make([]*flow, max(16, 2*len(old)))
+	for _, f := range old {
+		for f != nil {
+			next := f.next
+			at := &s.buckets[f.hash&uint64(len(s.buckets)-1)]
+			f.next, *at = *at, f
+			f = next
+		}
+	}
+}
+
+// sweep goes through n buckets from the hand on and takes out each flow for which gone says so.
+func (s *shard) sweep(n int, gone func(*flow) bool) {
+	if n = min(n, len(s.buckets)); n == 0 {
+		return
+	}
+	for range n {
+		s.hand = (s.hand + 1) & (len(s.buckets) - 1)
+		for at := &s.buckets[s.hand]; *at != nil; {
+			if f := *at; gone(f) {
+				s.unlink(at)
+			} else {
+				at = &f.next
+			}
+		}
+	}
+}
+
+func (s *shard) unlink(at **flow) {
+	f := *at
+	*at = f.next
+	*f = flow{next: s.free}
+	s.free = f
+	s.n--
+}
+
+func (s *shard) remove(f *flow) {
+	at := &s.buckets[f.hash&uint64(len(s.buckets)-1)]
+	for *at != f {
+		at = &(*at).next
+	}
+	s.unlink(at)
+}

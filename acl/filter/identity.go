@@ -1,0 +1,89 @@
+package filter
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// since is now on the filter's own clock: ns since its first Set, by the monotonic clock if now has one.
+func (s *snapshot) since(now time.Time) int64 { return int64(now.Sub(s.base)) }
+
+// parties finds the peer at the other end of a packet in direction d, and checks that either address belongs to who
+// uses it. The reason is ByRule when they do.
+func (s *snapshot) parties(src, dst addr, d int) (*peer, Reason) {
+	owner, _, _, r := s.classify(src, dst, d)
+	return owner, r
+}
+
+// classify does the same and finds the classes of both.
+func (s *snapshot) classify(src, dst addr, d int) (owner *peer, srcClass, dstClass int32, r Reason) {
+	from, to := s.locate(src), s.locate(dst)
+	if d == theirs {
+		switch {
+		case from.owner == noOwner:
+			return nil, 0, 0, SrcNotOwned
+		case to.here == nobody:
+			return s.peers[from.owner], 0, 0, DstNotOwned
+		}
+		return s.peers[from.owner], from.src, to.hdst, ByRule
+	}
+	switch {
+	case from.here == nobody:
+		return nil, 0, 0, SrcNotOwned
+	case to.owner == noOwner:
+		return nil, 0, 0, DstNotOwned
+	}
+	return s.peers[to.owner], from.hsrc, to.dst, ByRule
+}
+
+// admit judges a new flow by identity and rules.
+func (s *snapshot) admit(src, dst addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int32) {
+	if s.conf == nil {
+		return Verdict{Reason: NoPolicy}, nil, noRule
+	}
+	owner, from, to, r := s.classify(src, dst, d)
+	v := Verdict{Reason: r}
+	if owner != nil {
+		v.Peer = owner.id
+	}
+	if r != ByRule {
+		return v, owner, noRule
+	}
+	reason, rule := s.rule(from, to, proto, port, wall)
+	v.Reason, v.Allow = reason, reason == ByRule
+	if rule != noRule {
+		v.Rule = &s.rules[rule]
+	}
+	return v, owner, rule
+}
+
+// owned is a denial: for reason r, or because an address is not its user's, which counts first.
+func (s *snapshot) owned(p *packet, d int, r Reason) Verdict {
+	if s.conf == nil {
+		return Verdict{Reason: NoPolicy}
+	}
+	owner, how := s.parties(p.src, p.dst, d)
+	v := Verdict{Reason: r}
+	if how != ByRule {
+		v.Reason = how
+	}
+	if owner != nil {
+		v.Peer = owner.id
+	}
+	return v
+}
+
+// Peer is the peer that addr belongs to: its own address or the longest of the prefixes approved for peers.
+func (f *Filter) Peer(addr netip.Addr) (acl.NodeID, bool) {
+	s := f.snap.Load()
+	if s.conf == nil || !addr.IsValid() {
+		return 0, false
+	}
+	at := s.locate(addrOf(addr.Unmap()))
+	if at.owner == noOwner {
+		return 0, false
+	}
+	return s.peers[at.owner].id, true
+}

@@ -1,0 +1,276 @@
+package filter
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// program is what addresses of one class may send to addresses of another. It is compiled when the first packet
+// between the two asks for it.
+type program struct {
+	src, dst       int32
+	tcp, udp, sctp portTable
+	icmp           [2]cell // echo: ICMP, ICMPv6
+	other          []otherCell
+}
+
+// cell is the answer for one kind of packet: of the accepts and of the denies that match, the one that is in force
+// longest. Rules only ever end, so it stands for all of them.
+type cell struct{ accept, deny int32 }
+
+const noRule = -1
+
+var closed = cell{noRule, noRule}
+
+// portTable splits the 65,536 ports into intervals: cells[i] is for first[i] up to first[i+1].
+type portTable struct {
+	first []uint16
+	cells []cell
+}
+
+type otherCell struct {
+	proto uint8
+	cell
+}
+
+func (t *portTable) at(port uint16) cell {
+	lo, hi := 0, len(t.first) // first[lo] <= port
+	for hi-lo > 1 {
+		if m := (lo + hi) / 2; t.first[m] <= port {
+			lo = m
+		} else {
+			hi = m
+		}
+	}
+	if lo == len(t.cells) {
+		return closed
+	}
+	return t.cells[lo]
+}
+
+// at finds the cell of a protocol and a destination port.
+func (g *program) at(proto uint8, port uint16) cell {
+	switch proto {
+	case protoTCP:
+		return g.tcp.at(port)
+	case protoUDP:
+		return g.udp.at(port)
+	case protoSCTP:
+		return g.sctp.at(port)
+	case protoICMP:
+		return g.icmp[0]
+	case protoICMPv6:
+		return g.icmp[1]
+	}
+	for i := range g.other {
+		if g.other[i].proto == proto {
+			return g.other[i].cell
+		}
+	}
+	return closed
+}
+
+// hasProto reports whether r is about proto; without a list it is about TCP, UDP and both ICMPs.
+func hasProto(r *acl.Rule, proto uint8) bool {
+	if len(r.Protos) == 0 {
+		return proto == protoTCP || proto == protoUDP || proto == protoICMP || proto == protoICMPv6
+	}
+	return slices.Contains(r.Protos, proto)
+}
+
+// match is a rule of a program with the ports of one of its targets.
+type match struct {
+	rule  int32
+	ports []acl.PortRange
+}
+
+// build compiles the program from src to dst.
+func (s *snapshot) build(src, dst int32) *program {
+	from := make([]uint64, (len(s.rules)+63)/64)
+	for _, set := range s.classes[src] {
+		for _, r := range s.srcRules[set] {
+			from[r>>6] |= 1 << (r & 63)
+		}
+	}
+	var found []match
+	for _, set := range s.classes[dst] {
+		for _, t := range s.dstRules[set] {
+			if from[t.rule>>6]&(1<<(t.rule&63)) != 0 {
+				found = append(found, match{t.rule, s.rules[t.rule].Dst[t.target].Ports})
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b match) int { return int(a.rule) - int(b.rule) })
+	g := &program{src: src, dst: dst, icmp: [2]cell{closed, closed}}
+	g.tcp, g.udp, g.sctp = s.ports(found, protoTCP), s.ports(found, protoUDP), s.ports(found, protoSCTP)
+	for _, m := range found {
+		s.buildPortless(g, m)
+	}
+	return g
+}
+
+// buildPortless enters m for the protocols that have no ports. Those are matched by AllPorts only, except that any
+// accept between two nodes lets them ping.
+func (s *snapshot) buildPortless(g *program, m match) {
+	r := &s.rules[m.rule]
+	all := slices.Contains(m.ports, acl.AllPorts)
+	for i, proto := range [...]uint8{protoICMP, protoICMPv6} {
+		if r.Action == acl.Accept && len(m.ports) > 0 || all && hasProto(r, proto) {
+			s.improve(&g.icmp[i], m.rule)
+		}
+	}
+	if !all {
+		return
+	}
+	for _, proto := range r.Protos {
+		switch proto {
+		case protoTCP, protoUDP, protoSCTP, protoICMP, protoICMPv6:
+			continue
+		}
+		i := slices.IndexFunc(g.other, func(o otherCell) bool { return o.proto == proto })
+		if i < 0 {
+			i = len(g.other)
+			g.other = append(g.other, otherCell{proto, closed})
+		}
+		s.improve(&g.other[i].cell, m.rule)
+	}
+}
+
+// improve enters a rule in a cell if it is in force longer than the one there.
+func (s *snapshot) improve(c *cell, rule int32) {
+	at := &c.accept
+	if s.rules[rule].Action == acl.Deny {
+		at = &c.deny
+	}
+	if *at == noRule || s.expires[rule] > s.expires[*at] {
+		*at = rule
+	}
+}
+
+// edge is where a range begins or has ended.
+type edge struct {
+	port int32
+	rule int32
+	end  bool
+}
+
+// ports lays the ranges for one protocol side by side. The rules that cover a port are kept in order of preference,
+// so each interval takes its first of either kind.
+func (s *snapshot) ports(found []match, proto uint8) portTable {
+	var edges []edge
+	for _, m := range found {
+		if !hasProto(&s.rules[m.rule], proto) {
+			continue
+		}
+		for _, pr := range m.ports {
+			if pr.First <= pr.Last {
+				edges = append(edges, edge{int32(pr.First), m.rule, false}, edge{int32(pr.Last) + 1, m.rule, true})
+			}
+		}
+	}
+	slices.SortStableFunc(edges, func(a, b edge) int { return int(a.port) - int(b.port) })
+	var accepts, denies active
+	t := portTable{first: []uint16{0}, cells: []cell{closed}}
+	for i := 0; i < len(edges); {
+		port := edges[i].port
+		for ; i < len(edges) && edges[i].port == port; i++ {
+			e := edges[i]
+			set := &accepts
+			if s.rules[e.rule].Action == acl.Deny {
+				set = &denies
+			}
+			set.change(s, e)
+		}
+		c := cell{accepts.best(), denies.best()}
+		switch last := len(t.cells) - 1; {
+		case port > 65535 || t.cells[last] == c:
+		case port == 0:
+			t.cells[0] = c
+		default:
+			t.first, t.cells = append(t.first, uint16(port)), append(t.cells, c)
+		}
+	}
+	return t
+}
+
+// active is a list of rules in force at a port, best first; a rule stands in it once for each of its ranges.
+type active []int32
+
+func (a active) best() int32 {
+	if len(a) == 0 {
+		return noRule
+	}
+	return a[0]
+}
+
+func (a *active) change(s *snapshot, e edge) {
+	i, found := slices.BinarySearchFunc(*a, e.rule, func(x, y int32) int {
+		switch {
+		case s.expires[x] > s.expires[y]:
+			return -1
+		case s.expires[x] < s.expires[y]:
+			return 1
+		}
+		return int(x) - int(y)
+	})
+	if !e.end {
+		*a = slices.Insert(*a, i, e.rule)
+	} else if found {
+		*a = slices.Delete(*a, i, i+1)
+	}
+}
+
+// programCache holds the programs compiled so far: a pair's is in one of the ways slots from its hash on. When they
+// are all taken by others the first is replaced, so its memory is bounded whatever is asked.
+type programCache struct {
+	slots []atomic.Pointer[program]
+	mask  uint64
+}
+
+const ways = 8
+
+func (pc *programCache) init(classes int) {
+	size := 1 << 10
+	for size < 8*classes && size < 1<<18 {
+		size *= 2
+	}
+	pc.slots, pc.mask = make([]atomic.Pointer[program], size), uint64(size-1)
+}
+
+func (s *snapshot) program(src, dst int32) *program {
+	pc := &s.programs
+	h := (uint64(uint32(src))<<32 | uint64(uint32(dst))) * 0x9e3779b97f4a7c15
+	h ^= h >> 32
+	for i := range uint64(ways) {
+		slot := &pc.slots[(h+i)&pc.mask]
+		g := slot.Load()
+		if g == nil {
+			g = s.build(src, dst)
+			slot.CompareAndSwap(nil, g)
+			return g
+		}
+		if g.src == src && g.dst == dst {
+			return g
+		}
+	}
+	g := s.build(src, dst)
+	pc.slots[h&pc.mask].Store(g)
+	return g
+}
+
+// rule judges one kind of packet by the rules alone, at wall (Unix ns).
+func (s *snapshot) rule(src, dst int32, proto uint8, port uint16, wall int64) (Reason, int32) {
+	c := s.program(src, dst).at(proto, port)
+	if c.deny != noRule && wall < s.expires[c.deny] {
+		return DenyRule, c.deny
+	}
+	if c.accept == noRule {
+		return NoRule, noRule
+	}
+	if wall >= s.expires[c.accept] {
+		return RuleExpired, c.accept
+	}
+	return ByRule, c.accept
+}
