@@ -44,7 +44,7 @@ type control struct {
 
 	mu     sync.Mutex
 	status Control
-	dial   *wire.Conn // the session's, for Logout
+	dial   *wire.Conn // the session's; nil without one
 	last   error      // why there is no session
 	wrong  string     // what else is the matter
 }
@@ -65,7 +65,7 @@ func (c *control) run(ctx context.Context) {
 	defer wg.Wait()
 	wait := backoffMin
 	for ctx.Err() == nil {
-		heard, err := c.session(ctx)
+		heard, err := c.connect(ctx)
 		if ctx.Err() != nil {
 			break
 		}
@@ -134,8 +134,8 @@ func (c *control) refused(r *wire.Refused) int {
 	return later
 }
 
-// session is one connection. It reports whether the coordinator said anything, and why it ended.
-func (c *control) session(ctx context.Context) (heard bool, err error) {
+// connect is one connection, from its dialling to its end. It reports whether the coordinator said anything, and why it ended.
+func (c *control) connect(ctx context.Context) (heard bool, err error) {
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	conn, err := wire.Dial(dctx, wire.DialConfig{URLs: c.id.urls, Pin: c.id.pin, Machine: c.id.machine})
 	cancel()
@@ -337,8 +337,9 @@ func (c *control) found(conn *wire.Conn) {
 
 func (c *control) drop() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.dial = nil
+	c.mu.Unlock()
+	c.changed()
 }
 
 func (c *control) lost(err error) {
@@ -381,15 +382,11 @@ func (c *control) now() (Control, string) {
 	return s, c.wrong
 }
 
-// logout tells the coordinator that this node leaves; it fails if there is no session.
-func (c *control) logout() error {
+// session is the present connection; nil if there is none.
+func (c *control) session() *wire.Conn {
 	c.mu.Lock()
-	conn := c.dial
-	c.mu.Unlock()
-	if conn == nil {
-		return errors.New("the coordinator cannot be reached to tell it; ask an admin to remove this node")
-	}
-	return conn.Send(&wire.Logout{})
+	defer c.mu.Unlock()
+	return c.dial
 }
 
 func newHello(id identity, name, version string, ephemeral bool, disco key.DiscoPublic) wire.Hello {

@@ -14,7 +14,7 @@ const (
 )
 
 // ErrNotJoined is a fresh state with no join string.
-var ErrNotJoined = errors.New("not a member of a mesh yet; ask an admin for a join string (hedge admin key create) and give it to hedge up")
+var ErrNotJoined = errors.New("not a member of a mesh yet; ask an admin for a join string (hedge admin join-key create) and give it to hedge up")
 
 // ErrRemoved is a node whose membership has ended while it was running.
 var ErrRemoved = errors.New("no longer a member of the mesh")

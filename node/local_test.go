@@ -161,7 +161,7 @@ func TestLocalErrorsCross(t *testing.T) {
 		t.Errorf("the denial lost its rule: %#v", err)
 	}
 	var none *NotRunningError
-	if _, err := NewLocalClient(at+"x").Status(t.Context()); !errors.As(err, &none) {
+	if _, err := NewLocalClient(at + "x").Status(t.Context()); !errors.As(err, &none) {
 		t.Errorf("nobody there: %v, want a NotRunningError", err)
 	}
 }

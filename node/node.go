@@ -339,12 +339,50 @@ func (n *Node) Close() error {
 	return n.closeErr
 }
 
-// Logout ends this node's membership: the coordinator forgets it, if it can be reached (the error says if not), and
-// the identity is deleted in any case. It asks the node to end and does not wait for that; see Done.
+// Logout ends this node's membership: the coordinator forgets it, if it can be reached before ctx is done (the error
+// says if not), and the identity is deleted in any case. It asks the node to end and does not wait for that; see Done.
 func (n *Node) Logout(ctx context.Context) error {
-	told := n.control.logout()
+	told := n.leave(ctx)
 	n.enforce.refuse(&wire.Refused{Code: wire.RefusedRemoved, Message: "logged out"}, time.Now())
 	forgot := n.state.forget()
 	n.end()
 	return errors.Join(told, forgot)
+}
+
+// leave tells the coordinator, and waits until it has ended the session.
+func (n *Node) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	told := false
+	for {
+		next := n.news.next()
+		conn := n.control.session()
+		switch {
+		case told && conn == nil:
+			return nil
+		case !told && conn != nil:
+			if err := conn.Send(&wire.Logout{}); err != nil {
+				return fmt.Errorf("tell the coordinator: %w; ask an admin to remove this node", err)
+			}
+			told = true
+			continue
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("the coordinator could not be told that this node leaves (%w); ask an admin to remove it", ctx.Err())
+		}
+	}
+}
+
+// leaveTimeout is how long Logout waits for the coordinator at most.
+const leaveTimeout = 5 * time.Second
+
+// Forget deletes the identity in a state directory that no process uses, without telling the coordinator.
+func Forget(dir string) error {
+	s, err := openState(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.forget(), s.close())
 }
