@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/hedge-mesh/hedge/coordinator"
 )
@@ -93,8 +97,12 @@ func (a *app) nodeShowCmd() *cobra.Command {
 
 func (a *app) nodeChangeCmd(use, short, long, example, done string,
 	change func(context.Context, *coordinator.AdminClient, string) (*coordinator.NodeInfo, error)) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1),
+	var yes bool
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !yes && !a.confirm(fmt.Sprintf("%s: %s?", args[0], strings.ToLower(short))) {
+				return failed(errors.New("nothing was changed"), "")
+			}
 			n, err := admin(cmd.Context(), a, func(ctx context.Context, c *coordinator.AdminClient) (*coordinator.NodeInfo, error) {
 				return change(ctx, c, args[0])
 			})
@@ -103,6 +111,19 @@ func (a *app) nodeChangeCmd(use, short, long, example, done string,
 			}
 			return a.print(n, func(w io.Writer) { fmt.Fprintf(w, "%s %s (%s)\n", done, n.Name, first(n.Addrs)) })
 		}}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask first")
+	return cmd
+}
+
+// confirm asks a person at a terminal; a script has made up its mind.
+func (a *app) confirm(question string) bool {
+	if f, ok := a.stdin.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) || a.json {
+		return true
+	}
+	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
+	var answer string
+	fmt.Fscanln(a.stdin, &answer)
+	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes")
 }
 
 func (a *app) nodeTagCmd() *cobra.Command {

@@ -19,7 +19,7 @@ type meshFlags struct {
 	listen, acl     string
 	urls, relays    []string
 	noRelay         bool
-	plainHTTP       bool
+	insecureHTTP       bool
 	tlsCert, tlsKey string
 }
 
@@ -32,12 +32,12 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.noRelay, "no-relay", false, "run no relay and no STUN here")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed, nodes trust the pinned key inside)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
-	fs.BoolVar(&f.plainHTTP, "plain-http", false, "serve HTTP without TLS, behind a proxy that ends TLS; what is inside is encrypted all the same")
+	fs.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve HTTP without TLS, behind a proxy that ends TLS; what is inside is encrypted all the same")
 }
 
 // config is what the flags say.
 func (f *meshFlags) config(a *app) (meshConfig, error) {
-	c := meshConfig{listen: f.listen, urls: f.urls, noRelay: f.noRelay, plainHTTP: f.plainHTTP, tlsCert: f.tlsCert, tlsKey: f.tlsKey}
+	c := meshConfig{listen: f.listen, urls: f.urls, noRelay: f.noRelay, insecureHTTP: f.insecureHTTP, tlsCert: f.tlsCert, tlsKey: f.tlsKey}
 	var err error
 	if c.log, err = a.logger(); err != nil {
 		return c, err

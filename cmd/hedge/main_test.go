@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,6 +32,9 @@ func TestMain(m *testing.M) {
 //	web VAR TEXT          serves TEXT by HTTP on a port of 127.0.0.1, and sets VAR to it
 //	field VAR NAME        sets VAR to the field NAME ("a.b") of the JSON on stdout
 //	fetch PROXY URL       gets URL through the SOCKS5 proxy, onto stdout
+//	envfile VAR FILE      sets VAR to what FILE holds
+//	daemon VAR hedge …    starts hedge, sets VAR to the line it prints when it is ready, and stops it at the end
+//	await N hedge …       runs hedge until its exit code is N
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -37,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "freeport": freeport, "occupy": occupy, "web": web, "field": field, "fetch": fetch,
+			"envfile": envfile, "daemon": daemon, "await": awaitCode,
 		},
 		Condition: func(c string) (bool, error) {
 			if c == "root" {
@@ -89,15 +96,61 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	err = ts.Exec(args[1], args[2:]...)
-	got := 0
-	if e, ok := err.(interface{ ExitCode() int }); ok {
-		got = e.ExitCode()
-	} else {
-		ts.Check(err)
-	}
-	if got != want {
+	if got := exitCode(ts, args[1:]); got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func exitCode(ts *testscript.TestScript, args []string) int {
+	err := ts.Exec(args[0], args[1:]...)
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		return e.ExitCode()
+	}
+	ts.Check(err)
+	return 0
+}
+
+func awaitCode(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if exitCode(ts, args[1:]) == want {
+			return
+		}
+	}
+	ts.Fatalf("the exit code was never %d", want)
+}
+
+func envfile(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+func daemon(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	cmd := exec.Command(path, args[2:]...)
+	cmd.Dir = ts.Getenv("WORK")
+	for _, v := range []string{"HOME", "HEDGE_STATE_DIR", "HEDGE_PROXY", "PATH"} {
+		cmd.Env = append(cmd.Env, v+"="+ts.Getenv(v))
+	}
+	log, err := os.Create(filepath.Join(ts.Getenv("D"), filepath.Base(args[1])+"-"+args[2]+".log"))
+	ts.Check(err)
+	cmd.Stderr = log
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		terminate(cmd.Process)
+		cmd.Wait()
+		log.Close()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b, _ := os.ReadFile(log.Name())
+		ts.Fatalf("%s ended before it was ready: %s", args[2], b)
+	}
+	if args[0] != "-" {
+		ts.Setenv(args[0], strings.TrimSpace(line))
 	}
 }
 

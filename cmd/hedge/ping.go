@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,8 +36,27 @@ on the relay moves to a direct one as soon as one is found. It exits with 5 if n
 	return cmd
 }
 
+// pingReport is what hedge ping found; it is that of the last answer where they differ.
+type pingReport struct {
+	Peer     string            `json:"peer"`
+	Addr     netip.Addr        `json:"addr"`
+	Path     string            `json:"path"`               // "direct", "relay" or "none"
+	Endpoint string            `json:"endpoint,omitempty"` // of a direct path
+	Relay    uint16            `json:"relay_id,omitempty"`
+	RTT      node.Seconds      `json:"rtt_seconds"`
+	Sent     int               `json:"sent"`
+	Received int               `json:"received"`
+	Answers  []node.PingResult `json:"answers"`
+}
+
+func (r *pingReport) add(p node.PingResult) {
+	r.Peer, r.Addr, r.Path, r.Endpoint, r.Relay, r.RTT = p.Peer, p.Addr, p.Path.Kind, p.Path.Addr, p.Path.Relay, p.RTT
+	r.Received++
+	r.Answers = append(r.Answers, p)
+}
+
 func (a *app) ping(ctx context.Context, name string, count int, interval, timeout time.Duration) error {
-	results := []node.PingResult{}
+	var report pingReport
 	var last error
 	for i := range count {
 		if i > 0 {
@@ -46,12 +66,11 @@ func (a *app) ping(ctx context.Context, name string, count int, interval, timeou
 			case <-time.After(interval):
 			}
 		}
+		report.Sent++
 		r, err := ask(ctx, a, timeout, func(ctx context.Context, c *node.LocalClient) (node.PingResult, error) { return c.Ping(ctx, name) })
 		if err != nil {
-			if code, _ := classify(err); code != exitUnreachable {
-				return err
-			}
-			if _, unknown := errors.AsType[*node.UnknownNameError](err); unknown {
+			_, unknown := errors.AsType[*node.UnknownNameError](err)
+			if code, _ := classify(err); unknown || code != exitUnreachable {
 				return err
 			}
 			last = err
@@ -60,13 +79,13 @@ func (a *app) ping(ctx context.Context, name string, count int, interval, timeou
 			}
 			continue
 		}
-		results = append(results, r)
+		report.add(r)
 		if !a.json {
 			fmt.Fprintf(a.stdout, "%s (%s): %s, %s\n", r.Peer, r.Addr, r.Path, short(time.Duration(r.RTT)))
 		}
 	}
-	if len(results) == 0 {
+	if report.Received == 0 {
 		return &fault{exitUnreachable, fmt.Errorf("%s did not answer: %w", name, last), "hedge status shows whether it is online"}
 	}
-	return a.print(results, func(io.Writer) {})
+	return a.print(report, func(io.Writer) {})
 }

@@ -23,7 +23,7 @@ type relayFlags struct {
 	listen, tlsCert, tlsKey string
 	urls, coordinators      []string
 	maxClients              int
-	plainHTTP               bool
+	insecureHTTP               bool
 }
 
 func (a *app) relayCmd() *cobra.Command {
@@ -50,7 +50,7 @@ elsewhere and waits for them, ten seconds at most.`,
 	fs.IntVar(&f.maxClients, "max-clients", 10_000, "most `N` nodes at once")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed by the relay's key)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
-	fs.BoolVar(&f.plainHTTP, "plain-http", false, "serve HTTP without TLS, behind a proxy that ends TLS")
+	fs.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve HTTP without TLS, behind a proxy that ends TLS")
 	a.notifyFlag(cmd)
 	return cmd
 }
@@ -103,13 +103,13 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	urls, scheme := f.urls, "https"
 	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, MaxClients: f.maxClients, Log: part(log, "relay")})
 	defer s.Close()
-	if f.plainHTTP {
+	if f.insecureHTTP {
 		scheme = "http"
 	}
 	if len(urls) == 0 {
 		urls = ownURLs(scheme, l.Addr())
 	}
-	if !f.plainHTTP {
+	if !f.insecureHTTP {
 		cfg, err := outerTLS(f.tlsCert, f.tlsKey, s.TLSConfig)
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ type meshConfig struct {
 	urls            []string // empty: this machine's own
 	relays          []wire.Relay
 	noRelay         bool // no relay here
-	plainHTTP       bool
+	insecureHTTP       bool
 	tlsCert, tlsKey string
 	dirs            dirs
 	log             zerolog.Logger
@@ -109,7 +109,7 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 	if err != nil {
 		return m, err
 	}
-	if !c.plainHTTP {
+	if !c.insecureHTTP {
 		cfg, err := outerTLS(c.tlsCert, c.tlsKey, m.relay.TLSConfig)
 		if err != nil {
 			return m, err
@@ -139,7 +139,7 @@ func (m *mesh) admin(socket string) error {
 
 func (m *mesh) describe(c meshConfig, l net.Addr, control key.ControlPublic, relay key.RelayPublic) {
 	scheme := "https"
-	if c.plainHTTP {
+	if c.insecureHTTP {
 		scheme = "http"
 	}
 	urls := c.urls

@@ -68,7 +68,14 @@ func (a *app) up(ctx context.Context, f nodeFlags, join string, foreground bool)
 	}
 	begin := time.Now()
 	r := upReport{Log: d.log("node")}
-	switch r.Status, err = node.NewLocalClient(d.nodeSocket()).Status(ctx); {
+	local := node.NewLocalClient(d.nodeSocket())
+	r.Status, err = local.Status(ctx)
+	if err == nil && r.State == node.StateRefused && join != "" { // removed or expired, and now let in again
+		if err = local.Down(ctx); err == nil {
+			err = &node.NotRunningError{}
+		}
+	}
+	switch {
 	case err == nil:
 		if err := sameMesh(r.Status, join); err != nil {
 			return err

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/hedge-mesh/hedge/node"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+func TestDirs(t *testing.T) {
+	env := func(kv ...string) func(string) string {
+		return func(name string) string {
+			for i := 0; i < len(kv); i += 2 {
+				if kv[i] == name {
+					return kv[i+1]
+				}
+			}
+			return ""
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		stateDir string
+		root     bool
+		env      func(string) string
+		want     dirs
+	}{
+		{"root", "", true, env("HOME", "/root"), dirs{"/var/lib/hedge", "/run/hedge", "/etc/hedge/acl.hujson"}},
+		{"a user", "", false, env("HOME", "/home/a"), dirs{"/home/a/.local/state/hedge", "/home/a/.local/state/hedge/run", "/home/a/.config/hedge/acl.hujson"}},
+		{"with XDG", "", false, env("HOME", "/home/a", "XDG_STATE_HOME", "/s", "XDG_RUNTIME_DIR", "/r", "XDG_CONFIG_HOME", "/c"),
+			dirs{"/s/hedge", "/r/hedge", "/c/hedge/acl.hujson"}},
+		{"a relative XDG folder is ignored", "", false, env("HOME", "/home/a", "XDG_STATE_HOME", "s"),
+			dirs{"/home/a/.local/state/hedge", "/home/a/.local/state/hedge/run", "/home/a/.config/hedge/acl.hujson"}},
+		{"--state-dir holds everything, for root too", "/x", true, env(), dirs{"/x", "/x/run", "/x/acl.hujson"}},
+		{"no home", "", false, env(), dirs{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := findDirs(c.stateDir, c.root, c.env)
+			if (err != nil) != (c.want == dirs{}) {
+				t.Fatal(err)
+			}
+			for _, p := range []*string{&got.state, &got.run, &got.acl} {
+				*p = filepath.ToSlash(*p)
+			}
+			if got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestParseWhy(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		want node.WhyQuery // zero: refused
+	}{
+		{"web:80", node.WhyQuery{Dst: "web", Port: 80, Proto: 6}},
+		{"web:53/udp", node.WhyQuery{Dst: "web", Port: 53, Proto: 17}},
+		{"web:53/UDP", node.WhyQuery{Dst: "web", Port: 53, Proto: 17}},
+		{"web:9/132", node.WhyQuery{Dst: "web", Port: 9, Proto: 132}},
+		{"alice web:22", node.WhyQuery{Src: "alice", Dst: "web", Port: 22, Proto: 6}},
+		{"web/icmp", node.WhyQuery{Dst: "web", Proto: 1}},
+		{"fd68::1/icmpv6", node.WhyQuery{Dst: "fd68::1", Proto: 58}},
+		{"[fd68::1]:80", node.WhyQuery{Dst: "fd68::1", Port: 80, Proto: 6}},
+		{"100.64.0.1:80", node.WhyQuery{Dst: "100.64.0.1", Port: 80, Proto: 6}},
+		{"web", node.WhyQuery{}}, {"web:0", node.WhyQuery{}}, {"web:65536", node.WhyQuery{}}, {"web:http", node.WhyQuery{}},
+		{":80", node.WhyQuery{}}, {"web:80/tpc", node.WhyQuery{}}, {"fd68::1", node.WhyQuery{}},
+	} {
+		q, err := parseWhy(strings.Fields(c.args))
+		if (err != nil) != (c.want == node.WhyQuery{}) {
+			t.Errorf("%s: %v", c.args, err)
+		} else if err == nil && q != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.args, q, c.want)
+		}
+	}
+}
+
+func TestParseRelay(t *testing.T) {
+	k := key.PublicOf(key.NewRelay())
+	r, err := parseRelay("https://relay.example.com#" + k.String())
+	if err != nil || r.Key != k || r.ID <= embeddedRelay || len(r.STUN) != 1 || r.STUN[0] != "relay.example.com:443" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if again, _ := parseRelay("https://other.example.com:7443#" + k.String()); again.ID != r.ID || again.STUN[0] != "other.example.com:7443" {
+		t.Errorf("the number is not the key's: %+v", again)
+	}
+	for _, bad := range []string{"", "https://relay.example.com", "relay.example.com#" + k.String(), "https://r#" + strings.Replace(k.String(), "relay", "control", 1)} {
+		if _, err := parseRelay(bad); err == nil {
+			t.Errorf("%q was taken for a relay", bad)
+		}
+	}
+}
+
+// A twin sets what the command line has not, says which variable is wrong, and is nothing when empty.
+func TestFromEnv(t *testing.T) {
+	env := map[string]string{"HEDGE_STATE_DIR": "/x", "HEDGE_COUNT": "7", "HEDGE_EMPTY": ""}
+	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	dir, count, empty := fs.String("state-dir", "", ""), fs.Int("count", 1, ""), fs.String("empty", "kept", "")
+	if err := fs.Parse([]string{"--count", "3"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := fromEnv(fs, lookup); err != nil || *dir != "/x" || *count != 3 || *empty != "kept" {
+		t.Errorf("%q %d %q, %v", *dir, *count, *empty, err)
+	}
+	fs = pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.Int("count", 1, "")
+	env["HEDGE_COUNT"] = "many"
+	if err := fromEnv(fs, lookup); err == nil || !strings.Contains(err.Error(), "HEDGE_COUNT") {
+		t.Errorf("a bad twin: %v", err)
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "-", 420 * time.Microsecond: "0.42 ms", 12340 * time.Microsecond: "12.3 ms",
+		250 * time.Millisecond: "250 ms", 1500 * time.Millisecond: "1.5 s", 90 * time.Second: "1m", 49 * time.Hour: "2d"} {
+		if got := short(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
+
+// A QR code is drawn in full lines of half blocks with a light border on every side.
+func TestQR(t *testing.T) {
+	var b bytes.Buffer
+	if err := showQR(&b, "hedge1-"+strings.Repeat("a", 120)); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+	width := len([]rune(lines[0]))
+	if width < 25 || lines[0] != strings.Repeat("█", width) {
+		t.Errorf("no border: %q", lines[0])
+	}
+	for _, l := range lines {
+		if r := []rune(l); len(r) != width || r[0] == ' ' || r[width-1] == ' ' {
+			t.Errorf("an uneven line: %q", l)
+		}
+	}
+}
+
+func TestOwnURLs(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:7443": "https://127.0.0.1:7443", "[fd00::1]:7443": "https://[fd00::1]:7443"} {
+		if got := ownURLs("https", addrPort(addr)); len(got) != 1 || got[0] != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+	all := ownURLs("https", addrPort("[::]:7443"))
+	if len(all) == 0 || len(all) > maxURLs || strings.Contains(all[0], "[::]") {
+		t.Errorf("all addresses: %v", all)
+	}
+}
+
+type addrPort string
+
+func (a addrPort) Network() string { return "tcp" }
+func (a addrPort) String() string  { return netip.MustParseAddrPort(string(a)).String() }
