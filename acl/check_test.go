@@ -57,7 +57,9 @@ func TestCheck(t *testing.T) {
 	const self = `"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]`
 	const internet = `"acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:internet:*"]}]`
 	const toDBHost = `"acls": [{"action": "accept", "users": ["group:eng"], "ports": ["dbhost:22"]}]`
-	from := func(src string) string { return `"acls": [{"action": "accept", "src": ["` + src + `"], "dst": ["tag:db:*"]}]` }
+	from := func(src string) string {
+		return `"acls": [{"action": "accept", "src": ["` + src + `"], "dst": ["tag:db:*"]}]`
+	}
 	for _, tt := range []struct {
 		name, policy, src, dst string // "6:NAME" is the node's IPv6 address
 		port                   uint16
