@@ -19,7 +19,7 @@ type meshFlags struct {
 	listen, acl     string
 	urls, relays    []string
 	noRelay         bool
-	insecureHTTP       bool
+	insecureHTTP    bool
 	tlsCert, tlsKey string
 }
 

@@ -23,7 +23,7 @@ type relayFlags struct {
 	listen, tlsCert, tlsKey string
 	urls, coordinators      []string
 	maxClients              int
-	insecureHTTP               bool
+	insecureHTTP            bool
 }
 
 func (a *app) relayCmd() *cobra.Command {

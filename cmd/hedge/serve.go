@@ -54,7 +54,7 @@ type meshConfig struct {
 	urls            []string // empty: this machine's own
 	relays          []wire.Relay
 	noRelay         bool // no relay here
-	insecureHTTP       bool
+	insecureHTTP    bool
 	tlsCert, tlsKey string
 	dirs            dirs
 	log             zerolog.Logger
