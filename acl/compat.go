@@ -207,7 +207,13 @@ func (f *flat) shows(a, b int32, route netip.Prefix) bool {
 	from := func(r flatRule) bool { return r.src.overlaps(rangeOf(route)) }
 	return slices.ContainsFunc(f.filters[b], to) || slices.ContainsFunc(f.seen[b], to) ||
 		slices.ContainsFunc(f.filters[a], from) ||
-		elected(b) && !elected(a) && slices.Contains(f.w.nodes[a].Routes, route)
+		b == f.lead(route) && slices.Contains(f.w.nodes[a].Routes, route)
+}
+
+// lead is the node that carries a route for those whom no via steers elsewhere: the first of the elected, or -1.
+// With via, several nodes can be elected for one route, each for its own viewers.
+func (f *flat) lead(route netip.Prefix) int32 {
+	return int32(slices.IndexFunc(f.primary, func(rs []netip.Prefix) bool { return slices.Contains(rs, route) }))
 }
 
 // rangeText is a range as the flat form writes it.

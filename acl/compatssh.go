@@ -50,7 +50,10 @@ func (f *flat) sshRow(r *sshRow, i int32) []flatSSH {
 		out = f.sshRules(r, srcs, common, domains)
 	case isSelf:
 		out = f.sshRules(r, own, common, domains)
-	case len(domains) > 0 && len(n.Tags) == 0 && slices.Contains(srcs, i):
+	case len(domains) > 0 && slices.Contains(srcs, i):
+		if len(n.Tags) > 0 {
+			own = slices.DeleteFunc(slices.Clone(srcs), func(s int32) bool { return s != i })
+		}
 		out = f.sshRules(r, own, common, domains)
 	}
 	return out
