@@ -27,6 +27,9 @@ import (
 //go:embed demo.hujson
 var demoPolicy []byte
 
+// demoTimeout bounds a node's way into the demo's network.
+const demoTimeout = 30 * time.Second
+
 const demoUser = "alice@example.com"
 
 // demoNode is a machine of the demo.
@@ -177,7 +180,7 @@ func (d *demo) startNode(ctx context.Context, i int, proxy string, log zerolog.L
 	if err != nil {
 		return fmt.Errorf("admit %s: %w", what.name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 	n, err := node.Start(ctx, node.Config{StateDir: filepath.Join(d.dir, what.name), Join: k.Join, Name: what.name, Proxy: proxy,
 		OfferLoopback: true, Version: buildInfo().Version, Log: log.With().Str("node", what.name).Logger()})

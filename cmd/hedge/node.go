@@ -17,6 +17,7 @@ import (
 type nodeFlags struct {
 	name, inbound, proxy string
 	port                 uint16
+	timeout              time.Duration
 }
 
 func (f *nodeFlags) add(cmd *cobra.Command) {
@@ -24,11 +25,12 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.inbound, "inbound", "on", "`on` hands connections that the policy allows to the same port of 127.0.0.1; off refuses all")
 	cmd.Flags().StringVar(&f.proxy, "proxy", node.DefaultProxy, "loopback `ADDR` of the SOCKS5 and HTTP proxy into the network; off for none")
 	cmd.Flags().Uint16Var(&f.port, "port", 0, "UDP `PORT` for WireGuard (default: any free one)")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "`TIME` to wait for the coordinator when joining")
 }
 
 // args are the flags for another process.
 func (f *nodeFlags) args(a *app) []string {
-	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--log-level", a.logLevel}
+	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--timeout", f.timeout.String(), "--log-level", a.logLevel}
 	if f.name != "" {
 		args = append(args, "--name", f.name)
 	}
@@ -44,9 +46,6 @@ func (f *nodeFlags) check() error {
 	}
 	return nil
 }
-
-// joinTimeout bounds a node's way to its first Map.
-const joinTimeout = 30 * time.Second
 
 func (a *app) nodeCmd() *cobra.Command {
 	var f nodeFlags
@@ -95,18 +94,38 @@ func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(
 	if f.inbound == "on" {
 		cfg.Inbound = node.Loopback
 	}
-	starting, cancel := context.WithTimeout(ctx, joinTimeout)
+	starting, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
 	n, err := node.Start(starting, cfg)
-	cancel()
 	if err != nil {
 		return err
 	}
-	ready(n.Status())
+	ready(firstContact(starting, n))
 	select {
 	case <-ctx.Done():
 	case <-n.Done():
 	}
 	return n.Close()
+}
+
+// firstContact is the node's status once it has reached its coordinator, or has failed to for the first time: a node
+// that is a member is up before either.
+func firstContact(ctx context.Context, n *node.Node) node.Status {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s := n.Status()
+		if s.Control.Connected || s.Control.Attempts > 0 {
+			return s
+		}
+		select {
+		case <-tick.C:
+		case <-n.Done():
+			return s
+		case <-ctx.Done():
+			return s
+		}
+	}
 }
 
 // readJoin finds the join string: an argument, a file, or HEDGE_JOIN; empty if there is none. It is a secret, and
