@@ -138,7 +138,7 @@ func (c *Client) Send(dst key.NodePublic, pkts [][]byte) bool {
 			n++
 		}
 		if n > 0 {
-			_, start := c.q.pushPackets(dst.Raw(), pkts[:n])
+			_, start, _ := c.q.pushPackets(dst.Raw(), pkts[:n])
 			c.startWriter(start)
 			pkts = pkts[n:]
 			continue
@@ -163,7 +163,7 @@ func (c *Client) SendPriority(dst key.NodePublic, pkts [][]byte) bool {
 			ok = false
 			continue
 		}
-		_, start := c.q.pushUrgent(dst.Raw(), p)
+		_, start, _ := c.q.pushUrgent(dst.Raw(), p)
 		c.startWriter(start)
 	}
 	return ok
@@ -196,7 +196,7 @@ func (c *Client) Close() error {
 
 // control queues a word to the relay itself.
 func (c *Client) control(kind byte, body []byte) {
-	_, start := c.q.pushUrgent([key.Size]byte{}, append([]byte{kind}, body...))
+	_, start, _ := c.q.pushUrgent([key.Size]byte{}, append([]byte{kind}, body...))
 	c.startWriter(start)
 }
 
@@ -206,12 +206,15 @@ func (c *Client) startWriter(start bool) {
 	}
 }
 
-// write is the writer goroutine, there while packets wait. While there is no link it waits for one.
+// write is the writer goroutine, there while packets wait. While there is no link it waits for one; a message that a link
+// did not take goes to the next.
 func (c *Client) write() {
 	defer c.q.writers.Done()
+	var b *block
+	var failed *link
 	for {
 		l := c.cur.Load()
-		if l == nil {
+		if l == nil || l == failed {
 			select {
 			case <-c.wake:
 				continue
@@ -219,28 +222,17 @@ func (c *Client) write() {
 				return
 			}
 		}
-		b, _ := c.q.pop()
 		if b == nil {
-			return
+			if b, _ = c.q.pop(); b == nil {
+				return
+			}
 		}
-		for l != nil {
-			err := l.write(b)
-			if err == nil {
-				break
-			}
+		if err := l.write(b); err != nil {
 			l.hangUp() // its reader tells the manager
-			if l = c.next(l); l == nil {
-				break // what this message held is lost: a link that fails loses some anyway
-			}
+			failed = l
+			continue
 		}
 		b.free()
+		b = nil
 	}
-}
-
-// next is the current link if it is not l.
-func (c *Client) next(l *link) *link {
-	if n := c.cur.Load(); n != l {
-		return n
-	}
-	return nil
 }

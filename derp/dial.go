@@ -1,6 +1,7 @@
 package derp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -57,20 +58,40 @@ func dial(ctx context.Context, cfg *ClientConfig, rawURL string, ticket []byte, 
 	now := time.Now()
 	h := http.Header{"Authorization": {newProof(cfg.Key, ticket, cfg.Machine, now.Add(ahead))}}
 	ws, resp, err := d.DialContext(ctx, u.String(), h)
-	if !stop() && err == nil {
-		return nil, context.Cause(ctx) // it is closed
+	if err == nil {
+		err = welcomed(ws)
 	}
-	switch {
-	case err == nil && ws.Subprotocol() != Subprotocol:
+	switch gone := !stop(); {
+	case err != nil && ws != nil:
 		ws.NetConn().Close()
-		return nil, fmt.Errorf("derp: what answers at %s is a WebSocket but not a relay that speaks %s", rawURL, Subprotocol)
-	case err == nil:
-		ws.SetReadLimit(MaxMessage)
-		return ws, nil
 	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
 		return nil, refused(rawURL, resp, now)
+	case err == nil && gone:
+		err = context.Cause(ctx) // and the connection is closed
+	case err == nil:
+		return ws, nil
 	}
 	return nil, fmt.Errorf("derp: %s: %w", rawURL, err)
+}
+
+// welcomed waits for the relay's first message, which follows its answer to the upgrade request at once.
+func welcomed(ws *websocket.Conn) error {
+	if ws.Subprotocol() != Subprotocol {
+		return fmt.Errorf("what answers is a WebSocket but not a relay that speaks %s", Subprotocol)
+	}
+	ws.SetReadLimit(MaxMessage)
+	kind, r, err := ws.NextReader()
+	if err != nil {
+		return readError(err)
+	}
+	msg, err := io.ReadAll(r)
+	if err != nil {
+		return readError(err)
+	}
+	if kind != websocket.BinaryMessage || !bytes.Equal(msg, welcome) {
+		return errors.New("what answers is not a relay: it does not begin with a welcome")
+	}
+	return nil
 }
 
 // refused makes an error of an answer that is not an upgrade. Its text comes from a stranger.

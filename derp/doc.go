@@ -27,11 +27,17 @@
 //
 // A payload to or from the relay itself is one of
 //
-//	┌───┬──────────────┐  ┌───┬──────────────┐  ┌───┬────────────────────┐  ┌───┐
-//	│ 1 │ 8 B, any     │  │ 2 │ the same 8 B │  │ 3 │ 32 B node key      │  │ 4 │
-//	└───┴──────────────┘  └───┴──────────────┘  └───┴────────────────────┘  └───┘
-//	 ping, either way      pong                  gone: nobody of that key    drain: go elsewhere
-//	                                             is here (relay to node)     (relay to node)
+//	┌───┬─────────┐
+//	│ 1 │ 8 B     │  ping, either way
+//	├───┼─────────┤
+//	│ 2 │ 8 B     │  pong: the ping's 8 bytes
+//	├───┼─────────┴──────────┐
+//	│ 3 │ 32 B node key      │  gone: nobody of that key is here (relay to node)
+//	├───┼────────────────────┘
+//	│ 4 │  drain: go elsewhere (relay to node)
+//	├───┤
+//	│ 5 │  welcome: from now on others reach the node here (relay to node, the first message, alone in it)
+//	└───┘
 //
 // Anything else ends the connection. A WebSocket close (RFC 6455 section 7.4) says why in its code and in words.
 package derp

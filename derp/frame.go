@@ -11,11 +11,15 @@ const headerLen = key.Size + 2
 
 // The kinds of payload to and from the relay itself.
 const (
-	kindPing  = 1
-	kindPong  = 2
-	kindGone  = 3
-	kindDrain = 4
+	kindPing    = 1
+	kindPong    = 2
+	kindGone    = 3
+	kindDrain   = 4
+	kindWelcome = 5
 )
+
+// welcome is the first message of a relay.
+var welcome = appendPacket(nil, [key.Size]byte{}, []byte{kindWelcome})
 
 var errFrame = errors.New("derp: a message that is not a row of packets")
 

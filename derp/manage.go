@@ -212,6 +212,9 @@ func (m *manager) linkEnded(l *link, now time.Time) {
 	if m.lost != nil {
 		err = m.lost
 	}
+	if m.cancel != nil && errors.Is(err, ErrReplaced) {
+		return // by ourselves: the dial under way is about to succeed
+	}
 	switch {
 	case errors.Is(err, ErrReplaced), errors.Is(err, ErrKicked):
 		m.fails += 4 * max(1, len(m.cfg.URLs)) // not to fight with a second copy of this node

@@ -77,28 +77,28 @@ const (
 	maxUrgentSame    = 8
 )
 
-// push takes a run of n whole packets. It returns how many packets, of these or older ones, were dropped to make
-// room, and whether the caller must start a writer, which calls writers.Done at its end.
-func (q *queue) push(run []byte, n int) (dropped int, start bool) {
+// push takes a run of n whole packets, unless the queue takes nothing more. It returns how many packets, of these or
+// older ones, were dropped to make room, and whether the caller must start a writer, which calls writers.Done at its end.
+func (q *queue) push(run []byte, n int) (dropped int, start, taken bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.finishing || q.dead {
-		return n, false
+		return 0, false, false
 	}
 	b := q.tail(len(run))
 	b.buf = append(b.buf, run...)
 	b.n += n
 	q.bytes += len(run)
 	q.packets += n
-	return q.trim(), q.wake()
+	return q.trim(), q.wake(), true
 }
 
 // pushPackets is push for packets that are not yet in wire form.
-func (q *queue) pushPackets(k [key.Size]byte, pkts [][]byte) (dropped int, start bool) {
+func (q *queue) pushPackets(k [key.Size]byte, pkts [][]byte) (dropped int, start, taken bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.finishing || q.dead {
-		return len(pkts), false
+		return 0, false, false
 	}
 	for _, p := range pkts {
 		b := q.tail(headerLen + len(p))
@@ -107,16 +107,15 @@ func (q *queue) pushPackets(k [key.Size]byte, pkts [][]byte) (dropped int, start
 		q.bytes += headerLen + len(p)
 		q.packets++
 	}
-	return q.trim(), q.wake()
+	return q.trim(), q.wake(), true
 }
 
-// pushUrgent takes one packet that goes before all data. It returns whether any packet was dropped for it, or it
-// was itself, and whether the caller must start a writer.
-func (q *queue) pushUrgent(k [key.Size]byte, payload []byte) (dropped, start bool) {
+// pushUrgent is push for one packet that goes before all data. It may be the one that is dropped.
+func (q *queue) pushUrgent(k [key.Size]byte, payload []byte) (dropped int, start, taken bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.finishing || q.dead {
-		return true, false
+		return 0, false, false
 	}
 	if q.urgent == nil {
 		q.urgent = newBlock()
@@ -124,14 +123,14 @@ func (q *queue) pushUrgent(k [key.Size]byte, payload []byte) (dropped, start boo
 	b := q.urgent
 	if first, n := b.count(k, q.maxSame == 0); n > 0 && (n == q.maxSame || q.maxSame == 0 && n == maxUrgentPackets) {
 		b.dropAt(first)
-		dropped = true
+		dropped++
 	}
 	if b.n == maxUrgentPackets || !b.fits(headerLen+len(payload)) {
-		return true, q.wake()
+		return dropped + 1, q.wake(), true
 	}
 	b.buf = appendPacket(b.buf, k, payload)
 	b.n++
-	return dropped, q.wake()
+	return dropped, q.wake(), true
 }
 
 // count finds the packets of key k, or all of them: where the first is, and how many.
@@ -247,13 +246,6 @@ func (q *queue) moveTo(to *queue) {
 	}
 	to.data, to.bytes, to.packets, to.urgent = q.data, q.bytes, q.packets, q.urgent
 	q.data, q.bytes, q.packets, q.urgent = nil, 0, 0, nil
-}
-
-// start reports whether packets wait and nobody is popping them yet: the caller then must start a writer.
-func (q *queue) start() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return (q.packets > 0 || q.urgent != nil) && q.wake()
 }
 
 func (q *queue) release() {

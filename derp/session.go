@@ -51,6 +51,7 @@ type session struct {
 	ws     *websocket.Conn
 	raw    net.Conn // under ws
 	q      queue
+	greet  bool          // the writer's: it has not said welcome
 	limit  *rate.Limiter // of bytes; nil for none
 	pings  *rate.Limiter
 	gones  *rate.Limiter
@@ -63,7 +64,9 @@ type session struct {
 
 func newSession(s *Server, ws *websocket.Conn, t Ticket) *session {
 	c := &session{s: s, mesh: s.mesh[t.Control], ticket: t, ws: ws, raw: ws.NetConn()}
-	c.q = queue{maxBytes: s.cfg.QueueBytes, maxPackets: s.cfg.QueuePackets, maxSame: maxUrgentSame}
+	c.q.maxBytes, c.q.maxPackets, c.q.maxSame = s.cfg.QueueBytes, s.cfg.QueuePackets, maxUrgentSame
+	c.q.wake() // run starts the writer
+	c.greet = true
 	c.pings, c.gones = rate.NewLimiter(10, 32), rate.NewLimiter(1, 8)
 	tune(c.raw)
 	ws.SetReadLimit(MaxMessage)
@@ -93,12 +96,13 @@ func (c *session) run() {
 	if why == nil {
 		c.s.n.accepted.Add(1)
 		log.Debug().Msg("relay client has come")
-		if c.q.start() { // what it took over
-			go c.write()
-		}
+		go c.write()
 		why, err = c.read()
+		c.end(why)
+	} else {
+		c.end(why)
+		go c.write()
 	}
-	c.end(why)
 	c.s.remove(c)
 	if why != endLeft {
 		c.linger()
@@ -223,80 +227,109 @@ func (c *session) readEnding(err error) *ending {
 	return endFrame // websocket's own complaints, of which it has told the node
 }
 
+// tally counts what became of one message's packets.
+type tally struct{ packets, bytes, unknown, limited, dropped, droppedUrgent int }
+
+func (n *counters) add(t *tally) {
+	n.packetsIn.Add(uint64(t.packets))
+	n.bytesIn.Add(uint64(t.bytes))
+	for _, c := range []struct {
+		to *atomic.Uint64
+		n  int
+	}{{&n.droppedUnknown, t.unknown}, {&n.droppedRate, t.limited}, {&n.droppedQueue, t.dropped}, {&n.droppedUrgent, t.droppedUrgent}} {
+		if c.n > 0 {
+			c.to.Add(uint64(c.n))
+		}
+	}
+}
+
 // forward gives the packets of a message to the queues they are for. It never waits.
 func (c *session) forward(msg []byte) *ending {
 	if len(msg) == 0 {
 		return endFrame
 	}
-	self := c.ticket.Node.Raw()
-	var packets, bytes, unknown, limited, dropped, droppedUrgent int
-	defer func() {
-		n := &c.s.n
-		n.packetsIn.Add(uint64(packets))
-		n.bytesIn.Add(uint64(bytes))
-		count(&n.droppedUnknown, unknown)
-		count(&n.droppedRate, limited)
-		count(&n.droppedQueue, dropped)
-		count(&n.droppedUrgent, droppedUrgent)
-	}()
+	var t tally
+	defer c.s.n.add(&t)
 	for len(msg) > 0 {
 		p, rest, err := cutPacket(msg)
 		if err != nil {
 			return endFrame
 		}
-		to := [key.Size]byte(p)
-		if to == [key.Size]byte{} {
+		if [key.Size]byte(p) == [key.Size]byte{} {
 			if e := c.asked(p[headerLen:]); e != nil {
 				return e
 			}
 			msg = rest
 			continue
 		}
-		// A run: neighbouring data packets to one node are copied at once.
-		n, size, first := 1, len(p), urgent(p[headerLen:])
-		copy(p, self[:])
-		for !first && len(rest) > 0 {
-			q, more, err := cutPacket(rest)
-			if err != nil {
-				return endFrame
-			}
-			if [key.Size]byte(q) != to || urgent(q[headerLen:]) {
-				break
-			}
-			copy(q, self[:])
-			n, size, rest = n+1, size+len(q), more
+		run, n, err := cutRun(msg)
+		if err != nil {
+			return endFrame
 		}
-		run := msg[:size]
-		msg = rest
-		packets, bytes = packets+n, bytes+size
-		dst := c.mesh.get(key.NodePublicFromRaw(to))
-		switch {
-		case c.muted.Load():
-		case c.limit != nil && !c.limit.AllowN(time.Now(), size):
-			limited += n
-		case dst == nil:
-			unknown += n
-			if c.gones.Allow() {
-				c.control(kindGone, to[:])
-			}
-		case first:
-			lost, start := dst.q.pushUrgent(self, p[headerLen:])
-			if lost {
-				droppedUrgent++
-			}
-			dst.startWriter(start)
-		default:
-			lost, start := dst.q.push(run, n)
-			dropped += lost
-			dst.startWriter(start)
-		}
+		msg = msg[len(run):]
+		c.deliver(run, n, &t)
 	}
 	return nil
 }
 
-func count(c *atomic.Uint64, n int) {
-	if n > 0 {
-		c.Add(uint64(n))
+// cutRun returns what a message begins with: an urgent packet, or neighbouring data packets to one node, which are copied
+// at once.
+func cutRun(msg []byte) (run []byte, n int, err error) {
+	first, rest, err := cutPacket(msg)
+	if err != nil {
+		return nil, 0, err
+	}
+	size := len(first)
+	for n = 1; len(rest) > 0 && !urgent(first[headerLen:]); n++ {
+		p, more, err := cutPacket(rest)
+		if err != nil {
+			return nil, 0, err
+		}
+		if [key.Size]byte(p) != [key.Size]byte(first) || urgent(p[headerLen:]) {
+			break
+		}
+		size, rest = size+len(p), more
+	}
+	return msg[:size:size], n, nil
+}
+
+// deliver puts a run of n packets into the queue it is for, with its destination made its source.
+func (c *session) deliver(run []byte, n int, t *tally) {
+	to, self := key.NodePublicFromRaw([key.Size]byte(run)), c.ticket.Node.Raw()
+	first := urgent(run[headerLen:])
+	for rest := run; len(rest) > 0; {
+		copy(rest, self[:])
+		_, rest, _ = cutPacket(rest)
+	}
+	t.packets, t.bytes = t.packets+n, t.bytes+len(run)
+	if c.muted.Load() {
+		return
+	}
+	if c.limit != nil && !c.limit.AllowN(time.Now(), len(run)) {
+		t.limited += n
+		return
+	}
+	for dst := c.mesh.get(to); dst != nil; {
+		var lost int
+		var start, taken bool
+		if first {
+			lost, start, taken = dst.q.pushUrgent(self, run[headerLen:])
+			t.droppedUrgent += lost
+		} else {
+			lost, start, taken = dst.q.push(run, n)
+			t.dropped += lost
+		}
+		if dst.startWriter(start); taken {
+			return
+		}
+		was := dst
+		if dst = c.mesh.get(to); dst == was {
+			break // it is on its way out, and nobody has come in its place
+		}
+	}
+	t.unknown += n
+	if raw := to.Raw(); c.gones.Allow() {
+		c.control(kindGone, raw[:])
 	}
 }
 
@@ -317,7 +350,7 @@ func (c *session) control(kind byte, body []byte) {
 	var b [1 + key.Size]byte
 	b[0] = kind
 	n := copy(b[1:], body)
-	_, start := c.q.pushUrgent([key.Size]byte{}, b[:1+n])
+	_, start, _ := c.q.pushUrgent([key.Size]byte{}, b[:1+n])
 	c.startWriter(start)
 }
 
@@ -330,6 +363,12 @@ func (c *session) startWriter(start bool) {
 // write is the writer goroutine: it writes what waits and ends.
 func (c *session) write() {
 	defer c.q.writers.Done()
+	if c.greet {
+		c.greet = false
+		if c.say(welcome) != nil {
+			return
+		}
+	}
 	for {
 		b, last := c.q.pop()
 		if b == nil {
@@ -339,16 +378,25 @@ func (c *session) write() {
 			return
 		}
 		n, size := b.n, len(b.bytes())
-		c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
-		err := c.ws.WriteMessage(websocket.BinaryMessage, b.bytes())
+		err := c.say(b.bytes())
 		b.free()
 		if err != nil {
-			c.hangUp() // the reader sees it; no other writer starts, since pop has not said nil
 			return
 		}
 		c.s.n.packetsOut.Add(uint64(n))
 		c.s.n.bytesOut.Add(uint64(size))
 	}
+}
+
+// say writes a message. When it cannot, it hangs up, which the reader sees; and no other writer starts, since pop has
+// not said nil to this one.
+func (c *session) say(msg []byte) error {
+	c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
+	err := c.ws.WriteMessage(websocket.BinaryMessage, msg)
+	if err != nil {
+		c.hangUp()
+	}
+	return err
 }
 
 // end makes the session end within lingerTime: what waits is still written, then why it ends. Only the first call
