@@ -22,7 +22,7 @@ enforces, use hedge admin acl.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.aclCheckCmd())
+	cmd.AddCommand(a.aclCheckCmd(), a.aclCompileCmd())
 	return cmd
 }
 
@@ -58,6 +58,39 @@ runs them against its real nodes: hedge admin acl check.`,
 		},
 	}
 	cmd.Flags().StringVar(&inventory, "inventory", "", "`FILE` of users and nodes to run the file's tests against")
+	return cmd
+}
+
+// aclCompileCmd shows a policy in Tailscale's flat form, for people and tests that compare.
+func (a *app) aclCompileCmd() *cobra.Command {
+	var compat bool
+	var file string
+	cmd := &cobra.Command{
+		Use:   "compile --compat --case FILE",
+		Short: "Expand a policy into the flat form of Tailscale's clients",
+		Long: `Reads one case, a JSON object {"policy", "domains", "prefixes", "users", "nodes"}, compiles its policy as Tailscale's service
+would, and prints what each node would receive. Nothing that Hedge enforces is ever expanded so; this is for comparing.`,
+		Example: "  hedge acl compile --compat --case case.json\n  hedge acl compile --compat --case - < case.json",
+		Args:    cobra.NoArgs,
+		Hidden:  true,
+		RunE: func(*cobra.Command, []string) error {
+			if !compat || file == "" {
+				return usage(errors.New("--compat and --case are both needed"), "")
+			}
+			src, err := a.readInput(file)
+			if err != nil {
+				return err
+			}
+			out, err := acl.CompatCase(src)
+			if err != nil {
+				return failed(err, "")
+			}
+			_, err = fmt.Fprintln(a.stdout, string(out))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&compat, "compat", false, "read the policy as Tailscale's service would")
+	cmd.Flags().StringVar(&file, "case", "", "`FILE` that holds the case; - for standard input")
 	return cmd
 }
 
