@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -37,6 +38,10 @@ type notice struct {
 func (a *app) ready(v any) {
 	if a.notify {
 		json.NewEncoder(a.stdout).Encode(notice{Ready: v})
+		a.notify = false // nobody reads there any more, and a write would end this process
+		if s := reloadSignals(); len(s) > 0 {
+			signal.Ignore(s...) // a coordinator listens for them later; a node has nothing to read again
+		}
 	}
 }
 
