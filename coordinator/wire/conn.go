@@ -48,8 +48,8 @@ type Conn struct {
 	control key.ControlPublic
 	limit   uint32 // of one message to receive
 
-	wmu    sync.Mutex // held while writing; guards werr and timer
-	werr   error      // ends writing for good
+	wlock  chan struct{} // a mutex, held while writing; guards werr and timer
+	werr   error         // ends writing for good
 	timer  *time.Timer
 	timers sync.WaitGroup // one while the timer is set or running
 	once   sync.Once
@@ -57,9 +57,9 @@ type Conn struct {
 
 // newConn takes an established channel and starts to keep it alive.
 func newConn(nc net.Conn, limit uint32) *Conn {
-	c := &Conn{nc: nc, limit: limit}
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c := &Conn{nc: nc, limit: limit, wlock: make(chan struct{}, 1)}
+	c.wlock <- struct{}{}
+	defer c.unlock()
 	c.timers.Add(1)
 	c.timer = time.AfterFunc(aliveEvery, c.alive)
 	return c
@@ -97,9 +97,15 @@ func (c *Conn) SendEncoded(b []byte) error {
 	return c.write(append(frame, b...))
 }
 
+func (c *Conn) unlock() { <-c.wlock }
+
 func (c *Conn) write(b []byte) error {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c.wlock <- struct{}{}
+	defer c.unlock()
+	return c.writeLocked(b)
+}
+
+func (c *Conn) writeLocked(b []byte) error {
 	if c.werr != nil {
 		return c.werr
 	}
@@ -124,12 +130,9 @@ func (c *Conn) write(b []byte) error {
 // alive runs on the timer.
 func (c *Conn) alive() {
 	defer c.timers.Done()
-	if c.write([]byte{0, 0, 0, 0}) != nil {
-		return // Recv, or the next Send, says so
-	}
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
-	if c.werr == nil {
+	c.wlock <- struct{}{}
+	defer c.unlock()
+	if c.writeLocked([]byte{0, 0, 0, 0}) == nil { // else Recv, or the next Send, says so
 		c.timers.Add(1)
 		c.timer.Reset(aliveEvery)
 	}
@@ -200,14 +203,14 @@ func (c *Conn) Close() error {
 	var err error
 	c.once.Do(func() {
 		err = c.nc.Close() // first: a write under way holds the lock
-		c.wmu.Lock()
+		c.wlock <- struct{}{}
 		if c.werr == nil {
 			c.werr = fmt.Errorf("wire: send: %w", net.ErrClosed)
 		}
 		if c.timer.Stop() {
 			c.timers.Done()
 		}
-		c.wmu.Unlock()
+		c.unlock()
 	})
 	c.timers.Wait()
 	return err

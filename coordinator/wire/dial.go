@@ -141,9 +141,22 @@ func dialOne(ctx context.Context, c DialConfig, raw string, cert tls.Certificate
 	if err != nil {
 		return nil, err
 	}
+	// The WebSocket handshake does not look at ctx once it has a connection; so ctx closes the connection.
+	stop := func() bool { return true }
+	defer func() { stop() }()
+	dial := c.NetDial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
 	d := websocket.Dialer{
-		NetDialContext: c.NetDial,
-		Proxy:          c.Proxy,
+		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
+			if err == nil {
+				stop = context.AfterFunc(ctx, func() { nc.Close() })
+			}
+			return nc, err
+		},
+		Proxy: c.Proxy,
 		// What is outside proves nothing and need not: a self-signed front, or a firewall that inspects, sees
 		// only the TLS inside, which is held to the pin.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}},
@@ -177,6 +190,10 @@ func dialOne(ctx context.Context, c DialConfig, raw string, cert tls.Certificate
 	if err := tc.HandshakeContext(ctx); err != nil {
 		ws.Close()
 		return nil, fmt.Errorf("it does not speak as a coordinator: %w", err)
+	}
+	if !stop() {
+		ws.Close()
+		return nil, context.Cause(ctx)
 	}
 	conn := newConn(rawClose{tc, ws}, MaxMessage)
 	conn.url, conn.control, conn.machine = raw, got, key.PublicOf(c.Machine)

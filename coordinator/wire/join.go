@@ -70,7 +70,7 @@ func ParseJoin(s string) (Join, error) {
 	}
 	errTypo := errors.New("wire: the join string has a typo or is cut short: its checksum does not match; copy it again, whole")
 	b, err := base32Lower.DecodeString(digits)
-	if err != nil || len(b) <= joinSum {
+	if err != nil || len(b) <= joinSum || base32Lower.EncodeToString(b) != digits {
 		return Join{}, errTypo
 	}
 	body, sum := b[:len(b)-joinSum], sha256.Sum256(b[:len(b)-joinSum])

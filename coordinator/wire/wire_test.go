@@ -367,6 +367,9 @@ func leaves(v reflect.Value, at []int) (out [][]int) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
+			if v.Type().Field(i).Tag.Get("cbor") == "-" {
+				continue // not sent
+			}
 			out = append(out, leaves(v.Field(i), append(at, i))...)
 		}
 		return out
