@@ -122,6 +122,7 @@ func (c *control) refused(r *wire.Refused) int {
 			return again
 		}
 		c.enforce.refuse(r, time.Now())
+		c.whole = true // if it is ever let in again
 		if err := c.state.dropMap(); err != nil {
 			c.log.Error().Err(err).Msg("forget the map")
 		}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 )
 
@@ -71,6 +72,22 @@ func (n *Node) lookup(name string) (*wire.Peer, error) {
 		return p, nil
 	}
 	return nil, &UnknownNameError{Name: name, Near: nearest(label, cur.names)}
+}
+
+// WhoIs is the node that an address in the mesh belongs to, for a service to know who called: the peer's own address,
+// or the longest of the routes it carries. It reports false for an address that is no peer's.
+func (n *Node) WhoIs(a netip.Addr) (acl.Node, bool) {
+	m := n.enforce.cur.Load().m
+	id, ok := n.filter.Peer(a.Unmap())
+	if !ok || m == nil {
+		return acl.Node{}, false
+	}
+	for i := range m.Peers {
+		if m.Peers[i].ID == id {
+			return m.Peers[i].Node, true
+		}
+	}
+	return acl.Node{}, false
 }
 
 // DialContext connects to hostport ("web:80", "100.64.0.3:53") over the mesh; network is tcp, tcp4, tcp6, udp, udp4

@@ -19,3 +19,13 @@ func tryLock(f *os.File) error {
 	}
 	return err
 }
+
+// syncDir makes changes to the names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -18,3 +18,6 @@ func tryLock(f *os.File) error {
 	}
 	return err
 }
+
+// syncDir does nothing: NTFS journals names by itself, and directories cannot be flushed.
+func syncDir(string) error { return nil }

@@ -319,11 +319,4 @@ func (s *state) replace(name string, b []byte) (err error) {
 }
 
 // sync makes renames and removals durable.
-func (s *state) sync() error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
+func (s *state) sync() error { return syncDir(s.dir) }
