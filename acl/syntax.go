@@ -164,7 +164,11 @@ func (p *parser) parse() (root value, ok bool) {
 		p.fail(0, ClassSyntax, emptyHint, "file is empty")
 		return value{}, false
 	}
-	v, err := hujson.Parse(p.src)
+	src := p.src
+	if p.opt.Compat {
+		src = withoutLoneCommas(src)
+	}
+	v, err := hujson.Parse(src)
 	if err != nil {
 		p.syntax(err)
 		return value{}, false
@@ -194,7 +198,7 @@ func (p *parser) syntax(err error) {
 // valid, and the parser stops where it no longer is.
 func tooDeep(b []byte) (off int, deep bool) {
 	depth := 0
-	for i := 0; i < len(b); i++ {
+	for i := 0; i < len(b); i = next(b, i) {
 		switch b[i] {
 		case '{', '[':
 			if depth++; depth > MaxDepth {
@@ -202,31 +206,59 @@ func tooDeep(b []byte) (off int, deep bool) {
 			}
 		case '}', ']':
 			depth--
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		case '/':
-			if i+1 >= len(b) {
-				return 0, false
-			}
-			end, skip := []byte("\n"), 1
-			if b[i+1] == '*' {
-				end, skip = []byte("*/"), 2
-			}
-			n := -1
-			if i+2 <= len(b) {
-				n = bytes.Index(b[i+2:], end)
-			}
-			if n < 0 {
-				return 0, false
-			}
-			i += 2 + n + skip - 1
 		}
 	}
 	return 0, false
+}
+
+// next is where the token after the one at i starts: past a string or comment, and one byte on otherwise.
+func next(b []byte, i int) int {
+	switch {
+	case b[i] == '"':
+		for i++; i < len(b) && b[i] != '"'; i++ {
+			if b[i] == '\\' {
+				i++
+			}
+		}
+	case bytes.HasPrefix(b[i:], []byte("//")):
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return len(b)
+		}
+		i += n
+	case bytes.HasPrefix(b[i:], []byte("/*")):
+		n := bytes.Index(b[i+2:], []byte("*/"))
+		if n < 0 {
+			return len(b)
+		}
+		i += 2 + n + 1
+	}
+	return i + 1
+}
+
+// withoutLoneCommas blanks the comma of "[,]" and "{,}". It is no HuJSON, but tools that add a trailing comma to
+// every container write it; only what is read as another service's file is treated so kindly.
+func withoutLoneCommas(b []byte) []byte {
+	out := b
+	open, comma := false, -1 // just after a bracket that opens; the comma met since
+	for i := 0; i < len(b); i = next(b, i) {
+		switch c := b[i]; {
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '/':
+		case c == '[' || c == '{':
+			open, comma = true, -1
+		case c == ',' && open && comma < 0:
+			comma = i
+		case (c == ']' || c == '}') && open && comma >= 0:
+			if &out[0] == &b[0] {
+				out = bytes.Clone(b)
+			}
+			out[comma] = ' '
+			open = false
+		default:
+			open = false
+		}
+	}
+	return out
 }
 
 // convert keeps of a HuJSON value what it means and where it is, and reports duplicate names.
