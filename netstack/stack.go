@@ -3,94 +3,248 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
+
+const nicID = 1
 
 // Accept decides what becomes of an inbound TCP connection or UDP flow that nobody listens for. network is
 // "tcp" or "udp", local is our address, remote the peer's true one. It returns the connection to splice with;
-// an error refuses (RST, or ICMP port unreachable). ctx ends with the Stack or when the decision takes too long.
+// an error refuses (RST, or ICMP port unreachable). ctx ends with the Stack or when the decision takes longer
+// than 15 seconds; Accept must then return, for Close waits for it.
 type Accept func(ctx context.Context, network string, local, remote netip.AddrPort) (net.Conn, error)
 
-// Options configure a [Stack]. The zero value of every field but Addrs is a sane default.
+// Options configure a [Stack]. The zero value of every field but Addrs is a sane default. One peer (remote
+// address) may take up a quarter of each limit.
 type Options struct {
 	Addrs  []netip.Addr // own addresses, IPv4 or IPv6
-	MTU    int          // bytes, 1280 when 0
+	MTU    int          // bytes, 1280 when 0; at least 1280, the IPv6 minimum
 	Name   string       // what Name returns, "netstack" when empty
 	Accept Accept       // nil refuses everything nobody listens for
 
-	MaxConns   int           // spliced TCP connections, pending ones included; 4096 when 0
+	MaxConns   int           // spliced TCP connections, pending ones included; 1024 when 0
 	MaxPending int           // TCP connections waiting for Accept or the handshake; 256 when 0
-	MaxFlows   int           // spliced UDP flows; 1024 when 0
+	MaxFlows   int           // spliced UDP flows; 512 when 0
 	UDPIdle    time.Duration // a spliced UDP flow ends after so much silence; 2 minutes when 0 (RFC 4787 REQ-5)
 }
 
-// Stats are counters since New and gauges of now.
+// Stats are gauges of now and counters since New.
 type Stats struct {
 	Conns, Pending, Flows int    // gauges
 	Dropped               uint64 // packets that found the outbound queue full
-	Refused               uint64 // connections and flows refused by a limit
+	Refused               uint64 // connections and flows refused because a limit was reached
 }
 
 // Stack is a gVisor stack that is a wireguard tun.Device on its lower side and dials and listens on its upper.
-type Stack struct{}
+type Stack struct {
+	ip     *stack.Stack
+	link   *link
+	name   string
+	mtu    int
+	events chan tun.Event
+	fwd    forwarder
+	pings  pings
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	once   sync.Once
+
+	mu     sync.RWMutex // read: making endpoints and injecting packets; write: closing
+	closed bool
+
+	addrMu sync.Mutex // serialises SetAddrs
+}
 
 var _ tun.Device = (*Stack)(nil)
 
-var errTODO = errors.New("netstack: not written yet")
-
-// New starts a Stack.
-func New(o Options) (*Stack, error) { return nil, errTODO }
-
-// DialContext connects to addr; network is "tcp" or "udp".
-func (s *Stack) DialContext(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
-	return s.DialFrom(ctx, network, netip.AddrPort{}, addr)
+// New starts a Stack; end it with Close.
+func New(o Options) (*Stack, error) {
+	if o.MTU == 0 {
+		o.MTU = header.IPv6MinimumMTU
+	}
+	if o.MTU < header.IPv6MinimumMTU || o.MTU > 65535 {
+		return nil, fmt.Errorf("netstack: mtu %d is not between %d and 65535", o.MTU, header.IPv6MinimumMTU)
+	}
+	if o.Name == "" {
+		o.Name = "netstack"
+	}
+	s := &Stack{
+		ip: stack.New(stack.Options{
+			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+			HandleLocal:        true, // own addresses are reached without leaving, and are no source of packets from outside
+		}),
+		link:   newLink(o.MTU),
+		name:   o.Name,
+		mtu:    o.MTU,
+		events: make(chan tun.Event, 1),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.fwd.init(s, o)
+	if err := s.setUp(o.Addrs); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.events <- tun.EventUp
+	return s, nil
 }
 
-// DialFrom is DialContext with a chosen local address; a zero address or port is chosen by the stack.
-func (s *Stack) DialFrom(ctx context.Context, network string, local, addr netip.AddrPort) (net.Conn, error) {
-	return nil, errTODO
+// setUp configures the protocols, the link and the addresses.
+func (s *Stack) setUp(addrs []netip.Addr) error {
+	sack := tcpip.TCPSACKEnabled(true)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
+	retries := tcpip.TCPSynRetriesOption(5) // gives up after a minute
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send, &moderate, &reuse, &retries} {
+		if err := s.ip.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+			return fmt.Errorf("netstack: tcp option %T: %s", opt, err)
+		}
+	}
+	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
+		return fmt.Errorf("netstack: create the interface: %s", err)
+	}
+	s.ip.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
+	return s.SetAddrs(addrs)
 }
 
-// ListenTCP listens on addr. An unspecified address means every own address of both families.
-func (s *Stack) ListenTCP(addr netip.AddrPort) (net.Listener, error) { return nil, errTODO }
+// SetAddrs replaces the own addresses. Connections of addresses that stay are not disturbed; those of addresses
+// that go are ended at once.
+func (s *Stack) SetAddrs(addrs []netip.Addr) error {
+	s.addrMu.Lock()
+	defer s.addrMu.Unlock()
+	want := make(map[tcpip.Address]bool, len(addrs))
+	for _, a := range addrs {
+		a = a.Unmap()
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+			return fmt.Errorf("netstack: %v cannot be an own address", a)
+		}
+		want[tcpip.AddrFromSlice(a.AsSlice())] = true
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	have := make(map[tcpip.Address]bool)
+	gone := make(map[tcpip.Address]bool)
+	for _, pa := range s.ip.AllAddresses()[nicID] {
+		a := pa.AddressWithPrefix.Address
+		have[a] = true
+		if !want[a] {
+			gone[a] = true
+			s.ip.RemoveAddress(nicID, a)
+		}
+	}
+	var errs []error
+	for a := range want {
+		if have[a] {
+			continue
+		}
+		pa := tcpip.ProtocolAddress{Protocol: ipv6.ProtocolNumber, AddressWithPrefix: a.WithPrefix()}
+		if a.Len() == header.IPv4AddressSize {
+			pa.Protocol = ipv4.ProtocolNumber
+		}
+		if err := s.ip.AddProtocolAddress(nicID, pa, stack.AddressProperties{}); err != nil {
+			errs = append(errs, fmt.Errorf("netstack: add %v: %s", a, err))
+		}
+	}
+	if len(gone) > 0 {
+		for _, e := range s.ip.RegisteredEndpoints() {
+			ep, ok := e.(tcpip.Endpoint)
+			if !ok {
+				continue
+			}
+			if at, err := ep.GetLocalAddress(); err == nil && gone[at.Addr] {
+				e.Abort()
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
 
-// ListenUDP is ListenTCP for UDP.
-func (s *Stack) ListenUDP(addr netip.AddrPort) (net.PacketConn, error) { return nil, errTODO }
+// Stats returns gauges and counters.
+func (s *Stack) Stats() Stats {
+	st := s.fwd.stats()
+	st.Dropped = s.link.drops()
+	return st
+}
 
-// Ping sends one ICMP echo request to dst and waits for the reply.
-func (s *Stack) Ping(ctx context.Context, dst netip.Addr) (time.Duration, error) { return 0, errTODO }
+// Read waits for packets and fills as many bufs as there are packets. It returns os.ErrClosed after Close.
+func (s *Stack) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	return s.link.read(bufs, sizes, offset)
+}
 
-// SetAddrs replaces the own addresses. Connections of addresses that stay are not disturbed.
-func (s *Stack) SetAddrs(addrs []netip.Addr) error { return errTODO }
-
-// Stats returns counters and gauges.
-func (s *Stack) Stats() Stats { return Stats{} }
-
-// Read implements tun.Device.
-func (s *Stack) Read(bufs [][]byte, sizes []int, offset int) (int, error) { return 0, os.ErrClosed }
-
-// Write implements tun.Device.
-func (s *Stack) Write(bufs [][]byte, offset int) (int, error) { return 0, os.ErrClosed }
+// Write hands packets to the stack. It does not block, may change the bytes in bufs, does not keep them, and
+// ignores what is not IP. It returns os.ErrClosed after Close.
+func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return 0, os.ErrClosed
+	}
+	for _, b := range bufs {
+		if len(b) <= offset {
+			continue
+		}
+		s.normaliseICMP(b[offset:])
+		s.link.inject(b[offset:])
+	}
+	return len(bufs), nil
+}
 
 // File implements tun.Device; there is none.
 func (s *Stack) File() *os.File { return nil }
 
 // MTU implements tun.Device.
-func (s *Stack) MTU() (int, error) { return 0, errTODO }
+func (s *Stack) MTU() (int, error) { return s.mtu, nil }
 
 // Name implements tun.Device.
-func (s *Stack) Name() (string, error) { return "", errTODO }
+func (s *Stack) Name() (string, error) { return s.name, nil }
 
-// Events implements tun.Device.
-func (s *Stack) Events() <-chan tun.Event { return nil }
+// Events gives tun.EventUp, and is closed by Close.
+func (s *Stack) Events() <-chan tun.Event { return s.events }
 
 // BatchSize implements tun.Device.
-func (s *Stack) BatchSize() int { return 128 }
+func (s *Stack) BatchSize() int { return batchSize }
 
-// Close ends everything and waits for it. It is safe to call more than once.
-func (s *Stack) Close() error { return nil }
+// Close ends everything: Read and Write return os.ErrClosed, connections are reset, listeners and pending dials
+// and Accept calls return. It waits for all goroutines and may be called more than once, each call waiting.
+func (s *Stack) Close() error {
+	s.once.Do(func() {
+		s.mu.Lock() // after this no packet is under way into the stack and no new endpoint appears in it
+		s.closed = true
+		s.mu.Unlock()
+		s.cancel()
+		s.link.shut()
+		s.fwd.shut()
+		s.ip.Close()
+		s.fwd.wait()
+		s.abort() // what handshakes had not yet registered when Close looked
+		s.ip.Wait()
+		close(s.events)
+	})
+	return nil
+}
+
+func (s *Stack) abort() {
+	for _, e := range s.ip.RegisteredEndpoints() {
+		e.Abort()
+	}
+}
