@@ -176,14 +176,13 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 	}
 	src, dst, _, port := fl.ends()
 	v, owner, rule := s.admit(src, dst, fl.proto, port, fl.opener(), wall)
-	if !v.Allow {
-		return v
-	}
-	if owner.id != fl.peer.id {
+	if owner != nil && owner.id != fl.peer.id {
 		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
 		if !fl.inbound {
 			v.Reason = DstNotOwned
 		}
+	}
+	if !v.Allow {
 		return v
 	}
 	fl.epoch, fl.revision, fl.rule, fl.expires = s.epoch, s.conf.Revision, v.Rule, s.expires[rule]
@@ -320,7 +319,9 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 		f.release(fl.peer)
 		return true
 	}
-	sh.sweep(2, dead)
+	if 2*int(owner.flows.Load()) > f.opt.MaxFlowsPerPeer || 2*int(f.flows.Load()) > f.opt.MaxFlows {
+		sh.sweep(2, dead)
+	}
 	if r := f.reserve(owner); r != ByRule {
 		sh.sweep(16, dead)
 		if r = f.reserve(owner); r != ByRule {

@@ -24,12 +24,13 @@ type tuple struct {
 	proto         uint8
 }
 
-// flow is what a rule admitted. All of it is under its shard's lock.
+// flow is what a rule admitted. All of it is under its shard's lock. What a search reads comes first.
 type flow struct {
 	next *flow
 	hash uint64
 	tuple
-	inbound   bool // opened by the peer
+	deadline  int64 // ns since snapshot.base, as are opened and last
+	inbound   bool  // opened by the peer
 	state     state
 	loose     bool
 	peer      *peer
@@ -37,9 +38,8 @@ type flow struct {
 	expires   int64  // of rule, Unix ns
 	epoch     uint64 // of the snapshot that judged it last
 	revision  uint64 // and its revision
-	opened    int64  // ns since snapshot.base, as are
+	opened    int64
 	last      int64
-	deadline  int64
 	bytes     [2]uint64
 	challenge uint32
 	side      [2]tcpSide
@@ -146,7 +146,7 @@ func (s *shard) find(t *tuple, hash uint64) *flow {
 
 // insert returns a new flow, empty but for its tuple.
 func (s *shard) insert(t *tuple, hash uint64) *flow {
-	if s.n >= len(s.buckets) {
+	if 2*s.n >= len(s.buckets) {
 		s.grow()
 	}
 	if s.free == nil {
@@ -198,7 +198,7 @@ func (s *shard) sweep(n int, gone func(*flow) bool) {
 func (s *shard) unlink(at **flow) {
 	f := *at
 	*at = f.next
-	*f = flow{next: s.free}
+	f.peer, f.rule, f.next = nil, nil, s.free
 	s.free = f
 	s.n--
 }

@@ -195,7 +195,7 @@ func (f *flow) early(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 //	II   seq+len >= sender's end - the receiver's largest win  IV   ack >= the receiver's end - the sender's window
 func (f *flow) window(p *packet, snd, rcv *tcpSide) Reason {
 	end := p.seq + p.length()
-	if before(snd.maxEnd+1, p.seq) || before(end, snd.end-rcv.maxWin-1) {
+	if before(snd.maxEnd, p.seq) || before(end, snd.end-rcv.maxWin-1) {
 		return TCPSeq
 	}
 	if p.flags&ackFlag == 0 || f.loose {

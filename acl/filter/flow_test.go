@@ -1,0 +1,513 @@
+package filter
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hedge-mesh/hedge/acl"
+)
+
+// A step of a connection is written as it would be drawn:
+//
+//	"< S 999"            A ▶ V  SYN, sequence number 999
+//	"> SA 4999 1000"     V ▶ A  SYN+ACK, acknowledging 1000
+//	"< A 1000 5000 abc"  A ▶ V  three bytes
+//
+// with the verdict it must meet.
+type step struct {
+	seg  string
+	want Reason
+}
+
+var flagOf = map[rune]uint8{'S': syn, 'A': ackFlag, 'F': fin, 'R': rst, 'P': psh, 'E': ece, 'C': cwr, '.': 0}
+
+func play(t *testing.T, f *Filter, steps []step, now time.Time) {
+	t.Helper()
+	for _, s := range steps {
+		expect(t, send(t, f, s.seg, now), s.want)
+		if t.Failed() {
+			t.Fatalf("at %q", s.seg)
+		}
+	}
+}
+
+func send(t *testing.T, f *Filter, seg string, now time.Time) Verdict {
+	t.Helper()
+	var dir, flags, data string
+	var seq, ack uint32
+	if n, _ := fmt.Sscan(seg, &dir, &flags, &seq, &ack, &data); n < 3 {
+		t.Fatalf("bad step %q", seg)
+	}
+	bits := uint8(0)
+	for _, r := range flags {
+		bits |= flagOf[r]
+	}
+	if dir == "<" {
+		return f.In(ip(a4, v4, tcpSeg(5000, 22, bits, seq, ack, data)), now)
+	}
+	return f.Out(ip(v4, a4, tcpSeg(22, 5000, bits, seq, ack, data)), now)
+}
+
+var handshake = []step{{"< S 999", ByRule}, {"> SA 4999 1000", ByFlow}, {"< A 1000 5000", ByFlow}}
+
+func TestTCP(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		state string
+	}{
+		{"whole life", append(slices.Clone(handshake), []step{
+			{"< PA 1000 5000 hello", ByFlow}, {"> A 5000 1005", ByFlow}, {"> PA 5000 1005 hi", ByFlow}, {"< A 1005 5002", ByFlow},
+			{"< FA 1005 5002", ByFlow}, {"> A 5002 1006", ByFlow}, {"> FA 5002 1006", ByFlow}, {"< A 1006 5003", ByFlow},
+			{"< A 1006 5003", ByFlow}}...), "time-wait"},
+		{"no mid-stream pickup", []step{{"< A 1000 5000", TCPNoFlow}, {"< PA 1000 5000 x", TCPNoFlow}, {"> SA 4999 1000", TCPNoFlow}}, ""},
+		{"SYN again, SYN+ACK again", []step{{"< S 999", ByRule}, {"< S 999", ByFlow}, {"> SA 4999 1000", ByFlow}, {"> SA 4999 1000", ByFlow},
+			{"< A 1000 5000", ByFlow}}, "established"},
+		{"refused", []step{{"< S 999", ByRule}, {"> RA 0 1000", ByFlow}, {"< A 1000 1", TCPState}}, "closed"},
+		{"refused with a wrong acknowledgment", []step{{"< S 999", ByRule}, {"> RA 0 1001", TCPSeq}, {"> R 0", TCPSeq}}, "syn-sent"},
+		{"SYN+ACK of the wrong sequence", []step{{"< S 999", ByRule}, {"> SA 4999 1001", TCPSeq}, {"> SA 4999 999", TCPSeq}}, "syn-sent"},
+		{"the responder sends a SYN", []step{{"< S 999", ByRule}, {"> S 4999", TCPState}}, "syn-sent"},
+		{"the opener sends SYN+ACK", []step{{"< S 999", ByRule}, {"< SA 999 1", TCPState}}, "syn-sent"},
+		{"data before the handshake ends", []step{{"< S 999", ByRule}, {"< A 1000 5000 x", TCPState}, {"> A 5000 1000 x", TCPState}}, "syn-sent"},
+		{"a new try on the same port", []step{{"< S 999", ByRule}, {"< S 7777", ByRule}, {"> SA 4999 1000", TCPSeq}, {"> SA 4999 7778", ByFlow}}, "syn-received"},
+		{"data in the SYN", []step{{"< S 999 0 fast", ByRule}, {"> SA 4999 1004", ByFlow}, {"< A 1004 5000", ByFlow}}, "established"},
+		{"data in the SYN not taken", []step{{"< S 999 0 fast", ByRule}, {"> SA 4999 1000", ByFlow}, {"< A 1000 5000 fast", ByFlow}}, "established"},
+		{"RST in its place", append(slices.Clone(handshake), step{"< R 1000", ByFlow}, step{"< A 1000 5000", TCPState}), "closed"},
+		{"RST in the window but not in its place", append(slices.Clone(handshake), step{"< R 1500", ByFlow}, step{"> A 5000 1000", ByFlow}), "established"},
+		{"RST outside the window", append(slices.Clone(handshake), step{"< R 900000", TCPSeq}, step{"< R 4000000000", TCPSeq}), "established"},
+		{"data outside the window", append(slices.Clone(handshake), step{"< A 66001 5000 x", TCPSeq}, step{"> A 900000 1000 x", TCPSeq}), "established"},
+		{"acknowledging what was not sent", append(slices.Clone(handshake), step{"< A 1000 5001", TCPSeq}, step{"> A 5000 1001", TCPSeq}), "established"},
+		{"keepalive", append(slices.Clone(handshake), step{"< A 999 5000", ByFlow}, step{"> A 5000 1000", ByFlow}), "established"},
+		{"both close at once", append(slices.Clone(handshake), step{"< FA 1000 5000", ByFlow}, step{"> FA 5000 1000", ByFlow},
+			step{"< A 1001 5001", ByFlow}, step{"> A 5001 1001", ByFlow}), "time-wait"},
+		{"half closed, data still flows back", append(slices.Clone(handshake), step{"< FA 1000 5000", ByFlow}, step{"> A 5000 1001 more", ByFlow},
+			step{"< A 1001 5004", ByFlow}), "closing"},
+		{"new connection after TIME_WAIT", append(slices.Clone(handshake), step{"< FA 1000 5000", ByFlow}, step{"> FA 5000 1001", ByFlow},
+			step{"< A 1001 5001", ByFlow}, step{"< S 90000", ByRule}, step{"> SA 100 90001", ByFlow}), "syn-received"},
+		{"an end forgot and is told so", append(slices.Clone(handshake), step{"< S 70000", ByFlow}, step{"> A 5000 1000", ByFlow},
+			step{"< R 1000", ByFlow}, step{"< S 70000", ByRule}, step{"> SA 100 70001", ByFlow}), "syn-received"},
+		{"the other end still has an old connection", []step{{"< S 999", ByRule}, {"> A 777 333", ByFlow}, {"< R 333", ByFlow}, {"< S 999", ByFlow},
+			{"> SA 4999 1000", ByFlow}}, "syn-received"},
+		{"congestion flags", []step{{"< SEC 999", ByRule}, {"> SAE 4999 1000", ByFlow}, {"< AE 1000 5000", ByFlow}}, "established"},
+		{"sequence numbers wrap", []step{{"< S 4294967295", ByRule}, {"> SA 4294967294 0", ByFlow}, {"< A 0 4294967295 abc", ByFlow},
+			{"> A 4294967295 3 de", ByFlow}, {"< A 3 1", ByFlow}}, "established"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newMesh(t)
+			play(t, f, tt.steps, t0)
+			got := ""
+			for fl := range f.Flows {
+				got = fl.State
+			}
+			if got != tt.state {
+				t.Errorf("ends %q, want %q", got, tt.state)
+			}
+		})
+	}
+}
+
+// Windows are scaled as both ends agreed in their SYNs: 65000 << 7 allows 8 MB ahead, and only then.
+func TestTCPWindowScale(t *testing.T) {
+	for _, both := range []bool{true, false} {
+		f := newMesh(t)
+		in(t, f, ip(a4, v4, tcpSeg(5000, 22, syn, 999, 0, "", 2, 4, 5, 0xb4, 3, 3, 7)), ByRule)
+		var answer []byte
+		if both {
+			answer = []byte{1, 3, 3, 7}
+		}
+		out(t, f, ip(v4, a4, tcpSeg(22, 5000, syn|ackFlag, 4999, 1000, "", answer...)), ByFlow)
+		in(t, f, ip(a4, v4, tcpSeg(5000, 22, ackFlag, 1000, 5000, "")), ByFlow)
+		want := TCPSeq
+		if both {
+			want = ByFlow
+		}
+		out(t, f, ip(v4, a4, tcpSeg(22, 5000, ackFlag, 5000, 1000, "")), ByFlow)
+		out(t, f, ip(v4, a4, tcpSeg(22, 5000, ackFlag, 5_000_000, 1000, "far")), want)
+	}
+}
+
+func TestUDP(t *testing.T) {
+	f := newMesh(t)
+	in(t, f, ip(a4, v4, udp(5000, 53, 9)), ByRule)
+	out(t, f, ip(v4, a4, udp(53, 5000, 90)), ByFlow)
+	out(t, f, ip(v4, a4, udp(53, 5001, 90)), NoRule) // answers to nobody's question
+	out(t, f, ip(v4, a4, udp(54, 5000, 90)), NoRule)
+	expect(t, f.Out(ip(v4, a4, udp(53, 5000, 90)), after(179*time.Second)), ByFlow)
+	expect(t, f.Out(ip(v4, a4, udp(53, 5000, 90)), after(360*time.Second)), NoRule)
+}
+
+// Ping follows a rule for icmp, or any accept between the two; a deny for icmp stops it, one for a port does not.
+// A reply passes only to its request.
+func TestPing(t *testing.T) {
+	f := newMesh(t) // tcp/22 and udp/53 only
+	in(t, f, ping(a4, v4, 7), ByRule)
+	out(t, f, pong(v4, a4, 7), ByFlow)
+	out(t, f, pong(v4, a4, 8), ICMPNoRequest)
+	in(t, f, pong(a4, v4, 7), ICMPNoRequest)
+	out(t, f, ping(v4, a4, 7), NoRule)
+	in(t, f, ping(a6, v6, 7), ByRule)
+	expect(t, f.Out(pong(v6, a6, 7), after(31*time.Second)), ICMPNoRequest)
+
+	f = newMesh(t, rule(1, acl.Accept, "a", "v", ports(22)), rule(2, acl.Deny, "a", "v", anyPort, protoICMP))
+	in(t, f, ping(a4, v4, 7), DenyRule)
+	in(t, f, ping(a6, v6, 7), ByRule) // icmp means ICMP for IPv4 only
+	f = newMesh(t, rule(1, acl.Accept, "a", "v", anyPort), rule(2, acl.Deny, "a", "v", ports(23)))
+	in(t, f, ping(a4, v4, 7), ByRule)
+	f = newMesh(t, rule(1, acl.Accept, "a4only", "v", ports(22)))
+	in(t, f, ping(a4, v4, 7), ByRule)
+	in(t, f, ping(a6, v6, 7), NoRule) // an address is not the node that holds it
+}
+
+// Both ends may ping with the same identifier.
+func TestPingBothWays(t *testing.T) {
+	f := newMesh(t, rule(1, acl.Accept, "a", "v", anyPort), rule(2, acl.Accept, "v", "a", anyPort))
+	in(t, f, ping(a4, v4, 7), ByRule)
+	out(t, f, ping(v4, a4, 7), ByRule)
+	out(t, f, pong(v4, a4, 7), ByFlow)
+	in(t, f, pong(a4, v4, 7), ByFlow)
+	if n := f.Stats().Flows; n != 2 {
+		t.Error(n)
+	}
+}
+
+func TestDenyWinsWhateverItsPlace(t *testing.T) {
+	accept, deny := rule(1, acl.Accept, "*", "v", []acl.PortRange{{First: 20, Last: 30}}), rule(2, acl.Deny, "x", "v", ports(22, 25))
+	for _, rules := range [][]acl.Rule{{accept, deny}, {deny, accept}} {
+		f := newMesh(t, rules...)
+		in(t, f, ip(x4, v4, tcp(1, 21, syn)), ByRule)
+		v := in(t, f, ip(x4, v4, tcp(1, 22, syn)), DenyRule)
+		in(t, f, ip(x4, v4, tcp(1, 24, syn)), ByRule)
+		in(t, f, ip(x4, v4, tcp(1, 25, syn)), DenyRule)
+		in(t, f, ip(a4, v4, tcp(1, 22, syn)), ByRule)
+		if v.Rule == nil || v.Rule.Path != "acls[2]" {
+			t.Error(v)
+		}
+	}
+}
+
+// Without a configuration, with a nil one, and without rules, nothing passes.
+func TestFailClosed(t *testing.T) {
+	syn22 := ip(a4, v4, tcp(1, 22, syn))
+	f := New(Options{})
+	in(t, f, syn22, NoPolicy)
+	out(t, f, syn22, NoPolicy)
+	f.Set(&Config{}, t0)
+	in(t, f, syn22, SrcNotOwned)
+	c := mesh(1)
+	c.View.Sets = nil
+	f.Set(c, t0)
+	in(t, f, syn22, NoRule)
+	f.Set(mesh(1, acl.Rule{Src: []string{"*"}, Dst: []acl.Target{{Set: "*", Ports: anyPort}}}), t0)
+	in(t, f, syn22, NoRule) // the zero Action admits nothing
+	f.Set(mesh(1), t0)
+	in(t, f, syn22, ByRule)
+	if cuts := f.Set(nil, t0); len(cuts) != 1 || cuts[0].Why.Reason != NoPolicy {
+		t.Error(cuts)
+	}
+	in(t, f, syn22, NoPolicy)
+	if v := (Verdict{}); v.Allow || Unknown.Allows() {
+		t.Error("the zero verdict allows")
+	}
+}
+
+// Revocation: the rule goes, and so does the connection, before its next packet and with an RST for each end.
+//
+//	A ═══ tcp/22 ═══ V      Set without the rule      A ◀─ RST ─┤├─ RST ─▶ V
+func TestRevocationCutsFlows(t *testing.T) {
+	f := newMesh(t)
+	play(t, f, append(slices.Clone(handshake), step{"< A 1000 5000 hello", ByFlow}, step{"> A 5000 1005 welcome", ByFlow}), t0)
+	in(t, f, ip(a4, v4, udp(5000, 53, 1)), ByRule)
+
+	if cuts := f.Set(mesh(2), t0); len(cuts) != 0 {
+		t.Fatalf("the same rules cut %v", cuts)
+	}
+	for fl := range f.Flows {
+		if fl.Revision != 1 && fl.Revision != 2 {
+			t.Error(fl)
+		}
+	}
+	cuts := f.Set(mesh(3, rule(2, acl.Accept, "a", "v", ports(53), protoUDP)), t0)
+	if len(cuts) != 1 {
+		t.Fatalf("%d cuts", len(cuts))
+	}
+	c := cuts[0]
+	if c.Peer != idA || c.Proto != protoTCP || c.Src.String() != a4+":5000" || c.Dst.String() != v4+":22" ||
+		c.Why.Reason != NoRule || c.Rule.Path != "acls[1]" || c.Opened != 2 {
+		t.Errorf("%+v", c)
+	}
+	checkRST(t, c.ToSelf, a4, v4, 5000, 22, 1005, 5007)
+	checkRST(t, c.ToPeer, v4, a4, 22, 5000, 5007, 1005)
+	expect(t, send(t, f, "< A 1005 5007", t0), TCPNoFlow)
+	expect(t, send(t, f, "> A 5007 1005", t0), TCPNoFlow)
+	in(t, f, ip(a4, v4, udp(5000, 53, 1)), ByFlow)
+
+	cuts = f.Set(mesh(4, rule(3, acl.Deny, "*", "*", anyPort)), t0)
+	if len(cuts) != 1 || cuts[0].Proto != protoUDP || cuts[0].ToPeer != nil || cuts[0].Why.Reason != DenyRule {
+		t.Errorf("%+v", cuts)
+	}
+}
+
+func checkRST(t *testing.T, b []byte, src, dst string, sport, dport uint16, seq, ack uint32) {
+	t.Helper()
+	var p packet
+	if r, ok := p.parse(b); !ok || p.size != len(b) {
+		t.Fatalf("RST % x: %v", b, r)
+	}
+	if p.src.netip().String() != src || p.dst.netip().String() != dst || p.sport != sport || p.dport != dport ||
+		p.seq != seq || p.ack != ack || p.flags != rst|ackFlag {
+		t.Errorf("RST %v:%d > %v:%d seq %d ack %d flags %x", p.src.netip(), p.sport, p.dst.netip(), p.dport, p.seq, p.ack, p.flags)
+	}
+	checkSums(t, b)
+}
+
+// checkSums verifies the checksums of a packet of ours: summed with themselves they are zero.
+func checkSums(t *testing.T, b []byte) {
+	t.Helper()
+	var p packet
+	if _, ok := p.parse(b); !ok {
+		t.Fatalf("% x does not parse", b)
+	}
+	if !p.v6 && checksum(b[:20], 0) != 0 {
+		t.Error("bad IP checksum")
+	}
+	sum := pseudo(p.src, p.dst, p.proto, len(p.l4))
+	if p.proto == protoICMP {
+		sum = 0
+	}
+	if checksum(p.l4, sum) != 0 {
+		t.Error("bad transport checksum")
+	}
+}
+
+// A connection that is cut while it opens is refused to whoever opened it.
+func TestCutDuringHandshake(t *testing.T) {
+	f := newMesh(t, rule(1, acl.Accept, "v", "a", anyPort))
+	out(t, f, ip(v6, a6, tcpSeg(40000, 443, syn, 999, 0, "")), ByRule)
+	cuts := f.Set(mesh(2), t0)
+	if len(cuts) != 1 {
+		t.Fatal(cuts)
+	}
+	checkRST(t, cuts[0].ToSelf, a6, v6, 443, 40000, 0, 1000)
+	checkRST(t, cuts[0].ToPeer, v6, a6, 40000, 443, 1000, 0)
+}
+
+func TestVanishedPeerIsCut(t *testing.T) {
+	f := newMesh(t)
+	play(t, f, handshake, t0)
+	c := mesh(2)
+	c.Peers = c.Peers[1:]
+	cuts := f.Set(c, t0)
+	if len(cuts) != 1 || cuts[0].Peer != idA || cuts[0].Why.Reason != SrcNotOwned || cuts[0].ToSelf == nil {
+		t.Fatalf("%+v", cuts)
+	}
+	if len(f.peers) != 2 {
+		t.Errorf("%d peers are remembered", len(f.peers))
+	}
+	f.Set(mesh(3), t0)
+	play(t, f, []step{{"< A 1000 5000", TCPNoFlow}}, t0)
+}
+
+// A rule that ends takes its flows with it, on the next packet or at the next Tick, unless another rule admits them.
+func TestExpiry(t *testing.T) {
+	short, long := rule(1, acl.Accept, "a", "v", ports(22)), rule(2, acl.Accept, "a", "v", ports(22))
+	short.Expires, long.Expires = after(time.Minute), after(2*time.Minute)
+	f := newMesh(t, short, long)
+	if d := f.Deadline(t0); !d.Equal(short.Expires) {
+		t.Error(d)
+	}
+	play(t, f, handshake, t0)
+	play(t, f, []step{{"< A 1000 5000 a", ByFlow}}, after(119*time.Second))
+	if cuts := f.Tick(after(119 * time.Second)); cuts != nil {
+		t.Error(cuts)
+	}
+	play(t, f, []step{{"< A 1001 5000 b", RuleExpired}}, after(2*time.Minute))
+	cuts := f.Tick(after(2 * time.Minute))
+	if len(cuts) != 1 || cuts[0].Why.Reason != RuleExpired || cuts[0].ToPeer == nil {
+		t.Errorf("%+v", cuts)
+	}
+	play(t, f, []step{{"< S 999", RuleExpired}}, after(2*time.Minute))
+
+	deny := rule(3, acl.Deny, "a", "v", ports(22))
+	deny.Expires = after(time.Minute)
+	f = newMesh(t, rule(1, acl.Accept, "a", "v", ports(22)), deny)
+	play(t, f, []step{{"< S 999", DenyRule}}, t0)
+	play(t, f, []step{{"< S 999", ByRule}}, after(time.Minute))
+}
+
+// Set, In and Out at once: under -race, and no packet of the revoked connection passes after Set has returned.
+func TestConcurrentSet(t *testing.T) {
+	f := newMesh(t)
+	const rounds = 200
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 3 {
+		wg.Go(func() {
+			to, back := ip(a4, v4, udp(uint16(i), 53, 8)), ip(v4, a4, udp(53, uint16(i), 8))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					f.In(to, t0)
+					f.Out(back, t0)
+					for range f.Flows {
+						break
+					}
+					f.Stats()
+				}
+			}
+		})
+	}
+	for i := range rounds {
+		f.Set(mesh(uint64(i)), t0)
+		in(t, f, ip(a4, v4, udp(999, 53, 8)), ByRule)
+		cuts := f.Set(mesh(uint64(i), rule(1, acl.Accept, "x", "v", anyPort)), t0)
+		if !slices.ContainsFunc(cuts, func(c Cut) bool { return c.Src.Port() == 999 }) {
+			t.Fatal("the flow was not cut")
+		}
+		in(t, f, ip(a4, v4, udp(0, 53, 8)), NoRule)
+		if n := f.Stats().Flows; n != 0 {
+			t.Fatalf("%d flows are left", n)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestExplain(t *testing.T) {
+	until := rule(3, acl.Accept, "a", "v", ports(80))
+	until.Expires = t0
+	f := newMesh(t, rule(1, acl.Accept, "a", "v", ports(22)), rule(2, acl.Deny, "a", "v", ports(23)), until, rule(4, acl.Accept, "a", "lan9", ports(1)))
+	for _, tt := range []struct {
+		src, dst string
+		proto    uint8
+		want     string
+	}{
+		{a4 + ":5", v4 + ":22", protoTCP, "allowed: alice may reach victim on tcp/22 by acls[1] (acl.hujson:1:5)"},
+		{x4 + ":5", v4 + ":5432", protoTCP, "denied: no rule lets mallory reach victim on tcp/5432"},
+		{v4 + ":5", a4 + ":53", protoUDP, "denied: no rule lets victim reach alice on udp/53"},
+		{a4 + ":5", v4 + ":23", protoTCP, "denied: acls[2] (acl.hujson:2:5) forbids alice to reach victim on tcp/23"},
+		{a4 + ":5", v4 + ":80", protoTCP, "denied: acls[3] (acl.hujson:3:5) let alice reach victim on tcp/80 only until 2026-03-01T12:00:00Z"},
+		{x4 + ":0", v4 + ":0", 47, "denied: no rule lets mallory reach victim on protocol 47"},
+		{"10.3.0.1:5", "10.9.0.1:1", protoTCP, "denied: no rule lets 10.3.0.1 (behind router) reach 10.9.0.1 (behind victim) on tcp/1"},
+		{"127.0.0.1:5", v4 + ":1", protoTCP, "denied: source 127.0.0.1 belongs to no known peer and is not ours to send from"},
+		{x4 + ":5", "10.8.0.1:1", protoTCP, "denied: destination 10.8.0.1 is not at the receiver"},
+		{"[" + a6 + "]:5", "[" + v6 + "]:22", protoTCP, "allowed: alice may reach victim on tcp/22 by acls[1] (acl.hujson:1:5)"},
+	} {
+		src, dst := netip.MustParseAddrPort(tt.src), netip.MustParseAddrPort(tt.dst)
+		v := f.Check(src, dst, tt.proto, t0)
+		if got := f.Explain(v, src, dst, tt.proto); got != tt.want {
+			t.Errorf("got  %s\nwant %s", got, tt.want)
+		}
+	}
+	if n := f.Stats().Flows; n != 0 {
+		t.Errorf("Check made %d flows", n)
+	}
+	v := f.In(ip(a4, v4, tcp(1, 22, syn)), t0)
+	if got := v.String(); got != "allowed by acls[1] (acl.hujson:1:5)" {
+		t.Error(got)
+	}
+	seen := map[string]bool{}
+	for _, r := range Reasons() {
+		if s := r.String(); s == "" || seen[s] || strings.ToLower(s) != s || r.text() == "" {
+			t.Errorf("reason %d is %q", r, s)
+		}
+		seen[r.String()] = true
+	}
+}
+
+func TestPeer(t *testing.T) {
+	f := newMesh(t)
+	for addr, want := range map[string]acl.NodeID{a4: idA, x6: idX, "10.3.1.1": idR, "8.8.8.8": idR, v4: 0, "10.9.0.1": 0, "127.0.0.1": 0} {
+		if got, ok := f.Peer(netip.MustParseAddr(addr)); got != want || ok != (want != 0) {
+			t.Errorf("%s belongs to %d, %v", addr, got, ok)
+		}
+	}
+}
+
+func TestReject(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		pkt  []byte
+		want string // "" for no answer
+	}{
+		{"SYN", ip(v4, a4, tcp(5, 22, syn)), "rst+ack"},
+		{"data", ip(v6, a6, tcpSeg(5, 22, ackFlag, 1, 7777, "x")), "rst"},
+		{"RST", ip(v4, a4, tcp(5, 22, rst)), ""},
+		{"UDP", ip(v4, a4, udp(5, 22, 1400)), "icmp"},
+		{"UDP v6", ip(v6, a6, udp(5, 22, 1400)), "icmp"},
+		{"ping", ping(v4, a4, 1), "icmp"},
+		{"reply", pong(v4, a4, 1), ""},
+		{"error", ip(v4, a4, icmp(3, 3, 0, make([]byte, 28)...)), ""},
+		{"multicast", ip(v4, "224.0.0.251", udp(5353, 5353, 9)), ""},
+		{"from loopback", ip("127.0.0.1", a4, udp(1, 1, 9)), ""},
+		{"later fragment", fragOf(v4, a4, protoUDP, 1, 1480, false, make([]byte, 8)), ""},
+		{"nonsense", []byte("hello, world, this is no packet"), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			buf := make([]byte, 1280)
+			b := Reject(tt.pkt, buf)
+			if (b != nil) != (tt.want != "") {
+				t.Fatalf("answer % x", b)
+			}
+			if b == nil {
+				return
+			}
+			if &b[0] != &buf[0] {
+				t.Error("not in the buffer")
+			}
+			checkSums(t, b)
+			var p, q packet
+			p.parse(b)
+			q.parse(tt.pkt)
+			if p.src != q.dst || p.dst != q.src {
+				t.Error("not turned round")
+			}
+			switch tt.want {
+			case "rst+ack":
+				if p.flags != rst|ackFlag || p.ack != q.seq+1 || p.seq != 0 {
+					t.Errorf("%+v", p)
+				}
+			case "rst":
+				if p.flags != rst || p.seq != q.ack {
+					t.Errorf("%+v", p)
+				}
+			case "icmp":
+				most, typ, code := 576, byte(3), byte(13)
+				if p.v6 {
+					most, typ, code = 1280, 1, 1
+				}
+				if p.size > most || p.l4[0] != typ || p.l4[1] != code || binary.BigEndian.Uint32(p.l4[8:]) != binary.BigEndian.Uint32(tt.pkt) {
+					t.Errorf("%+v", p)
+				}
+			}
+		})
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	f := newMesh(t, rule(1, acl.Accept, "a", "v", anyPort))
+	play(t, f, handshake, t0)
+	in(t, f, ip(a4, v4, udp(1, 2, 8)), ByRule)
+	seg, reply := ip(a4, v4, tcpSeg(5000, 22, ackFlag, 1000, 5000, "")), ip(v4, a4, udp(2, 1, 8))
+	denied, scan, fresh := ip(x4, v4, udp(1, 2, 8)), ip(x6, v6, tcp(1, 2, ackFlag)), ip(a6, v6, udp(0, 7, 8))
+	buf := make([]byte, 1280)
+	port := uint16(0)
+	for name, run := range map[string]func(){
+		"established TCP": func() { f.In(seg, t0) },
+		"established UDP": func() { f.Out(reply, t0) },
+		"denied":          func() { f.In(denied, t0); f.In(scan, t0) },
+		"reject":          func() { Reject(denied, buf) },
+		"new flow":        func() { port++; binary.BigEndian.PutUint16(fresh[40:], port); f.In(fresh, t0) },
+	} {
+		if n := testing.AllocsPerRun(1000, run); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
