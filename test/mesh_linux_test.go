@@ -105,15 +105,13 @@ func newMesh(t *testing.T, policy string) *mesh {
 	return m
 }
 
-// startServers starts the relay, and a coordinator that knows it: for each to know the other's key, the coordinator
-// is started twice. The relay speaks plain HTTP, so that its wire shows what it is given to carry.
+// startServers starts the relay, and a coordinator that knows it. The relay speaks plain HTTP, so that its wire shows
+// what it is given to carry.
 func (m *mesh) startServers() {
 	m.t.Helper()
-	first := m.start(m.hub, m.coordinatorArgs()...)
-	control := m.adminStatus().Control
+	control := strings.TrimSpace(m.must(m.hub, "coordinator", "--print-key"))
 	m.start(m.relay, "relay", "--insecure-http", "--listen", m.relay.Addr.String()+":7443", "--coordinator-key", control)
 	m.relayAt = m.await(m.relay, "relay", "#relay:")
-	m.stop(first)
 	m.startCoordinator()
 }
 
