@@ -3,64 +3,289 @@ package bind
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
 )
 
+var errStopped = errors.New("bind: stopped")
+
 // Bind is a conn.Bind. Its methods may be called from any goroutine.
-type Bind struct{}
+type Bind struct {
+	cfg   Config
+	epoch time.Time
+
+	udp4, udp6 udp
+	ring       ring
+	relays     relays
+	book       *book
+	table      atomic.Pointer[table]
+	ticket     atomic.Pointer[[]byte]
+	endpoints  atomic.Pointer[[]netip.AddrPort]
+	home       atomic.Uint32
+	mark       atomic.Uint32
+
+	mu      sync.Mutex
+	ses     *session         // nil while no device is attached
+	peers   []path.Peer      // for the loop, nil if unchanged
+	reset   []key.NodePublic // peers to begin anew
+	told    map[key.NodePublic]uint16
+	stopped bool
+
+	// To the loop.
+	news    chan struct{} // peers, relays, home or status changed
+	wakes   chan *peer
+	discoIn chan message
+	stunIn  chan message
+	strays  chan stray
+	probes  chan *probe
+	names   chan resolved
+	done    <-chan struct{} // of ctx
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+}
 
 var _ conn.Bind = (*Bind)(nil)
 
-var errTODO = errors.New("bind: not written yet")
-
-// New opens the sockets and starts; Stop ends it. Nothing is received until a device calls Open.
-func New(Config) (*Bind, error) { return nil, errTODO }
-
-// Stop closes sockets and relay clients and waits for every goroutine.
-func (b *Bind) Stop() {}
-
-// SetPeers replaces the set of peers.
-func (b *Bind) SetPeers([]Peer) {}
-
-// SetRelays replaces the set of relays.
-func (b *Bind) SetRelays([]Relay) {}
-
-// SetTicket sets the ticket shown to relays from the next connection on.
-func (b *Bind) SetTicket([]byte) {}
-
-// Endpoints are the addresses at which peers may reach us.
-func (b *Bind) Endpoints() []netip.AddrPort { return nil }
-
-// Home is the ID of our home relay, 0 if none.
-func (b *Bind) Home() uint16 { return 0 }
-
-// Path is how packets reach a peer now; false if there is no such peer.
-func (b *Bind) Path(key.NodePublic) (PathInfo, bool) { return PathInfo{}, false }
-
-// Probe asks the peer for one answer by its current path, and tells how long it took and by which path it came.
-func (b *Bind) Probe(context.Context, key.NodePublic) (time.Duration, PathInfo, error) {
-	return 0, PathInfo{}, errTODO
+// New opens the sockets and starts; Stop ends it. Nothing is received until a device calls Open. The device should be
+// told DisableSomeRoamingForBrokenMobileSemantics before its peers are configured: then it keeps the endpoints it
+// configured, which are better than any it could learn.
+func New(cfg Config) (*Bind, error) {
+	if cfg.Node.IsZero() || cfg.Disco.IsZero() {
+		return nil, errors.New("bind: Config needs Node and Disco keys")
+	}
+	if cfg.Log == nil {
+		cfg.Log = func(string, ...any) {}
+	}
+	if cfg.Interfaces == nil {
+		cfg.Interfaces = systemAddrs
+	}
+	if cfg.DialRelay == nil {
+		cfg.DialRelay = func(c derp.ClientConfig) RelayClient { return derp.NewClient(c) }
+	}
+	b := &Bind{
+		cfg:     cfg,
+		epoch:   time.Now().Add(-time.Hour), // long ago: 0 means never
+		book:    newBook(),
+		told:    make(map[key.NodePublic]uint16),
+		news:    make(chan struct{}, 1),
+		wakes:   make(chan *peer, 4096),
+		discoIn: make(chan message, 512),
+		stunIn:  make(chan message, 64),
+		strays:  make(chan stray, 64),
+		probes:  make(chan *probe),
+		names:   make(chan resolved),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.done = b.ctx.Done()
+	if cfg.Listen == nil {
+		b.cfg.Listen = b.listenSystem
+	}
+	b.udp4.network, b.udp6.network = "udp4", "udp6"
+	b.ring.ready = make(chan struct{}, 1)
+	b.relays.b = b
+	b.relays.conns.Store(&map[uint16]*relayConn{})
+	b.table.Store(&table{})
+	b.endpoints.Store(&[]netip.AddrPort{})
+	s4, s6, err := b.listen(cfg.Port)
+	if err != nil {
+		return nil, err
+	}
+	b.exchange(s4, s6)
+	l := newLoop(b)
+	b.wg.Go(l.run)
+	return b, nil
 }
 
-// Open implements conn.Bind.
-func (b *Bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) { return nil, 0, errTODO }
+// Stop closes sockets and relay clients and waits for every goroutine.
+func (b *Bind) Stop() {
+	b.mu.Lock()
+	first := !b.stopped
+	b.stopped = true
+	b.mu.Unlock()
+	if first {
+		b.cancel()
+		b.Close()
+		b.relays.close()
+		for _, u := range []*udp{&b.udp4, &b.udp6} {
+			if s := u.cur.Load(); s != nil {
+				s.pc.Close()
+			}
+		}
+	}
+	b.wg.Wait()
+}
+
+// stir makes the loop look at what changed.
+func (b *Bind) stir() {
+	select {
+	case b.news <- struct{}{}:
+	default:
+	}
+}
+
+// SetRelays replaces the set of relays.
+func (b *Bind) SetRelays(list []Relay) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		b.relays.set(slices.Clone(list))
+		b.stir()
+	}
+}
+
+// SetTicket sets the ticket shown to relays from the next connection on. It is kept.
+func (b *Bind) SetTicket(ticket []byte) {
+	t := slices.Clone(ticket)
+	b.ticket.Store(&t)
+	for _, c := range *b.relays.conns.Load() {
+		if !c.up() {
+			c.client.Redial()
+		}
+	}
+}
+
+func (b *Bind) currentTicket() []byte {
+	if t := b.ticket.Load(); t != nil {
+		return *t
+	}
+	return nil
+}
+
+// Endpoints are the addresses at which peers may reach us.
+func (b *Bind) Endpoints() []netip.AddrPort { return slices.Clone(*b.endpoints.Load()) }
+
+// Home is the ID of our home relay, 0 if none.
+func (b *Bind) Home() uint16 { return uint16(b.home.Load()) }
+
+func (b *Bind) setHome(id uint16) {
+	b.home.Store(uint32(id))
+	if b.cfg.Home != nil {
+		b.cfg.Home(id)
+	}
+	b.stir()
+}
+
+// Port is the UDP port of the sockets.
+func (b *Bind) Port() uint16 {
+	for _, u := range []*udp{&b.udp4, &b.udp6} {
+		if s := u.cur.Load(); s != nil {
+			return s.port
+		}
+	}
+	return 0
+}
+
+// Path is how packets reach a peer now; false if there is no such peer.
+func (b *Bind) Path(k key.NodePublic) (PathInfo, bool) {
+	p := b.table.Load().byNode[k]
+	if p == nil {
+		return PathInfo{}, false
+	}
+	return b.info(p), true
+}
+
+func (b *Bind) info(p *peer) PathInfo {
+	r := p.routes.Load()
+	return PathInfo{
+		Direct: r.primary.IsValid(), Addr: r.primary, Relay: uint16(p.relay.Load()),
+		RTT: r.rtt, Since: r.since, LastHeard: b.time(p.any.Load()), Why: r.why,
+	}
+}
+
+// Open implements conn.Bind. Port 0 means the port in use.
+func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return nil, 0, errStopped
+	}
+	if b.ses != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	if port != 0 && port != b.Port() {
+		s4, s6, err := b.listen(port)
+		if err != nil {
+			return nil, 0, err
+		}
+		b.exchange(s4, s6)
+		b.stir()
+	}
+	b.ses = &session{done: make(chan struct{})}
+	fns := []conn.ReceiveFunc{}
+	for _, u := range []*udp{&b.udp4, &b.udp6} {
+		if s := u.cur.Load(); s != nil {
+			if err := s.pc.SetReadDeadline(time.Time{}); err != nil {
+				b.ses = nil
+				return nil, 0, fmt.Errorf("bind: %s socket: %w", u.network, err)
+			}
+			fns = append(fns, b.receiver(u, b.ses))
+		}
+	}
+	done := b.ses.done
+	return append(fns, func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		return b.ring.pop(done, bufs, sizes, eps)
+	}), b.Port(), nil
+}
 
 // Close implements conn.Bind: it detaches the device and leaves the sockets open.
-func (b *Bind) Close() error { return nil }
+func (b *Bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ses == nil {
+		return nil
+	}
+	close(b.ses.done)
+	b.ses = nil
+	for _, u := range []*udp{&b.udp4, &b.udp6} {
+		if s := u.cur.Load(); s != nil {
+			s.pc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+		}
+	}
+	return nil
+}
 
-// SetMark implements conn.Bind.
-func (b *Bind) SetMark(uint32) error { return nil }
+// exchange puts new sockets in the place of the old; a family that is missing among the new keeps its old one.
+func (b *Bind) exchange(s4, s6 *sock) {
+	for i, u := range []*udp{&b.udp4, &b.udp6} {
+		if s := []*sock{s4, s6}[i]; s != nil {
+			if old := u.cur.Swap(s); old != nil {
+				old.pc.Close()
+			}
+		}
+	}
+}
 
-// Send implements conn.Bind.
-func (b *Bind) Send([][]byte, conn.Endpoint) error { return errTODO }
-
-// ParseEndpoint implements conn.Bind; s is the 64 hexadecimal digits of a node key.
-func (b *Bind) ParseEndpoint(string) (conn.Endpoint, error) { return nil, errTODO }
+// SetMark implements conn.Bind: on our sockets and on connections to relays made from now on.
+func (b *Bind) SetMark(mark uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mark.Store(mark)
+	for _, u := range []*udp{&b.udp4, &b.udp6} {
+		s := u.cur.Load()
+		if s == nil {
+			continue
+		}
+		if c, err := rawConn(s.pc); err != nil {
+			return err
+		} else if c != nil {
+			if err := setMark(c, mark); err != nil && mark != 0 {
+				return fmt.Errorf("bind: cannot set the firewall mark: %w", err)
+			}
+		}
+	}
+	return nil
+}
 
 // BatchSize implements conn.Bind.
-func (b *Bind) BatchSize() int { return conn.IdealBatchSize }
+func (b *Bind) BatchSize() int { return batchSize }

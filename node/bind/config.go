@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
@@ -16,20 +17,32 @@ type Config struct {
 	Machine key.MachinePrivate // authenticates us to relays
 	Port    uint16             // UDP port of both sockets; 0 lets the system choose
 
-	Loopback bool           // offer loopback addresses to peers too: for several nodes on one machine
-	Exclude  []netip.Prefix // addresses never offered to peers nor probed: the mesh's own
+	Loopback bool           // offer and probe loopback addresses too: for several nodes on one machine
+	Exclude  []netip.Prefix // addresses never offered nor probed: the mesh's own
 
-	// The callbacks run on goroutines of the Bind: they must return soon and not call Stop. Each may be nil.
+	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
 	Changed   func(PathChange)                 // a peer's path changed
-	Log       func(format string, args ...any) // what an operator may want to know, for a debug log
+	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log
 
-	// Seams, nil for the real thing.
+	// Seams; nil for the real thing.
 	Listen     func(ctx context.Context, network, address string) (net.PacketConn, error) // "udp4" or "udp6", ":port"
 	Interfaces func() ([]netip.Addr, error)                                               // addresses of this machine
-	DialRelay  func(RelayConfig) RelayClient
+	DialRelay  func(derp.ClientConfig) RelayClient
 }
+
+// RelayClient is a connection to one relay that mends itself; *derp.Client is one. The Send methods never block, copy
+// what they take, and report whether it was queued.
+type RelayClient interface {
+	Send(dst key.NodePublic, pkts [][]byte) bool
+	SendPriority(dst key.NodePublic, pkts [][]byte) bool // before any data: probes and handshakes
+	Up() bool
+	Redial()      // the network changed
+	Close() error // waits
+}
+
+var _ RelayClient = (*derp.Client)(nil)
 
 // Peer is a peer as the coordinator tells it.
 type Peer struct {
@@ -54,30 +67,12 @@ type PathInfo struct {
 	Relay     uint16         // the peer's relay; 0 if it has none
 	RTT       time.Duration  // of the last answered probe of this path; 0 if none was
 	Since     time.Time      // when the path was chosen
-	LastHeard time.Time      // last authentic packet of the peer by any path; zero if none
+	LastHeard time.Time      // last packet of the peer by any path; zero if none
+	Why       string         // why this path, for people
 }
 
-// PathChange is a change of path of one peer.
+// PathChange is a change of the path of one peer.
 type PathChange struct {
 	Peer key.NodePublic
 	Path PathInfo
-	Why  string
-}
-
-// RelayConfig is what a relay client is made from.
-type RelayConfig struct {
-	Relay   Relay
-	Node    key.NodePublic
-	Machine key.MachinePrivate
-	Ticket  func() []byte
-	Receive func(from key.NodePublic, pkts [][]byte) // pkts are valid until it returns
-	Status  func(up bool, err error)
-}
-
-// RelayClient is a connection to one relay that mends itself. Its Send methods never block, copy what they take, and
-// report whether it was queued.
-type RelayClient interface {
-	Send(dst key.NodePublic, pkts [][]byte) bool
-	SendUrgent(dst key.NodePublic, pkts [][]byte) bool // overtakes data: probes and handshakes
-	Close() error                                      // waits
 }

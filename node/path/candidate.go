@@ -83,7 +83,7 @@ func (pr *peer) add(now time.Time, a netip.AddrPort, by source) (c *candidate, i
 func (pr *peer) evict(now time.Time, a netip.AddrPort, sameIP bool, by source) bool {
 	old := -1
 	for i, c := range pr.candidates {
-		if c == pr.best || recent(now, c.pong, trust) || recent(now, c.added, time.Second) ||
+		if c == pr.best || recent(now, c.pong, Trust) || recent(now, c.added, time.Second) ||
 			sameIP && c.addr.Addr() != a.Addr() || c.by&told != 0 && by != told {
 			continue
 		}
@@ -146,7 +146,7 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 	}
 	g := pr.pings[i]
 	pr.pings = slices.Delete(pr.pings, i, i+1)
-	pr.forget(from, g.sent) // their answers would be no news
+	pr.forget(from, g.sent)                       // their answers would be no news
 	rtt := max(now.Sub(g.sent), time.Microsecond) // 0 means not known
 	if g.probe != 0 {
 		pr.p.do(Probed{pr.key, g.probe, from, rtt})
@@ -155,6 +155,7 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		pr.relayRTT = smooth(pr.relayRTT, rtt)
 		return
 	}
+	pr.p.do(Alive{pr.key, from})
 	c := pr.find(from)
 	if c == nil {
 		return // it made room for another meanwhile

@@ -32,7 +32,6 @@ const (
 	silenceMost = 700 * time.Millisecond // the same, of a peer that answers but has nothing to say
 	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
 	pongMost    = time.Second
-	trust       = 10 * time.Second // a path heard from that recently may be used alone
 	recheck     = 10 * time.Second // a path is asked that often even if packets come in: their sources may be forged
 	awake       = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
@@ -50,6 +49,12 @@ var seekWaits = [...]time.Duration{
 	50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, time.Second,
 	2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second,
 }
+
+// What the caller has to know of these.
+const (
+	Trust      = 10 * time.Second // a direct path heard from that recently may be used alone
+	StrayEvery = hereLeast        // between two Seen of one peer
+)
 
 // Config is what Paths are made from.
 type Config struct {
@@ -101,7 +106,7 @@ type (
 // Traffic is what passed between us and a peer; zero times mean never.
 type Traffic struct {
 	Sent    time.Time // last WireGuard packet sent, by any route
-	Heard   time.Time // last WireGuard packet or pong that came from the address of the direct path
+	Heard   time.Time // last WireGuard packet or Alive from the address of the direct path
 	Waiting time.Time // first packet sent by the direct path after Heard; zero if none
 }
 
@@ -113,7 +118,7 @@ func (Seen) event()  {}
 func (Tick) event()  {}
 func (Probe) event() {}
 
-// Action is something to do: Send, Use, Sleep or Probed.
+// Action is something to do: Send, Use, Sleep, Alive or Probed.
 type Action interface{ action() }
 
 type (
@@ -141,6 +146,11 @@ type (
 		Peer key.NodePublic
 		Sent time.Time // as the last Tick said: a later one means wake up
 	}
+	// Alive says that an address gave the answer it was asked for: Heard, for the direct path.
+	Alive struct {
+		Peer key.NodePublic
+		From netip.AddrPort
+	}
 	// Probed answers a Probe.
 	Probed struct {
 		Peer key.NodePublic
@@ -153,6 +163,7 @@ type (
 func (Send) action()   {}
 func (Use) action()    {}
 func (Sleep) action()  {}
+func (Alive) action()  {}
 func (Probed) action() {}
 
 // Paths is the state of all peers. It is not safe for concurrent use.

@@ -43,6 +43,8 @@ func (w *world) step(ev Event) {
 				w.pongs = append(w.pongs, pong{w.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
 				slices.SortStableFunc(w.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
 			}
+		case Alive:
+			w.flow.hear(w.now, a.From)
 		case Use:
 			w.used(a)
 		case Sleep:
@@ -101,7 +103,6 @@ func (w *world) pass(d time.Duration, flowing bool) {
 			g := w.pongs[0]
 			w.pongs, w.now = w.pongs[1:], g.at
 			w.answered[g.From] = w.now
-			w.flow.hear(w.now, g.From)
 			w.step(g.Got)
 			continue
 		}

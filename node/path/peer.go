@@ -140,7 +140,7 @@ func (pr *peer) check(now time.Time) {
 	}
 	proof := latest(pr.traffic.Heard, pr.best.pong)
 	switch {
-	case !recent(now, proof, trust):
+	case !recent(now, proof, Trust):
 		// Quiet for long, perhaps forgotten by a NAT. It mostly answers, so wait for that before searching.
 		if !pr.doubt {
 			pr.doubt = true

@@ -238,7 +238,6 @@ func (s *script) until(end time.Time) {
 			g := s.pongs[0]
 			s.pongs = s.pongs[1:]
 			s.now = g.at
-			s.flows[g.Peer].hear(s.now, g.From)
 			s.step(g.Got)
 			continue
 		}
@@ -256,8 +255,12 @@ func (s *script) until(end time.Time) {
 
 func (s *script) step(ev Event) {
 	for _, a := range slices.Clone(s.p.Step(s.now, ev)) {
-		fmt.Fprintf(&s.out, "  %5d  %s\n", s.now.Sub(epoch).Milliseconds(), s.describe(a))
+		if _, ok := a.(Alive); !ok {
+			fmt.Fprintf(&s.out, "  %5d  %s\n", s.now.Sub(epoch).Milliseconds(), s.describe(a))
+		}
 		switch a := a.(type) {
+		case Alive:
+			s.flows[a.Peer].hear(s.now, a.From)
 		case Send:
 			rtt, ok := s.flows[a.Peer].net[a.To]
 			if m, isPing := a.Msg.(Ping); ok && isPing {

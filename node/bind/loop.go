@@ -1,0 +1,314 @@
+package bind
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// loop is the one goroutine that owns the paths: it takes what receivers and callers bring, asks path.Paths, and does
+// what it says.
+type loop struct {
+	b     *Bind
+	paths *path.Paths
+	timer *time.Timer
+	buf   []byte
+
+	probes  map[uint64]*probe
+	probeID uint64
+
+	net  netmon
+	stun stunClient
+	here path.Here // as last told
+}
+
+const pollEvery = 3 * time.Second
+
+func newLoop(b *Bind) *loop {
+	l := &loop{b: b, timer: time.NewTimer(0), probes: make(map[uint64]*probe)}
+	l.stun.init(l)
+	l.net.poll(l)
+	l.paths = path.New(path.Config{Usable: l.net.usable})
+	return l
+}
+
+func (l *loop) run() {
+	defer l.timer.Stop()
+	l.announce(time.Now())
+	for {
+		l.timer.Reset(time.Until(l.next()))
+		select {
+		case <-l.b.done:
+			return
+		case <-l.b.news:
+			l.sync()
+		case p := <-l.b.wakes:
+			l.step(path.Tick{Peer: p.key, Traffic: l.traffic(p)})
+		case m := <-l.b.discoIn:
+			l.disco(m)
+		case m := <-l.b.stunIn:
+			l.stun.answer(m)
+		case r := <-l.b.names:
+			l.stun.named(r)
+		case s := <-l.b.strays:
+			l.step(path.Seen{Peer: s.peer.key, From: s.from})
+		case p := <-l.b.probes:
+			l.probe(p)
+		case <-l.timer.C:
+			l.tick()
+		}
+	}
+}
+
+// next is when time alone gives the loop something to do.
+func (l *loop) next() time.Time {
+	at := l.net.next
+	if t := l.stun.next; t.Before(at) {
+		at = t
+	}
+	if _, t, ok := l.paths.Next(); ok && t.Before(at) {
+		at = t
+	}
+	return at
+}
+
+func (l *loop) tick() {
+	now := time.Now()
+	if !l.net.next.After(now) && l.net.poll(l) {
+		l.b.cfg.Log("this machine's addresses changed: %v", l.net.addrs)
+		l.stun.start(now)
+		for _, c := range *l.b.relays.conns.Load() {
+			c.client.Redial()
+		}
+		l.step(path.Moved{})
+		l.announce(now)
+	}
+	if !l.stun.next.After(now) {
+		l.stun.tick(now)
+	}
+	for range 1000 { // then see to other things
+		k, at, ok := l.paths.Next()
+		if !ok || at.After(time.Now()) {
+			break
+		}
+		var t path.Traffic
+		if p := l.b.table.Load().byNode[k]; p != nil {
+			t = l.traffic(p)
+		}
+		l.step(path.Tick{Peer: k, Traffic: t})
+	}
+	l.tend(now)
+}
+
+// sync takes over what callers set.
+func (l *loop) sync() {
+	b := l.b
+	b.mu.Lock()
+	set, reset := b.peers, b.reset
+	b.peers, b.reset = nil, nil
+	b.mu.Unlock()
+	if set != nil {
+		if again := slices.DeleteFunc(slices.Clone(set), func(p path.Peer) bool { return slices.Contains(reset, p.Key) }); len(again) < len(set) {
+			l.step(path.Peers{Set: again})
+		}
+		l.step(path.Peers{Set: set})
+	}
+	now := time.Now()
+	l.stun.relaysChanged(now)
+	l.tend(now)
+	l.announce(now)
+}
+
+func (l *loop) tend(now time.Time) {
+	l.b.relays.tend(l.b.nanos(now), l.stun.latency, l.stun.settled(now))
+}
+
+// announce tells the owner and the peers where we are, if that changed.
+func (l *loop) announce(now time.Time) {
+	eps := l.stun.reflexive(now)
+	for _, a := range l.net.addrs {
+		if e := netip.AddrPortFrom(a, l.b.Port()); !slices.Contains(eps, e) {
+			eps = append(eps, e)
+		}
+	}
+	eps = eps[:min(len(eps), path.MaxHere)]
+	h := path.Here{Relay: l.b.Home(), Endpoints: eps}
+	same := slices.Equal(eps, l.here.Endpoints)
+	if same && h.Relay == l.here.Relay {
+		return
+	}
+	l.here = h
+	if !same {
+		l.b.endpoints.Store(&eps)
+		if l.b.cfg.Endpoints != nil {
+			l.b.cfg.Endpoints(slices.Clone(eps))
+		}
+	}
+	l.step(path.Self{Here: h})
+}
+
+func (l *loop) traffic(p *peer) path.Traffic {
+	b := l.b
+	waiting := b.time(p.waiting.Load())
+	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting}
+}
+
+// disco opens a message and lets the paths know.
+func (l *loop) disco(m message) {
+	if m.peer.gone.Load() {
+		return
+	}
+	box := l.box(m.peer)
+	if box == nil {
+		return
+	}
+	msg, err := box.Open(m.pkt)
+	if err != nil {
+		return // forged, or sealed for another
+	}
+	m.peer.any.Store(l.b.now())
+	if h, ok := msg.(path.Here); ok && h.Relay != 0 {
+		m.peer.relay.Store(uint32(h.Relay))
+	}
+	l.step(path.Got{Peer: m.peer.key, From: m.from, Msg: msg})
+}
+
+func (l *loop) box(p *peer) *path.Box {
+	if p.box == nil && !p.disco.IsZero() {
+		box, err := path.NewBox(l.b.cfg.Disco, p.disco)
+		if err != nil {
+			l.b.cfg.Log("peer %s: %v", p.key.Short(), err)
+			return nil
+		}
+		p.box = box
+	}
+	return p.box
+}
+
+func (l *loop) step(ev path.Event) {
+	t := l.b.table.Load()
+	for _, a := range l.paths.Step(time.Now(), ev) {
+		switch a := a.(type) {
+		case path.Send:
+			if p := t.byNode[a.Peer]; p != nil {
+				l.send(p, a.To, a.Msg)
+			}
+		case path.Use:
+			if p := t.byNode[a.Peer]; p != nil {
+				l.use(p, a)
+			}
+		case path.Sleep:
+			if p := t.byNode[a.Peer]; p != nil {
+				p.up.Store(false)
+				if p.sent.Load() > l.b.nanos(a.Sent) {
+					l.b.wake(p)
+				}
+			}
+		case path.Alive:
+			if p := t.byNode[a.Peer]; p != nil && p.routes.Load().primary == a.From {
+				p.heard.Store(l.b.now())
+				p.waiting.Store(0)
+			}
+		case path.Probed:
+			if pr := l.probes[a.ID]; pr != nil {
+				delete(l.probes, a.ID)
+				pr.reply <- a
+			}
+		}
+	}
+}
+
+// send seals a message and sends it; a failure is a message lost, which the paths expect.
+func (l *loop) send(p *peer, to path.Route, m path.Message) {
+	box := l.box(p)
+	if box == nil {
+		return
+	}
+	l.buf = box.Seal(l.buf[:0], m)
+	if to.IsValid() {
+		_ = l.b.sendUDP([][]byte{l.buf}, to)
+		return
+	}
+	l.b.sendRelay([][]byte{l.buf}, p)
+}
+
+func (l *loop) use(p *peer, u path.Use) {
+	b := l.b
+	old := p.routes.Load()
+	p.routes.Store(&routes{
+		primary: u.Primary, both: u.Both, other: u.Other, until: b.nanos(u.Until),
+		first: u.First, rtt: u.RTT, since: u.Since, why: u.Why,
+	})
+	b.book.setAddrs(p, u.Proven)
+	if old.primary == u.Primary {
+		return
+	}
+	p.waiting.Store(0)
+	p.heard.Store(0)
+	if u.Primary.IsValid() {
+		p.heard.Store(b.now()) // it has just answered
+	}
+	if b.cfg.Changed != nil {
+		b.cfg.Changed(PathChange{p.key, b.info(p)})
+	}
+}
+
+// probe is one call of Probe.
+type probe struct {
+	peer  *peer
+	id    uint64
+	over  bool
+	reply chan path.Probed // room for one
+}
+
+func (l *loop) probe(p *probe) {
+	if p.over {
+		delete(l.probes, p.id)
+		return
+	}
+	if p.id == 0 {
+		l.probeID++
+		p.id = l.probeID
+	}
+	l.probes[p.id] = p
+	l.step(path.Probe{Peer: p.peer.key, ID: p.id})
+}
+
+// Probe asks a peer for one answer by its current path, again every second, and tells how long it took and by which
+// path it came. It fails when ctx ends.
+func (b *Bind) Probe(ctx context.Context, k key.NodePublic) (time.Duration, PathInfo, error) {
+	p := b.table.Load().byNode[k]
+	if p == nil {
+		return 0, PathInfo{}, fmt.Errorf("bind: node %s is not a peer", k.Short())
+	}
+	pr := &probe{peer: p, reply: make(chan path.Probed, 1)}
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		select {
+		case b.probes <- pr:
+		case <-b.done:
+			return 0, PathInfo{}, errStopped
+		}
+		select {
+		case a := <-pr.reply:
+			i := b.info(p)
+			i.Direct, i.Addr, i.RTT = a.From.IsValid(), a.From, a.RTT
+			return a.RTT, i, nil
+		case <-again.C:
+		case <-b.done:
+			return 0, PathInfo{}, errStopped
+		case <-ctx.Done():
+			select {
+			case b.probes <- &probe{id: pr.id, over: true}:
+			case <-b.done:
+			}
+			return 0, PathInfo{}, fmt.Errorf("bind: no answer from node %s: %w", k.Short(), context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package bind
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// netmon knows this machine's addresses, by asking for them every few seconds.
+type netmon struct {
+	b        *Bind
+	next     time.Time
+	addrs    []netip.Addr // those to offer, sorted
+	all      []netip.Addr
+	loopback bool
+}
+
+// poll asks, and reports whether something changed since the last time. What cannot be asked did not change.
+func (n *netmon) poll(l *loop) (changed bool) {
+	first := n.b == nil
+	n.b = l.b
+	n.next = time.Now().Add(pollEvery)
+	all, err := n.b.cfg.Interfaces()
+	if err != nil {
+		n.b.cfg.Log("cannot list this machine's addresses: %v", err)
+		return false
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	if slices.Equal(all, n.all) {
+		return false
+	}
+	var addrs, own []netip.Addr
+	for _, a := range all {
+		a = a.Unmap()
+		switch {
+		case a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || n.excluded(a) || slices.Contains(addrs, a):
+		case a.IsLoopback():
+			own = append(own, a)
+		default:
+			addrs = append(addrs, a)
+		}
+	}
+	n.loopback = n.b.cfg.Loopback || len(addrs) == 0
+	if n.loopback {
+		addrs = append(addrs, own...)
+	}
+	changed = !first && !slices.Equal(addrs, n.addrs)
+	n.all, n.addrs = all, addrs
+	return changed
+}
+
+func (n *netmon) excluded(a netip.Addr) bool {
+	return slices.ContainsFunc(n.b.cfg.Exclude, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// usable reports whether an address that a peer or the coordinator named may be probed.
+func (n *netmon) usable(a netip.Addr) bool { return !n.excluded(a) && (!a.IsLoopback() || n.loopback) }
+
+// systemAddrs are the addresses of all interfaces that are up.
+func systemAddrs() ([]netip.Addr, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, i := range ifs {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		as, err := i.Addrs()
+		if err != nil {
+			continue // it went away meanwhile
+		}
+		for _, a := range as {
+			if p, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(p.IP); ok {
+					out = append(out, ip.Unmap())
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// rawConn is the system's side of a socket, nil if it has none.
+func rawConn(pc net.PacketConn) (syscall.RawConn, error) {
+	if c, ok := pc.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, nil
+}

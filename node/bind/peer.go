@@ -1,0 +1,187 @@
+package bind
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// peer is one peer with one disco key. Times are nanoseconds on the Bind's clock, 0 for never.
+type peer struct {
+	key   key.NodePublic
+	disco key.DiscoPublic
+	ep    *Endpoint
+	box   *path.Box // the loop's; made when first needed
+
+	routes  atomic.Pointer[routes]
+	relay   atomic.Uint32 // where it is
+	via     atomic.Uint32 // where its packets last came from; 0 if from none
+	sent    atomic.Int64
+	heard   atomic.Int64 // by the primary route, if that is direct
+	waiting atomic.Int64 // first sent by it after heard
+	any     atomic.Int64 // heard by any route
+	strayed atomic.Int64
+	up      atomic.Bool // the loop ticks it
+	gone    atomic.Bool // removed, or replaced by another
+}
+
+// routes is where packets go, swapped whole.
+type routes struct {
+	primary path.Route
+	both    bool
+	other   path.Route
+	until   int64 // 0: until the next
+	first   []netip.AddrPort
+	rtt     time.Duration
+	since   time.Time
+	why     string
+}
+
+// table is all peers, swapped whole.
+type table struct {
+	byNode  map[key.NodePublic]*peer
+	byDisco map[key.DiscoPublic]*peer
+}
+
+// SetPeers replaces the set of peers. Those that stay keep their paths, unless their disco key changed: then it is
+// another process, found anew.
+func (b *Bind) SetPeers(set []Peer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.table.Load()
+	t := &table{make(map[key.NodePublic]*peer, len(set)), make(map[key.DiscoPublic]*peer, len(set))}
+	ev := make([]path.Peer, 0, len(set))
+	for _, s := range set {
+		if s.Key == b.cfg.Node || t.byNode[s.Key] != nil {
+			continue
+		}
+		p := old.byNode[s.Key]
+		if p == nil || p.disco != s.Disco {
+			ep := &Endpoint{b: b, key: s.Key}
+			if p != nil {
+				ep = p.ep
+			}
+			p = &peer{key: s.Key, disco: s.Disco, ep: ep}
+			p.routes.Store(&routes{since: time.Now(), why: "no direct path yet"})
+			p.relay.Store(uint32(s.Relay))
+		}
+		if told := b.told[s.Key]; told != s.Relay { // else the peer itself may have told us a newer one
+			p.relay.Store(uint32(s.Relay))
+		}
+		b.told[s.Key] = s.Relay
+		t.byNode[s.Key] = p
+		if !s.Disco.IsZero() {
+			t.byDisco[s.Disco] = p
+		}
+		ev = append(ev, path.Peer{Key: s.Key, Candidates: slices.Clone(s.Endpoints)})
+	}
+	for k, p := range old.byNode {
+		if t.byNode[k] != p {
+			p.gone.Store(true)
+			b.book.drop(p)
+			b.reset = append(b.reset, k)
+		}
+		if t.byNode[k] == nil {
+			delete(b.told, k)
+		}
+	}
+	b.table.Store(t)
+	b.peers = ev
+	b.stir()
+}
+
+const (
+	maxIndexes   = 32  // sessions remembered per peer: WireGuard tries a handshake for 90 s, every 5 s
+	maxStrangers = 256 // and of peers not known by their address
+)
+
+// book tells whose an address or a session is. Addresses are those a pong came from. A session's index is ours: we put
+// it into the handshake messages we send, and the peer into everything it answers.
+type book struct {
+	mu        sync.RWMutex
+	addrs     map[netip.AddrPort]*peer
+	indexes   map[uint32]*peer // nil for a stranger's
+	byPeer    map[*peer][]uint32
+	addrsOf   map[*peer][]netip.AddrPort
+	strangers []uint32
+}
+
+func newBook() *book {
+	return &book{addrs: map[netip.AddrPort]*peer{}, indexes: map[uint32]*peer{}, byPeer: map[*peer][]uint32{},
+		addrsOf: map[*peer][]netip.AddrPort{}}
+}
+
+func (k *book) addr(a netip.AddrPort) *peer {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.addrs[a]
+}
+
+func (k *book) index(i uint32) (*peer, bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	p, ok := k.indexes[i]
+	return p, ok
+}
+
+// setAddrs replaces a peer's addresses. One that another peer has proven too is the latest one's.
+func (k *book) setAddrs(p *peer, addrs []netip.AddrPort) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if slices.Equal(k.addrsOf[p], addrs) || p.gone.Load() {
+		return
+	}
+	for _, a := range k.addrsOf[p] {
+		if k.addrs[a] == p {
+			delete(k.addrs, a)
+		}
+	}
+	k.addrsOf[p] = addrs
+	for _, a := range addrs {
+		k.addrs[a] = p
+	}
+}
+
+// learn notes an index of ours, given to p, or to a stranger.
+func (k *book) learn(i uint32, p *peer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if q, ok := k.indexes[i]; ok && q == p {
+		return
+	}
+	if p == nil {
+		k.strangers = k.push(k.strangers, i, maxStrangers)
+	} else {
+		k.byPeer[p] = k.push(k.byPeer[p], i, maxIndexes)
+	}
+	k.indexes[i] = p
+}
+
+func (k *book) push(list []uint32, i uint32, most int) []uint32 {
+	if len(list) >= most {
+		delete(k.indexes, list[0])
+		list = slices.Delete(list, 0, 1)
+	}
+	return append(list, i)
+}
+
+// drop forgets a peer's addresses; its sessions pass to its successor, if it has one.
+func (k *book) drop(p *peer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, a := range k.addrsOf[p] {
+		if k.addrs[a] == p {
+			delete(k.addrs, a)
+		}
+	}
+	for _, i := range k.byPeer[p] {
+		delete(k.indexes, i)
+	}
+	delete(k.addrsOf, p)
+	delete(k.byPeer, p)
+}

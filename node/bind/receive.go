@@ -1,0 +1,167 @@
+package bind
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"github.com/pion/stun/v3"
+	"golang.org/x/net/ipv6"
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// message is a disco or STUN packet on its way to the loop.
+type message struct {
+	pkt   []byte
+	from  netip.AddrPort // zero by relay
+	peer  *peer          // the sender it claims; nil for STUN
+	relay uint16
+}
+
+// stray is a packet of a peer's session from an address not known as the peer's.
+type stray struct {
+	peer *peer
+	from netip.AddrPort
+}
+
+// lookup is the last source one receiver has seen, which is mostly the next one too.
+type lookup struct {
+	from  netip.AddrPort
+	index uint32
+	peer  *peer
+	known bool // the address is proven
+}
+
+// receiver makes the device's receive function of one socket.
+func (b *Bind) receiver(u *udp, ses *session) conn.ReceiveFunc {
+	ms := make([]ipv6.Message, batchSize)
+	for i := range ms {
+		ms[i].Buffers = make([][]byte, 1)
+	}
+	var last lookup
+	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		for {
+			batch := ms[:min(len(bufs), len(ms))]
+			for i := range batch {
+				batch[i].Buffers[0] = bufs[i]
+				batch[i].N = 0
+			}
+			n, err := u.read(ses, batch)
+			if err != nil {
+				return 0, err
+			}
+			now, some := b.now(), false
+			for i := range batch[:n] {
+				sizes[i], eps[i] = 0, nil
+				a, ok := batch[i].Addr.(*net.UDPAddr)
+				if !ok {
+					continue
+				}
+				from := a.AddrPort()
+				from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+				if eps[i] = b.sort(bufs[i][:batch[i].N], from, now, &last); eps[i] != nil {
+					sizes[i], some = batch[i].N, true
+				}
+			}
+			if some {
+				return n, nil
+			}
+		}
+	}
+}
+
+// sort tells by its first bytes what a datagram is. What is not WireGuard's goes to the loop, and nil is returned.
+func (b *Bind) sort(pkt []byte, from netip.AddrPort, now int64, last *lookup) conn.Endpoint {
+	if t := messageType(pkt); t != 0 {
+		return b.attribute(pkt, t, from, now, last)
+	}
+	if d, ok := path.Sender(pkt); ok {
+		b.disco(pkt, d, from, 0, nil)
+	} else if stun.IsMessage(pkt) && len(pkt) <= maxSTUN {
+		m := message{pkt: append([]byte(nil), pkt...), from: from}
+		select {
+		case b.stunIn <- m:
+		default:
+		}
+	}
+	return nil
+}
+
+// disco hands a probe to the loop, if its sender is one of ours, and not too many wait.
+func (b *Bind) disco(pkt []byte, sender key.DiscoPublic, from netip.AddrPort, relay uint16, via *peer) {
+	p := b.table.Load().byDisco[sender]
+	if p == nil || via != nil && via != p {
+		return
+	}
+	m := message{pkt: append([]byte(nil), pkt...), from: from, peer: p, relay: relay}
+	select {
+	case b.discoIn <- m:
+	default:
+	}
+}
+
+// attribute says whose a WireGuard packet is, without looking inside: nil if surely nobody's. WireGuard authenticates
+// it; what is decided here is only which routes the answers take.
+func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, last *lookup) conn.Endpoint {
+	at := 4
+	switch t {
+	case initiation: // carries no index of ours
+		if p := b.book.addr(from); p != nil {
+			return p.ep
+		}
+		return &stranger{from}
+	case response:
+		at = 8
+	}
+	i := binary.LittleEndian.Uint32(pkt[at:])
+	if last.peer == nil || last.from != from || last.index != i || last.peer.gone.Load() || !last.known {
+		p, ok := b.book.index(i)
+		if !ok {
+			return nil // we never gave anybody that index
+		}
+		owner := b.book.addr(from)
+		if p == nil {
+			if owner == nil {
+				return &stranger{from}
+			}
+			return owner.ep
+		}
+		*last = lookup{from, i, p, owner == p}
+	}
+	p := last.peer
+	p.any.Store(now)
+	switch {
+	case p.routes.Load().primary == from:
+		p.heard.Store(now)
+		if p.waiting.Load() != 0 {
+			p.waiting.Store(0)
+		}
+	case !last.known && now-p.strayed.Load() > int64(path.StrayEvery):
+		p.strayed.Store(now)
+		select {
+		case b.strays <- stray{p, from}:
+		default:
+		}
+	}
+	return p.ep
+}
+
+// fromRelay takes what a relay brings. The sender is the relay's word, which is enough to choose a route back.
+func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
+	p := b.table.Load().byNode[from]
+	if p == nil {
+		return
+	}
+	p.via.Store(uint32(relay))
+	p.any.Store(b.now())
+	for _, pkt := range pkts {
+		if messageType(pkt) != 0 {
+			b.ring.push(pkt, p.ep)
+		} else if d, ok := path.Sender(pkt); ok {
+			b.disco(pkt, d, netip.AddrPort{}, relay, p)
+		}
+	}
+}

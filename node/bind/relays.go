@@ -1,0 +1,193 @@
+package bind
+
+import (
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hedge-mesh/hedge/derp"
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+const (
+	maxRelays = 16               // connections at once
+	relayIdle = 90 * time.Second // a connection but the home one is closed after that
+	relayDown = 5 * time.Second  // a home relay not reachable for so long is left
+)
+
+// relays are the relays we know and the connections to some of them.
+type relays struct {
+	b      *Bind
+	mu     sync.Mutex
+	known  map[uint16]Relay
+	order  []uint16
+	closed bool
+	conns  atomic.Pointer[map[uint16]*relayConn] // swapped whole, under mu
+}
+
+type relayConn struct {
+	Relay
+	client RelayClient
+	used   atomic.Int64 // last sent to
+	lost   atomic.Int64 // since when it is not up; 0 while it is
+}
+
+func (c *relayConn) up() bool { return c.lost.Load() == 0 }
+
+func (r Relay) equal(s Relay) bool {
+	return r.ID == s.ID && r.Key == s.Key && slices.Equal(r.URLs, s.URLs) && slices.Equal(r.STUN, s.STUN)
+}
+
+// get returns the connection to a relay, making one if there is none; nil if the relay is not known.
+func (r *relays) get(id uint16) *relayConn {
+	if c := (*r.conns.Load())[id]; c != nil {
+		return c
+	}
+	if id == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := *r.conns.Load()
+	rel, ok := r.known[id]
+	if c := old[id]; c != nil || !ok || r.closed || len(old) >= maxRelays {
+		return c
+	}
+	b := r.b
+	c := &relayConn{Relay: rel}
+	now := b.now()
+	c.used.Store(now)
+	c.lost.Store(now)
+	c.client = b.cfg.DialRelay(derp.ClientConfig{
+		ID: id, URLs: rel.URLs, Key: rel.Key, Node: b.cfg.Node, Machine: b.cfg.Machine,
+		Ticket:  b.currentTicket,
+		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
+		Status:  func(up bool, err error) { r.status(c, up, err) },
+		Dial:    (&net.Dialer{Control: b.markConn}).DialContext,
+	})
+	next := maps.Clone(old)
+	next[id] = c
+	r.conns.Store(&next)
+	return c
+}
+
+func (r *relays) status(c *relayConn, up bool, err error) {
+	switch {
+	case up:
+		c.lost.Store(0)
+	case c.lost.Load() == 0:
+		c.lost.Store(r.b.now())
+	}
+	if err != nil {
+		r.b.cfg.Log("relay %d: %v", c.ID, err)
+	}
+	r.b.stir()
+}
+
+// set replaces the relays we know, and ends connections to those that are gone or changed.
+func (r *relays) set(list []Relay) {
+	r.mu.Lock()
+	r.known, r.order = make(map[uint16]Relay, len(list)), nil
+	for _, l := range list {
+		if _, twice := r.known[l.ID]; l.ID != 0 && !twice {
+			r.known[l.ID] = l
+			r.order = append(r.order, l.ID)
+		}
+	}
+	r.mu.Unlock()
+	r.drop(func(c *relayConn) bool { k, ok := r.known[c.ID]; return !ok || !k.equal(c.Relay) })
+}
+
+// drop closes connections, without waiting for them here.
+func (r *relays) drop(which func(*relayConn) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := maps.Clone(*r.conns.Load())
+	for id, c := range next {
+		if which(c) {
+			delete(next, id)
+			r.b.wg.Go(func() { c.client.Close() })
+		}
+	}
+	r.conns.Store(&next)
+}
+
+// close ends all for good.
+func (r *relays) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.drop(func(*relayConn) bool { return true })
+}
+
+func (r *relays) list() []Relay {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]Relay, 0, len(r.order))
+	for _, id := range r.order {
+		out = append(out, r.known[id])
+	}
+	return out
+}
+
+// tend closes idle connections and chooses the home relay.
+func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool) {
+	home := r.b.Home()
+	down := map[uint16]bool{}
+	for id, c := range *r.conns.Load() {
+		if at := c.lost.Load(); at != 0 && now-at > int64(relayDown) {
+			down[id] = true
+		}
+	}
+	var order []uint16
+	for _, l := range r.list() {
+		order = append(order, l.ID)
+	}
+	if next := chooseHome(home, order, latency, down, settled); next != home {
+		r.b.setHome(next)
+		home = next
+	}
+	r.get(home)
+	r.drop(func(c *relayConn) bool { return c.ID != home && now-c.used.Load() > int64(relayIdle) })
+}
+
+// chooseHome picks the nearest relay, and stays there: another must be nearer by 10 ms and by a third. One that is down
+// is left for any that is not known to be. Before the latencies are settled nothing is chosen that may soon change,
+// unless there is no choice.
+func chooseHome(home uint16, order []uint16, latency map[uint16]time.Duration, down map[uint16]bool, settled bool) uint16 {
+	if len(order) == 0 {
+		return 0
+	}
+	best := uint16(0)
+	for _, id := range order {
+		if down[id] {
+			continue
+		}
+		l, ok := latency[id]
+		b, measured := latency[best]
+		if best == 0 || ok && (!measured || l < b) {
+			best = id
+		}
+	}
+	stays := slices.Contains(order, home)
+	switch {
+	case best == 0 && stays:
+		return home // all are down
+	case best == 0:
+		return order[0]
+	case !stays || down[home]:
+		if !settled && len(order) > 1 && len(latency) == 0 {
+			return 0
+		}
+		return best
+	}
+	l, ok := latency[best]
+	h, measured := latency[home]
+	if ok && (!measured || h-l >= 10*time.Millisecond && h-l >= h/3) {
+		return best
+	}
+	return home
+}

@@ -1,0 +1,172 @@
+package bind
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// WireGuard's message types (https://www.wireguard.com/protocol/), each a little-endian uint32.
+const (
+	initiation = 1 // type, sender index, …
+	response   = 2 // type, sender index, receiver index, …
+	cookie     = 3 // type, receiver index, …
+	transport  = 4 // type, receiver index, …
+
+	shortest = 32 // a keepalive
+)
+
+// messageType returns a WireGuard packet's type, 0 if it is none.
+func messageType(pkt []byte) uint32 {
+	if len(pkt) < shortest {
+		return 0
+	}
+	if t := binary.LittleEndian.Uint32(pkt); t <= transport {
+		return t
+	}
+	return 0
+}
+
+var errUnreachable = errors.New("bind: the peer has no direct path and its relay is not connected")
+
+// Send implements conn.Bind. It never blocks: what does not fit is lost, as on any network.
+func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	if len(bufs) == 0 {
+		return nil
+	}
+	switch e := ep.(type) {
+	case *Endpoint:
+		p := e.find()
+		if p == nil {
+			return fmt.Errorf("bind: node %s is not a peer", e.key.Short())
+		}
+		return b.sendPeer(bufs, p)
+	case *stranger:
+		return b.sendStranger(bufs, e)
+	}
+	return conn.ErrWrongEndpointType
+}
+
+func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
+	now := b.now()
+	r := p.routes.Load()
+	direct := r.primary.IsValid()
+	p.sent.Store(now)
+	if direct && p.waiting.Load() == 0 {
+		p.waiting.Store(now)
+	}
+	if !p.up.Load() {
+		b.wake(p)
+	}
+	if t := messageType(bufs[0]); t == initiation || t == response {
+		return b.sendHandshake(bufs, p, r)
+	}
+	byRelay := !direct
+	var err error
+	if direct {
+		err = b.sendUDP(bufs, r.primary)
+		// A path unheard of for long gets a companion here, before the loop has even seen the packet.
+		byRelay = err != nil || now-p.heard.Load() > int64(path.Trust)
+	}
+	if r.both && (r.until == 0 || now < r.until) {
+		if r.other.IsValid() {
+			b.sendUDP(bufs, r.other)
+		} else {
+			byRelay = true
+		}
+	}
+	if byRelay && !b.sendRelay(bufs, p) && (!direct || err != nil) {
+		return errors.Join(err, errUnreachable)
+	}
+	return nil
+}
+
+// sendHandshake sends one message every promising way at once: WireGuard would not send it again for 5 s, and drops
+// all copies but one.
+func (b *Bind) sendHandshake(bufs [][]byte, p *peer, r *routes) error {
+	b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), p)
+	sent := b.sendRelay(bufs, p)
+	if r.primary.IsValid() {
+		sent = b.sendUDP(bufs, r.primary) == nil || sent
+	}
+	for _, a := range r.first {
+		sent = b.sendUDP(bufs, a) == nil || sent
+	}
+	if !sent {
+		return errUnreachable
+	}
+	return nil
+}
+
+// sendStranger sends what is no longer than what the stranger sent us. Data goes by the peer's own routes, if it has
+// turned out whose the address is, and else nowhere.
+func (b *Bind) sendStranger(bufs [][]byte, s *stranger) error {
+	if p := b.book.addr(s.addr); p != nil {
+		return b.sendPeer(bufs, p)
+	}
+	switch messageType(bufs[0]) {
+	case response:
+		b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), nil)
+		return b.sendUDP(bufs, s.addr)
+	case cookie:
+		return b.sendUDP(bufs, s.addr)
+	}
+	return fmt.Errorf("bind: %s is not known to be a peer's address", s.addr)
+}
+
+func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
+	if to.Addr().Is4() {
+		return b.udp4.write(bufs, to)
+	}
+	return b.udp6.write(bufs, to)
+}
+
+// sendRelay queues packets at the relay the peer is at, or at that where it was last heard, which it is connected to.
+func (b *Bind) sendRelay(bufs [][]byte, p *peer) bool {
+	at, via := uint16(p.relay.Load()), uint16(p.via.Load())
+	c := b.relays.get(at)
+	if (c == nil || !c.up()) && via != 0 && via != at {
+		if d := b.relays.get(via); d != nil && d.up() {
+			c = d
+		}
+	}
+	if c == nil {
+		return false
+	}
+	c.used.Store(b.now())
+	return c.client.Send(p.key, bufs)
+}
+
+// wake tells the loop that a peer at rest is sent to.
+func (b *Bind) wake(p *peer) {
+	if p.up.CompareAndSwap(false, true) {
+		select {
+		case b.wakes <- p:
+		default:
+			p.up.Store(false) // the next packet tries again
+		}
+	}
+}
+
+// now is the time on the Bind's clock: nanoseconds, monotonic, never 0.
+func (b *Bind) now() int64 { return int64(time.Since(b.epoch)) }
+
+func (b *Bind) nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return int64(t.Sub(b.epoch))
+}
+
+func (b *Bind) time(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return b.epoch.Add(time.Duration(n))
+}

@@ -1,0 +1,26 @@
+//go:build !linux
+
+package bind
+
+import (
+	"errors"
+	"net"
+	"syscall"
+)
+
+const batchSize = 16
+
+func newBatcher(_ string, pc net.PacketConn) batcher {
+	if c, ok := pc.(*net.UDPConn); ok {
+		const size = 7 << 20
+		c.SetReadBuffer(size)
+		c.SetWriteBuffer(size)
+	}
+	return single{pc}
+}
+
+func tune(syscall.RawConn) {}
+
+func setMark(syscall.RawConn, uint32) error {
+	return errors.New("bind: firewall marks exist on Linux only")
+}

@@ -1,0 +1,259 @@
+package bind
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pion/stun/v3"
+)
+
+const (
+	maxSTUN        = 548                    // bytes of an answer (RFC 8489 section 6.1)
+	stunServers    = 12                     // addresses asked
+	stunTries      = 4                      // of each: at 0, 200, 600 and 1400 ms
+	stunWait       = 200 * time.Millisecond // the first, doubling
+	stunGiveUp     = 3 * time.Second
+	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
+	reflexiveKeeps = 80 * time.Second       // three rounds
+	namesKeep      = 5 * time.Minute
+)
+
+// stunClient learns from the relays, on the sockets peers use, how we look from outside, and which relay is near
+// (RFC 8489, binding requests only).
+type stunClient struct {
+	l       *loop
+	started time.Time // this round
+	rounds  int
+	next    time.Time
+	nextNew time.Time // the next round
+	servers []stunServer
+	asked   map[[stun.TransactionIDSize]byte]question
+	latency map[uint16]time.Duration // by relay
+	seen    map[netip.AddrPort]reflexive
+	names   map[string]named
+	relays  []Relay
+}
+
+type stunServer struct {
+	relay    uint16
+	addr     netip.AddrPort
+	tries    int
+	answered bool
+	again    time.Time
+}
+
+type question struct {
+	server int
+	sent   time.Time
+}
+
+// reflexive is how one server saw us.
+type reflexive struct {
+	addr netip.AddrPort
+	at   time.Time
+}
+
+type named struct {
+	addrs []netip.AddrPort
+	at    time.Time
+}
+
+// resolved is a name's addresses, from the goroutine that asked for them.
+type resolved struct {
+	name string
+	named
+}
+
+func (s *stunClient) init(l *loop) {
+	s.l = l
+	s.latency = make(map[uint16]time.Duration)
+	s.seen = make(map[netip.AddrPort]reflexive)
+	s.names = make(map[string]named)
+	s.asked = make(map[[stun.TransactionIDSize]byte]question)
+	s.next = time.Now().Add(time.Hour) // until there are relays
+	s.nextNew = s.next
+}
+
+// relaysChanged begins anew if they did.
+func (s *stunClient) relaysChanged(now time.Time) {
+	list := s.l.b.relays.list()
+	if slices.EqualFunc(list, s.relays, Relay.equal) {
+		return
+	}
+	s.relays = list
+	for id := range s.latency {
+		if !slices.ContainsFunc(list, func(r Relay) bool { return r.ID == id }) {
+			delete(s.latency, id)
+		}
+	}
+	s.rounds = 0
+	s.start(now)
+}
+
+// start begins a round.
+func (s *stunClient) start(now time.Time) {
+	s.started = now
+	s.rounds++
+	clear(s.asked)
+	s.servers = s.servers[:0]
+	for _, r := range s.relays {
+		for _, name := range r.STUN {
+			var v4, v6 bool
+			for _, a := range s.resolve(now, name) {
+				if is4 := a.Addr().Is4(); is4 && !v4 || !is4 && !v6 {
+					v4, v6 = v4 || is4, v6 || !is4
+					s.add(r.ID, a)
+				}
+			}
+		}
+	}
+	s.nextNew = now.Add(20*time.Second + rand.N(6*time.Second)) // NATs forget after 30 s
+	s.tick(now)
+}
+
+func (s *stunClient) add(relay uint16, a netip.AddrPort) {
+	if len(s.servers) < stunServers && !slices.ContainsFunc(s.servers, func(v stunServer) bool { return v.addr == a }) {
+		s.servers = append(s.servers, stunServer{relay: relay, addr: a, again: s.started})
+	}
+}
+
+// tick asks who is due, and sets the time of the next.
+func (s *stunClient) tick(now time.Time) {
+	if !s.nextNew.After(now) {
+		s.start(now)
+		return
+	}
+	s.next = s.nextNew
+	for i := range s.servers {
+		v := &s.servers[i]
+		if v.answered || v.tries >= stunTries {
+			continue
+		}
+		if !v.again.After(now) {
+			s.ask(now, i)
+			v.again = now.Add(stunWait << v.tries)
+			v.tries++
+		}
+		if v.again.Before(s.next) {
+			s.next = v.again
+		}
+	}
+	if t := s.started.Add(stunSettle); t.After(now) && t.Before(s.next) {
+		s.next = t
+	}
+	s.l.announce(now) // what was seen long ago is no more
+}
+
+func (s *stunClient) ask(now time.Time, server int) {
+	m, err := stun.Build(stun.TransactionID, stun.BindingRequest)
+	if err != nil {
+		return // no randomness: does not happen
+	}
+	s.asked[m.TransactionID] = question{server, now}
+	_ = s.l.b.sendUDP([][]byte{m.Raw}, s.servers[server].addr) // asked again if it is lost
+}
+
+// answer takes a packet that looks like STUN. Nothing is ever sent because of it.
+func (s *stunClient) answer(p message) {
+	now := time.Now()
+	m := stun.New()
+	if err := stun.Decode(p.pkt, m); err != nil || m.Type != stun.BindingSuccess {
+		return
+	}
+	q, ok := s.asked[m.TransactionID]
+	if !ok || now.Sub(q.sent) > stunGiveUp || s.servers[q.server].addr != p.from {
+		return
+	}
+	delete(s.asked, m.TransactionID)
+	var x stun.XORMappedAddress
+	if err := x.GetFrom(m); err != nil {
+		return
+	}
+	ip, ok := netip.AddrFromSlice(x.IP)
+	if !ok || x.Port <= 0 || x.Port > 0xffff {
+		return
+	}
+	v := &s.servers[q.server]
+	rtt := max(now.Sub(q.sent), time.Microsecond)
+	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
+		s.latency[v.relay] = rtt
+	}
+	v.answered = true
+	s.seen[v.addr] = reflexive{netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), now}
+	s.l.tend(now)
+	s.l.announce(now)
+}
+
+// settled reports whether the first round has told enough to choose a home relay by.
+func (s *stunClient) settled(now time.Time) bool {
+	return s.rounds > 1 || now.Sub(s.started) >= stunSettle ||
+		!slices.ContainsFunc(s.servers, func(v stunServer) bool { return !v.answered })
+}
+
+// reflexive are the addresses others see us at.
+func (s *stunClient) reflexive(now time.Time) []netip.AddrPort {
+	var out []netip.AddrPort
+	for server, r := range s.seen {
+		switch {
+		case now.Sub(r.at) > reflexiveKeeps:
+			delete(s.seen, server)
+		case !slices.Contains(out, r.addr) && s.l.net.usable(r.addr.Addr()):
+			out = append(out, r.addr)
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out[:min(len(out), 8)]
+}
+
+// resolve returns the addresses of host:port, those known if it is a name, which it looks up in the background.
+func (s *stunClient) resolve(now time.Time, name string) []netip.AddrPort {
+	if a, err := netip.ParseAddrPort(name); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}
+	}
+	n, ok := s.names[name]
+	if ok && now.Sub(n.at) < namesKeep {
+		return n.addrs
+	}
+	host, port, err := net.SplitHostPort(name)
+	num, err2 := strconv.ParseUint(port, 10, 16)
+	if err != nil || err2 != nil {
+		s.l.b.cfg.Log("STUN server %q is not host:port", name)
+		return nil
+	}
+	n.at = now // asked, not to be asked again at once
+	s.names[name] = n
+	b := s.l.b
+	b.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
+		defer cancel()
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			b.cfg.Log("STUN server: %v", err)
+			return
+		}
+		r := resolved{name: name}
+		for _, ip := range ips {
+			r.addrs = append(r.addrs, netip.AddrPortFrom(ip.Unmap(), uint16(num)))
+		}
+		select {
+		case b.names <- r:
+		case <-b.done:
+		}
+	})
+	return n.addrs
+}
+
+// named takes a name's addresses, and asks them at once if they are new.
+func (s *stunClient) named(r resolved) {
+	now := time.Now()
+	old := s.names[r.name].addrs
+	s.names[r.name] = named{r.addrs, now}
+	if !slices.Equal(old, r.addrs) {
+		s.start(now)
+	}
+}
