@@ -29,7 +29,7 @@ func (p *parser) acl(v value, path string) *row {
 	acted := false
 	readers := map[string]func(value){
 		"action": func(v value) { acted = true; r.action = p.action(v) },
-		"src":    func(v value) { r.src = p.sources(v, inACLSrc) },
+		"src":    func(v value) { p.sources(r, v, inACLSrc) },
 		"dst": func(v value) {
 			p.list(v, "dst", func(off int, s string) {
 				if d, ok := p.aclDest(off, s); ok {
@@ -62,7 +62,7 @@ func (p *parser) acl(v value, path string) *row {
 			}
 		}
 	}
-	p.checkSelf(v.off, r)
+	p.checkSelf(r)
 	if r.action == Deny && (len(r.postures) > 0 || len(p.pol.defaultPosture) > 0) {
 		p.fail(v.off, ClassUnsupportedFeature, "deny the device itself, or accept only with a posture", "%s denies by posture", path)
 	}
@@ -105,14 +105,12 @@ func (p *parser) extras(r *row, readers map[string]func(value)) {
 	}
 }
 
-func (p *parser) sources(v value, at place) []source {
-	var out []source
+func (p *parser) sources(r *row, v value, at place) {
 	p.list(v, "src", func(off int, s string) {
 		if src, ok := p.source(off, s, at); ok {
-			out = append(out, src)
+			r.src, r.srcOff = append(r.src, src), append(r.srcOff, off)
 		}
 	})
-	return out
 }
 
 // aclDest reads HOST:PORTS, split at the last colon; an IPv6 host may stand in brackets, its prefix length after them.
@@ -148,14 +146,14 @@ func splitDest(s string) (host, ports string, err error) {
 }
 
 // checkSelf refuses sources that have no devices of their own beside autogroup:self.
-func (p *parser) checkSelf(off int, r *row) {
+func (p *parser) checkSelf(r *row) {
 	if !slices.ContainsFunc(r.dst, func(d dest) bool { return d.kind == selSelf }) {
 		return
 	}
-	for _, s := range r.src {
+	for i, s := range r.src {
 		ok := !s.plain() || people&(1<<s[0].kind) != 0 || s[0].kind == selAny && !r.grant
 		if !ok {
-			p.fail(off, ClassSelfSource, "give the others a rule of their own", "%s: autogroup:self can only be used with users, groups or autogroup:member as sources, not %q", r.path, s.text())
+			p.fail(r.srcOff[i], ClassSelfSource, "give the others a rule of their own", "%s: autogroup:self can only be used with users, groups or autogroup:member as sources, not %q", r.path, s.text())
 		}
 	}
 }
@@ -176,7 +174,7 @@ func (p *parser) grant(v value, path string) *row {
 	r := &row{off: v.off, pos: p.pos(v.off), path: path, grant: true, action: Accept}
 	said := false
 	readers := map[string]func(value){
-		"src": func(v value) { r.src = p.sources(v, inGrantSrc) },
+		"src": func(v value) { p.sources(r, v, inGrantSrc) },
 		"dst": func(v value) { r.dst = p.grantDests(v) },
 		"ip": func(v value) {
 			said = said || len(v.elems) > 0
@@ -200,7 +198,7 @@ func (p *parser) grant(v value, path string) *row {
 	if len(r.app) > 0 && slices.ContainsFunc(r.dst, func(d dest) bool { return d.kind == selInternet }) {
 		p.fail(v.off, ClassInternetWithApp, "", "%s: autogroup:internet has no applications to grant", path)
 	}
-	p.checkSelf(v.off, r)
+	p.checkSelf(r)
 	return r
 }
 

@@ -47,6 +47,7 @@ type row struct {
 	grant    bool
 	action   Action
 	src      []source
+	srcOff   []int // where each source stands
 	dst      []dest
 	protos   []uint8  // of an acl
 	ip       []ipSpec // of a grant

@@ -324,6 +324,9 @@ func (p *parser) hostRef(off int, s string) (selector, bool) {
 // parsePrefix reads an address or CIDR. ok is false for what is neither; why says what is wrong with one that is.
 func parsePrefix(s string) (pfx netip.Prefix, ok bool, why string) {
 	if a, err := netip.ParseAddr(s); err == nil {
+		if a.Zone() != "" {
+			return pfx, false, "an address in a policy has no zone"
+		}
 		pfx = netip.PrefixFrom(a, a.BitLen())
 	} else if pfx, err = netip.ParsePrefix(s); err != nil {
 		if a, bits, found := strings.Cut(s, "/"); found {
@@ -333,10 +336,7 @@ func parsePrefix(s string) (pfx netip.Prefix, ok bool, why string) {
 		}
 		return pfx, false, ""
 	}
-	switch a := pfx.Addr(); {
-	case a.Zone() != "":
-		return pfx, false, "an address in a policy has no zone"
-	case a.Is4In6():
+	if pfx.Addr().Is4In6() {
 		return pfx, false, "write the IPv4 address itself"
 	}
 	return pfx.Masked(), true, ""

@@ -387,7 +387,10 @@ func didYouMean(name string, known []string) string {
 		return ""
 	}
 	slices.Sort(known)
-	best, at := "", max(2, len(name)/3)+1
+	best, at := "", 1 // less than this many edits
+	if len(name) >= 3 {
+		at = max(2, len(name)/3+1)
+	}
 	for _, k := range known {
 		if d := distance(strings.ToLower(name), strings.ToLower(k), at); d < at {
 			best, at = k, d

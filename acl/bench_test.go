@@ -1,0 +1,89 @@
+package acl
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// large is a mesh of n nodes, most of them people's, and a policy of so many rules over their teams and services.
+func large(tb testing.TB, nodes, rules int) (*Policy, *Inventory) {
+	inv := &Inventory{}
+	const teams, services = 100, 200
+	var groups, tags, acls []string
+	members := make([][]string, teams)
+	for i := range nodes {
+		n := Node{ID: NodeID(i + 1), Name: fmt.Sprintf("n%d", i), Addrs: []netip.Addr{
+			netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0xfd, 0x68, 14: byte(i >> 8), 15: byte(i)}),
+		}}
+		if i%3 == 0 {
+			n.Tags = []string{fmt.Sprintf("tag:s%d", i%services)}
+		} else {
+			u := fmt.Sprintf("u%d@example.com", i/2)
+			n.User = u
+			members[i/2%teams] = append(members[i/2%teams], `"`+u+`"`)
+			inv.Users = append(inv.Users, User{Login: u})
+		}
+		inv.Nodes = append(inv.Nodes, n)
+	}
+	for i, m := range members {
+		groups = append(groups, fmt.Sprintf(`"group:t%d": [%s]`, i, strings.Join(m, ",")))
+	}
+	for i := range services {
+		tags = append(tags, fmt.Sprintf(`"tag:s%d": []`, i))
+	}
+	for i := range rules {
+		src, dst := fmt.Sprintf("group:t%d", i%teams), fmt.Sprintf("tag:s%d", i*7%services)
+		switch i % 10 {
+		case 0:
+			src = fmt.Sprintf("tag:s%d", i*3%services)
+		case 1:
+			dst = fmt.Sprintf("100.64.%d.0/24", i%40)
+		case 2:
+			src, dst = fmt.Sprintf("u%d@example.com", i), "autogroup:self"
+		}
+		acls = append(acls, fmt.Sprintf(`{"action": "accept", "src": ["%s"], "dst": ["%s:%d"]}`, src, dst, 1000+i))
+	}
+	src := "{\"groups\": {" + strings.Join(groups, ",") + "},\n\"tagOwners\": {" + strings.Join(tags, ",") + "},\n\"acls\": [" + strings.Join(acls, ",\n") + "]}"
+	p, err := Parse("acl.hujson", []byte(src), Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p, inv
+}
+
+func BenchmarkCompile(b *testing.B) {
+	p, inv := large(b, 10000, 2000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Compile(p, inv); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkView(b *testing.B) {
+	p, inv := large(b, 10000, 2000)
+	c, err := Compile(p, inv)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		c.View(inv.Nodes[i%len(inv.Nodes)].ID)
+		i++
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	p, inv := large(b, 10000, 2000)
+	c, err := Compile(p, inv)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		c.Check(2, inv.Nodes[3].Addrs[0], 1000, protoTCP)
+	}
+}
