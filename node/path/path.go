@@ -36,6 +36,7 @@ const (
 	awake       = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
 	hereEvery   = 5 * time.Second  // between unprovoked Heres to one peer
+	hereDoubt   = time.Second      // when the path to it is in doubt
 	hereLeast   = 200 * time.Millisecond
 	pingLeast   = 20 * time.Millisecond // between pings to one address in answer to pings from it
 	fresh       = 5 * time.Second       // an address proven that recently needs no ping back

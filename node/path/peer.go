@@ -163,6 +163,7 @@ func (pr *peer) suspect(now time.Time) {
 	if !pr.doubt {
 		pr.doubt = true
 		pr.restart(now)
+		pr.call(now, hereDoubt) // it may be only our way to the peer or only its way to us that is broken
 	}
 	if !pr.asked(pr.best.addr) {
 		pr.ping(now, pr.best.addr, 0, true)
