@@ -255,7 +255,7 @@ func TestUDPIdle(t *testing.T) {
 		done := make(chan time.Duration)
 		go func() { spliceUDP(t.Context(), in, backend, time.Minute); done <- time.Since(start) }()
 		for range 5 {
-			time.Sleep(50 * time.Second) // fake: the bubble's clock
+			<-time.After(50 * time.Second) // of the bubble's clock
 			if _, err := server.Write([]byte("x")); err != nil {
 				t.Fatalf("the flow ended after %v", time.Since(start))
 			}
