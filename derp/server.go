@@ -38,6 +38,7 @@ type Server struct {
 	pub   key.RelayPublic
 	start time.Time
 	idle  time.Duration // silence for that long ends a session
+	last  time.Duration // between our goodbye and the end of the connection
 	up    websocket.Upgrader
 	mesh  map[key.ControlPublic]*mesh // never changes
 
@@ -103,6 +104,7 @@ func NewServer(cfg ServerConfig) *Server {
 		pub:   key.PublicOf(cfg.Key),
 		start: time.Now(),
 		idle:  idleTimeout,
+		last:  lingerTime,
 		mesh:  map[key.ControlPublic]*mesh{},
 		up: websocket.Upgrader{
 			HandshakeTimeout: 5 * time.Second,

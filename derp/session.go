@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -209,8 +208,9 @@ func (c *session) touch(now time.Time) *ending {
 
 func (c *session) readEnding(err error) *ending {
 	var ce *websocket.CloseError
+	var ne net.Error
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.As(err, &ne) && ne.Timeout(): // gorilla hides os.ErrDeadlineExceeded
 		if !time.Now().Before(c.ticket.Expires) {
 			return endExpired
 		}
@@ -219,9 +219,7 @@ func (c *session) readEnding(err error) *ending {
 		return endFlood
 	case errors.As(err, &ce), errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return endLeft
-	}
-	var ne net.Error
-	if errors.As(err, &ne) {
+	case ne != nil:
 		return endLeft // reset and the like
 	}
 	return endFrame // websocket's own complaints, of which it has told the node
@@ -399,7 +397,7 @@ func (c *session) say(msg []byte) error {
 	return err
 }
 
-// end makes the session end within lingerTime: what waits is still written, then why it ends. Only the first call
+// end makes the session end within a second: what waits is still written, then why it ends. Only the first call
 // counts. It never waits, and may be called from any goroutine.
 func (c *session) end(e *ending) {
 	c.mu.Lock()
@@ -408,7 +406,7 @@ func (c *session) end(e *ending) {
 		return
 	}
 	c.ended = e
-	c.raw.SetReadDeadline(time.Now().Add(lingerTime))
+	c.raw.SetReadDeadline(time.Now().Add(c.s.last))
 	c.mu.Unlock()
 	if e.mute {
 		c.muted.Store(true)
@@ -420,7 +418,7 @@ func (c *session) sayGoodbye() {
 	c.mu.Lock()
 	e := c.ended
 	c.mu.Unlock()
-	c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(e.code, e.text), time.Now().Add(lingerTime))
+	c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(e.code, e.text), time.Now().Add(c.s.last))
 }
 
 // linger reads and forgets until the node hangs up or the deadline of end passes: closing a socket with bytes unread makes

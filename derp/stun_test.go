@@ -1,0 +1,165 @@
+package derp
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/pion/stun/v3"
+)
+
+var (
+	src4 = netip.MustParseAddrPort("192.0.2.1:32853") // RFC 5769 section 2.2
+	src6 = netip.MustParseAddrPort("[2001:db8:1234:5678:11:2233:4455:6677]:32853")
+)
+
+const bareRequest = `0001 0000 2112a442 b7e7a701bc34d686fa87dfae`
+
+func TestSTUNGolden(t *testing.T) {
+	s := newSTUN()
+	for _, c := range []struct {
+		src  netip.AddrPort
+		want string
+	}{
+		{src4, `0101 000c 2112a442 b7e7a701bc34d686fa87dfae  0020 0008 0001 a147 e112a643`},
+		{netip.AddrPortFrom(netip.AddrFrom16(src4.Addr().As16()), src4.Port()), `0101 000c 2112a442 b7e7a701bc34d686fa87dfae  0020 0008 0001 a147 e112a643`},
+		{src6, `0101 0018 2112a442 b7e7a701bc34d686fa87dfae  0020 0014 0002 a147 0113a9faa5d3f179bc25f4b5bed2b9d9`},
+	} {
+		req := unhex(t, bareRequest)
+		got := s.answer(req, c.src, 0)
+		if want := unhex(t, c.want); !bytes.Equal(got, want) {
+			t.Errorf("to %s: %x, want %x", c.src, got, want)
+		}
+		if len(got) > len(req)+STUNGrowth {
+			t.Errorf("answer of %d bytes to %d", len(got), len(req))
+		}
+	}
+}
+
+func TestSTUNIgnores(t *testing.T) {
+	s := newSTUN()
+	for name, req := range map[string]string{
+		"nothing":                      ``,
+		"half a header":                `0001 0000 2112a442 b7e7`,
+		"WireGuard":                    `01000000 00000000 00000000 00000000 00000000`,
+		"an answer":                    `0101 0000 2112a442 b7e7a701bc34d686fa87dfae`,
+		"an indication":                `0011 0000 2112a442 b7e7a701bc34d686fa87dfae`,
+		"an allocation (TURN)":         `0003 0000 2112a442 b7e7a701bc34d686fa87dfae`,
+		"no cookie (RFC 3489)":         `0001 0000 00000000 b7e7a701bc34d686fa87dfae`,
+		"a length too long":            `0001 0004 2112a442 b7e7a701bc34d686fa87dfae`,
+		"a length too short":           `0001 0000 2112a442 b7e7a701bc34d686fa87dfae 80220000`,
+		"an attribute cut off":         `0001 0004 2112a442 b7e7a701bc34d686fa87dfae 80220004`,
+		"half an attribute":            `0001 0002 2112a442 b7e7a701bc34d686fa87dfae 8022`,
+		"an attribute without padding": `0001 0005 2112a442 b7e7a701bc34d686fa87dfae 80220001 00`,
+		"CHANGE-REQUEST (RFC 5780)":    `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00030004 00000006`,
+	} {
+		b := unhex(t, req)
+		if got := s.answer(b, src4, 0); got != nil {
+			t.Errorf("%s: answered %x", name, got)
+		}
+		if n := testing.AllocsPerRun(100, func() { s.answer(b, src4, 0) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+	if got := s.answer(unhex(t, `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 80220001 61000000`), src4, 0); got == nil {
+		t.Error("a request with SOFTWARE was ignored")
+	}
+}
+
+func TestSTUNRate(t *testing.T) {
+	s := newSTUN()
+	req := unhex(t, bareRequest)
+	count := func(src netip.AddrPort, now time.Duration) (n int) {
+		for range 1000 {
+			if s.answer(req, src, now) != nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count(src4, 0); n != stunRate {
+		t.Errorf("%d answers in a second, want %d", n, stunRate)
+	}
+	if n := count(netip.AddrPortFrom(src4.Addr(), 1), 0); n != 0 {
+		t.Errorf("%d answers to another port of the same source", n)
+	}
+	if n := count(src6, 0); n != stunRate {
+		t.Errorf("%d answers to another source", n)
+	}
+	if n := count(netip.MustParseAddrPort("[2001:db8:1234:5678::1]:1"), 0); n != 0 {
+		t.Errorf("%d answers to the same /64", n)
+	}
+	if n := count(src4, time.Second); n != stunRate {
+		t.Errorf("%d answers in the next second", n)
+	}
+}
+
+func TestServeSTUN(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- ServeSTUN(pc) }()
+	c, err := net.Dial("udp", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("garbage"))
+	req := stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.Fingerprint)
+	c.Write(req.Raw)
+	c.SetReadDeadline(time.Now().Add(patience))
+	buf := make([]byte, 1500)
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m stun.Message
+	var a stun.XORMappedAddress
+	if err := stun.Decode(buf[:n], &m); err != nil || m.Type != stun.BindingSuccess || m.TransactionID != req.TransactionID || a.GetFrom(&m) != nil || a.String() != c.LocalAddr().String() {
+		t.Errorf("answer %v, address %v, %v; want %v", &m, a, err, c.LocalAddr())
+	}
+	pc.Close()
+	if err := receive(t, "the end", done); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzSTUN(f *testing.F) {
+	f.Add(unhex(f, bareRequest))
+	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewSoftware("x"), stun.Fingerprint).Raw)
+	s := newSTUN()
+	var now time.Duration
+	f.Fuzz(func(t *testing.T, req []byte) {
+		now += time.Second
+		for _, src := range []netip.AddrPort{src4, src6} {
+			got := s.answer(req, src, now)
+			if got == nil {
+				continue
+			}
+			var q, m stun.Message
+			var a stun.XORMappedAddress
+			if err := stun.Decode(req, &q); err != nil {
+				t.Fatalf("answered %x, which is no message: %v", req, err)
+			}
+			if err := stun.Decode(got, &m); err != nil || a.GetFrom(&m) != nil || a.String() != src.String() || m.TransactionID != q.TransactionID {
+				t.Fatalf("answered %x with %x: %v", req, got, err)
+			}
+			if len(got) > len(req)+STUNGrowth {
+				t.Fatalf("%d bytes for %d", len(got), len(req))
+			}
+		}
+	})
+}
+
+func BenchmarkSTUNGarbage(b *testing.B) {
+	s := newSTUN()
+	req := bytes.Repeat([]byte{0xff}, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.answer(req, src4, 0)
+	}
+}
