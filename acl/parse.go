@@ -233,7 +233,7 @@ func (p *parser) nodeAttrs(v value) {
 		return
 	}
 	for i, e := range v.elems {
-		a := &attrRow{}
+		a := &attrRow{off: e.off}
 		path := "nodeAttrs[" + strconv.Itoa(i) + "]"
 		p.object(e, path, map[string]func(value){
 			"target": func(v value) { a.target = p.selectors(v, "target", inAttrTarget) },

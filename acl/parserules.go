@@ -206,7 +206,7 @@ func (p *parser) grantDests(v value) []dest {
 	var out []dest
 	p.list(v, "dst", func(off int, s string) {
 		sel, ok := p.selector(off, s, inGrantDst)
-		if ok && sel.kind == selPrefix && sel.prefix.Bits() == 0 {
+		if ok && sel.prefix.IsValid() && sel.prefix.Bits() == 0 {
 			p.fail(off, ClassDefaultRouteDst, `use "*" or "autogroup:internet"`, "destination %q is every address there is", s)
 			return
 		}
@@ -264,7 +264,7 @@ func (p *parser) capabilities(v value) []capability {
 		name := f.name.str
 		domain, path, ok := strings.Cut(name, "/")
 		switch {
-		case !ok || path == "" || strings.Contains(name, "://") || !strings.Contains(domain, ".") || strings.ContainsAny(name, " \t\r\n"):
+		case domain == "" || !ok || path == "" || strings.Contains(name, "://") || strings.ContainsAny(name, " \t\r\n"):
 			p.fail(f.name.off, ClassCapability, "write it as in example.com/cap/name", "capability %q does not have the form domain/path", name)
 			continue
 		case (domain == "tailscale.com" || strings.HasSuffix(domain, ".tailscale.com")) && !slices.Contains(tailscaleCaps, strings.TrimPrefix(name, "tailscale.com/cap/")):

@@ -57,14 +57,11 @@ func (p *parser) test(v value, path string) *test {
 				return
 			}
 			n, err := parseProto(strings.TrimSpace(s))
-			switch {
-			case err != nil:
+			if err != nil {
 				p.word(v.off, err)
-			case !hasPorts(n):
-				p.fail(v.off, ClassTestShape, "use tcp, udp or sctp", "%s: protocol %s has no ports to test", path, protoName(n))
-			default:
-				t.protos = []uint8{n}
+				return
 			}
+			t.protos = []uint8{n}
 		},
 		"accept":          func(v value) { accept = v },
 		"deny":            func(v value) { deny = v },
@@ -106,7 +103,12 @@ func (p *parser) testDests(v value, t *test) []testDest {
 			return
 		}
 		port, ok := parsePort(ports)
-		if !ok || port == 0 {
+		portless := len(t.protos) > 0 && !hasPorts(t.protos[0])
+		switch {
+		case portless && (!ok || port != 0):
+			p.fail(off, ClassTestShape, "write port 0", "%s: protocol %s has no ports to test", t.path, protoName(t.protos[0]))
+			return
+		case !portless && (!ok || port == 0):
 			p.fail(off, ClassTestShape, "a test reaches for exactly one port", "%s: %q is not a port", t.path, ports)
 			return
 		}

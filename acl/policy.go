@@ -83,6 +83,7 @@ type approver struct {
 
 // attrRow is one entry of nodeAttrs.
 type attrRow struct {
+	off    int
 	target []selector
 	attrs  []string
 }

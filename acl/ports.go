@@ -73,6 +73,9 @@ func parsePortEntry(e string) (PortRange, error) {
 	if !ok {
 		return PortRange{}, fmt.Errorf("port range %q: %q is not a port (0-65535)", e, b)
 	}
+	if last == 0 {
+		return PortRange{}, fmt.Errorf("port range %q: first port must be more than 0; use * for all ports", e)
+	}
 	if last < first {
 		return PortRange{}, fmt.Errorf("port range %q runs backwards", e)
 	}

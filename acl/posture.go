@@ -95,8 +95,9 @@ func parseCondition(s string) (condition, error) {
 		}
 		return c, nil
 	case "IN", "NOT IN":
-		inner, ok := strings.CutPrefix(rest, "[")
-		if inner, ok = strings.CutSuffix(inner, "]"); !ok {
+		inner, opens := strings.CutPrefix(rest, "[")
+		inner, closes := strings.CutSuffix(inner, "]")
+		if !opens || !closes {
 			return condition{}, fmt.Errorf("condition %q: %s wants a list", s, c.op)
 		}
 		for _, w := range strings.Split(inner, ",") {

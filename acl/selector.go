@@ -74,7 +74,7 @@ var (
 		inSSHDst:     kinds(selUser, selTag, selMember, selTagged, selSelf, selRole),
 		inAttrTarget: devices | numbers&^kinds(selIPSet) | kinds(selAny),
 		inApprover:   devices,
-		inOwner:      devices &^ kinds(selTagged),
+		inOwner:      devices,
 		inTest:       devices | kinds(selHost, selPrefix, selSelf),
 		inSSHTest:    devices | kinds(selHost, selPrefix, selSelf),
 	}
