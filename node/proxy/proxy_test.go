@@ -1,0 +1,623 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	xproxy "golang.org/x/net/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// mesh is a Dialer that knows names the host does not, and refuses some.
+type mesh struct {
+	names map[string]string // "host:port" to where it really is
+	mu    sync.Mutex
+	asked []string
+}
+
+type denied struct{}
+
+func (denied) Error() string   { return "denied: no rule lets web reach db on tcp/5432" }
+func (denied) SOCKS5() byte    { return replyNotAllowed }
+func (denied) HTTPStatus() int { return http.StatusForbidden }
+
+func (m *mesh) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	m.mu.Lock()
+	m.asked = append(m.asked, network+" "+address)
+	to := m.names[address]
+	m.mu.Unlock()
+	switch host, _, _ := net.SplitHostPort(address); host {
+	case "denied.hedge.internal":
+		return nil, fmt.Errorf("dial: %w", denied{})
+	case "refused.hedge.internal":
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	case "gone.hedge.internal":
+		return nil, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}
+	case "slow.hedge.internal":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if to == "" {
+		return nil, &net.DNSError{Err: "no such host", Name: address, IsNotFound: true}
+	}
+	return new(net.Dialer).DialContext(ctx, network, to)
+}
+
+// serve starts a proxy on a loopback port.
+func serve(t testing.TB, o Options) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		s.Close()
+		if err := <-done; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// site is a web server that says what it saw; it is "web.hedge.internal:80".
+func site(t testing.TB) *mesh {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Proxy-Connection", "keep-alive")
+		w.Header().Set("X-Hop", "1")
+		w.Header().Set("Connection", "X-Hop")
+		fmt.Fprintf(w, "%s %s host=%s ua=%q body=%q", r.Method, r.RequestURI, r.Host, r.UserAgent(), body)
+		for _, h := range []string{"Proxy-Authorization", "Proxy-Connection", "X-Secret", "Te"} {
+			if v := r.Header.Get(h); v != "" {
+				fmt.Fprintf(w, " LEAK %s=%s", h, v)
+			}
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return &mesh{names: map[string]string{"web.hedge.internal:80": srv.Listener.Addr().String()}}
+}
+
+func echoServer(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				io.Copy(c, c)
+				c.Close()
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return l.Addr().String()
+}
+
+// TestSOCKS5 is driven by the client of golang.org/x/net.
+func TestSOCKS5(t *testing.T) {
+	m := &mesh{names: map[string]string{"echo.hedge.internal:7": echoServer(t)}}
+	m.names["100.64.0.9:7"] = m.names["echo.hedge.internal:7"]
+	m.names["[fd68:6564:6765::9]:7"] = m.names["echo.hedge.internal:7"]
+	at := serve(t, Options{Dialer: m, DialTimeout: 50 * time.Millisecond})
+	d, err := xproxy.SOCKS5("tcp", at, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to := range m.names {
+		c, err := d.Dial("tcp", to)
+		if err != nil {
+			t.Fatalf("%s: %v", to, err)
+		}
+		msg := bytes.Repeat([]byte("hedge"), 100_000)
+		go func() {
+			c.Write(msg)
+			c.(interface{ CloseWrite() error }).CloseWrite()
+		}()
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, msg) {
+			t.Errorf("%s: echoed %d of %d bytes: %v", to, len(got), len(msg), err)
+		}
+		c.Close()
+	}
+	for to, want := range map[string]string{
+		"denied.hedge.internal:1":  "not allowed by ruleset",
+		"refused.hedge.internal:1": "connection refused",
+		"gone.hedge.internal:1":    "host unreachable",
+		"unknown.example:1":        "host unreachable",
+		"slow.hedge.internal:1":    "TTL expired",
+		"bad name:1":               "general SOCKS server failure",
+		"nul\x00.hedge.internal:1": "general SOCKS server failure",
+	} {
+		if _, err := d.Dial("tcp", to); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", to, err, want)
+		}
+	}
+	for _, a := range m.asked {
+		if strings.ContainsAny(a, "\x00") || strings.Contains(a, "bad name") {
+			t.Errorf("the dialer was asked for %q", a)
+		}
+	}
+}
+
+func TestSOCKS5Auth(t *testing.T) {
+	m := &mesh{names: map[string]string{"echo:7": echoServer(t)}}
+	at := serve(t, Options{Dialer: m, User: "ada", Password: "s3cret"})
+	for _, tt := range []struct {
+		auth *xproxy.Auth
+		ok   bool
+	}{
+		{&xproxy.Auth{User: "ada", Password: "s3cret"}, true},
+		{&xproxy.Auth{User: "ada", Password: "s3cre"}, false},
+		{&xproxy.Auth{User: "Ada", Password: "s3cret"}, false},
+		{nil, false},
+	} {
+		d, _ := xproxy.SOCKS5("tcp", at, tt.auth, nil)
+		c, err := d.Dial("tcp", "echo:7")
+		if (err == nil) != tt.ok {
+			t.Errorf("%+v: %v", tt.auth, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	if o := (Options{User: "ada", Password: "s3cret"}); strings.Contains(fmt.Sprintf("%v %+v %#v %s", o, o, o, o), "s3cret") {
+		t.Error("Options print the password")
+	}
+}
+
+// TestSOCKS5Raw are whole conversations in hex: what the client sends, what comes back until the end.
+func TestSOCKS5Raw(t *testing.T) {
+	at := serve(t, Options{Dialer: &mesh{}, HandshakeTimeout: 100 * time.Millisecond})
+	for name, tt := range map[string]struct{ send, want string }{
+		"no method of ours":  {"\x05\x01\x02", "\x05\xff"},
+		"no methods":         {"\x05\x00", "\x05\xff"},
+		"bind":               {"\x05\x01\x00" + "\x05\x02\x00\x01\x64\x40\x00\x01\x00\x50", "\x05\x00" + "\x05\x07\x00\x01\x00\x00\x00\x00\x00\x00"},
+		"address type 2":     {"\x05\x01\x00" + "\x05\x01\x00\x02\x64\x40\x00\x01\x00\x50", "\x05\x00" + "\x05\x08\x00\x01\x00\x00\x00\x00\x00\x00"},
+		"wrong version":      {"\x05\x01\x00" + "\x04\x01\x00\x01\x64\x40\x00\x01\x00\x50", "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"},
+		"port zero":          {"\x05\x01\x00" + "\x05\x01\x00\x01\x64\x40\x00\x01\x00\x00", "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"},
+		"empty name":         {"\x05\x01\x00" + "\x05\x01\x00\x03\x00\x00\x50", "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"},
+		"silence":            {"", ""},
+		"silence in request": {"\x05\x01\x00\x05", "\x05\x00"},
+		"SOCKS4":             {"\x04\x01\x00\x50\x64\x40\x00\x01\x00", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := net.Dial("tcp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, tt.send)
+			got, err := io.ReadAll(c) // the server ends it, in time
+			if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatal(err)
+			}
+			if name == "SOCKS4" {
+				if !strings.HasPrefix(string(got), "HTTP/1.1 400") {
+					t.Errorf("got %q", got)
+				}
+			} else if string(got) != tt.want {
+				t.Errorf("got % x, want % x", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestUDPAssociate(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for b := make([]byte, 65535); ; {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			server.WriteTo(append([]byte("re:"), b[:n]...), from)
+		}
+	})
+	defer wg.Wait()
+	defer server.Close()
+	m := &mesh{names: map[string]string{"dns.hedge.internal:53": server.LocalAddr().String()}}
+	at := serve(t, Options{Dialer: m})
+
+	ctl, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ctl.Close()
+	ctl.Write([]byte("\x05\x01\x00" + "\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"))
+	answer := make([]byte, 2+3)
+	if _, err := io.ReadFull(ctl, answer); err != nil || string(answer) != "\x05\x00\x05\x00\x00" {
+		t.Fatalf("% x, %v", answer, err)
+	}
+	bound, err := readTarget(ctl)
+	if err != nil || bound.ip.String() != "127.0.0.1" {
+		t.Fatal(bound, err)
+	}
+	c, err := net.Dial("udp", bound.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	to := target{name: "dns.hedge.internal", port: 53}
+	for _, bad := range []string{"", "\x00\x00\x01" + string(to.append(nil)) + "fragment", "\x00\x00\x00\x07"} {
+		io.WriteString(c, bad) // dropped
+	}
+	for _, q := range []string{"who", "", string(bytes.Repeat([]byte("x"), 1400))} {
+		c.Write(append(to.append([]byte{0, 0, 0}), q...))
+		b := make([]byte, 2000)
+		n, err := c.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, data, err := parseDatagram(b[:n])
+		if err != nil || string(data) != "re:"+q || from.String() != server.LocalAddr().String() {
+			t.Errorf("%v %q %v", from, data, err)
+		}
+	}
+	// Another local process that found the port is not heard.
+	other, err := net.Dial("udp", bound.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.Write(append(to.append([]byte{0, 0, 0}), "intruder"...))
+	c.Write(append(to.append([]byte{0, 0, 0}), "mine"...))
+	b := make([]byte, 2000)
+	if n, _ := c.Read(b); !bytes.HasSuffix(b[:n], []byte("re:mine")) {
+		t.Errorf("got %q", b[:n])
+	}
+	ctl.Close() // ends the association: the port is closed
+	for end := time.Now().Add(20 * time.Second); ; {
+		c.Write([]byte("x"))
+		c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := c.Read(b); errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal("the association outlives its connection")
+		}
+	}
+}
+
+func httpClient(t testing.TB, at string, user *url.Userinfo) *http.Client {
+	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at, User: user})}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// TestHTTP is driven by net/http's client.
+func TestHTTP(t *testing.T) {
+	m := site(t)
+	at := serve(t, Options{Dialer: m, DialTimeout: 50 * time.Millisecond})
+	c := httpClient(t, at, nil)
+	req, _ := http.NewRequest("POST", "http://web.hedge.internal/a?b=1;c=2", strings.NewReader("payload"))
+	req.Header.Set("Connection", "X-Secret")
+	req.Header.Set("X-Secret", "hop")
+	req.Header.Set("Proxy-Connection", "keep-alive")
+	req.Header.Set("User-Agent", "")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if want := `POST /a?b=1;c=2 host=web.hedge.internal ua="" body="payload"`; string(body) != want {
+		t.Errorf("got  %s\nwant %s", body, want)
+	}
+	if h := resp.Header; h.Get("X-Hop") != "" || h.Get("Proxy-Connection") != "" {
+		t.Errorf("hop-by-hop headers came through: %v", h)
+	}
+	for to, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"http://denied.hedge.internal/":  {403, "no rule lets web reach db on tcp/5432"},
+		"http://refused.hedge.internal/": {502, "refused"},
+		"http://slow.hedge.internal/":    {504, "deadline"},
+		"http://unknown.example/":        {502, "no such host"},
+	} {
+		resp, err := c.Get(to)
+		if err != nil {
+			t.Errorf("%s: %v", to, err)
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want.status || !strings.Contains(string(body), want.text) {
+			t.Errorf("%s: %d %q, want %+v", to, resp.StatusCode, body, want)
+		}
+	}
+}
+
+// TestConnect tunnels TLS, which net/http does by CONNECT.
+func TestConnect(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "secret") }))
+	defer srv.Close()
+	m := &mesh{names: map[string]string{"example.com:443": srv.Listener.Addr().String()}} // a name of httptest's certificate
+	at := serve(t, Options{Dialer: m, User: "ada", Password: "s3cret"})
+	for user, ok := range map[*url.Userinfo]bool{url.UserPassword("ada", "s3cret"): true, url.UserPassword("ada", "x"): false, nil: false} {
+		c := httpClient(t, at, user)
+		c.Transport.(*http.Transport).TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		resp, err := c.Get("https://example.com/")
+		if (err == nil) != ok {
+			t.Errorf("%v: %v", user, err)
+		}
+		if err == nil {
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if string(body) != "secret" {
+				t.Errorf("got %q", body)
+			}
+			c.CloseIdleConnections()
+		}
+	}
+}
+
+// raw sends bytes and returns the answer until the server ends the connection.
+func raw(t *testing.T, at, send string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(c, send)
+	got, err := io.ReadAll(c)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("%v after %q", err, got)
+	}
+	return string(got)
+}
+
+// TestRebinding is what a web page can make a browser send to this port (CVE-2022-41924, CVE-2022-41925): it is
+// refused without a word to the dialer, and what follows in the body is not taken for another request.
+func TestRebinding(t *testing.T) {
+	m := site(t)
+	at := serve(t, Options{Dialer: m})
+	smuggled := "GET http://web.hedge.internal/ HTTP/1.1\r\nHost: web.hedge.internal\r\n\r\n"
+	for name, req := range map[string]string{
+		"rebound name":     "GET / HTTP/1.1\r\nHost: evil.example:1055\r\n\r\n",
+		"own address":      "GET / HTTP/1.1\r\nHost: 127.0.0.1:1055\r\nOrigin: http://evil.example\r\n\r\n",
+		"host of the mesh": "GET / HTTP/1.1\r\nHost: web.hedge.internal\r\nOrigin: http://evil.example\r\n\r\n",
+		"form post":        fmt.Sprintf("POST / HTTP/1.1\r\nHost: web.hedge.internal\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(smuggled), smuggled),
+		"pipelined":        "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n" + smuggled,
+		"options":          "OPTIONS * HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+	} {
+		got := raw(t, at, req)
+		if strings.Count(got, "HTTP/1.1 ") != 1 || strings.HasPrefix(got, "HTTP/1.1 2") || strings.Contains(got, "Access-Control") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if len(m.asked) != 0 {
+		t.Errorf("the dialer was asked for %q", m.asked)
+	}
+}
+
+func TestHTTPRefusals(t *testing.T) {
+	m := &mesh{}
+	at := serve(t, Options{Dialer: m, HandshakeTimeout: 200 * time.Millisecond})
+	for name, tt := range map[string]struct{ send, want string }{
+		"no port":       {"CONNECT web.hedge.internal HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 400"},
+		"port zero":     {"CONNECT web:0 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 400"},
+		"zone":          {"CONNECT [fe80::1%25eth0]:80 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 400"},
+		"https forward": {"GET https://web/ HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 400"},
+		"ftp":           {"GET ftp://web/ HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 400"},
+		"bad name":      {"GET http://we!b/ HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 400"},
+		"slow header":   {"GET http://web/ HTTP/1.1\r\nHost:", ""},
+		"huge header":   {"GET http://web/ HTTP/1.1\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n", "HTTP/1.1 431"},
+	} {
+		if got := raw(t, at, tt.send); !strings.HasPrefix(got, tt.want) || tt.want == "" && strings.HasPrefix(got, "HTTP/1.1 2") {
+			t.Errorf("%s: %q, want %s", name, got, tt.want)
+		}
+	}
+	if len(m.asked) != 0 {
+		t.Errorf("the dialer was asked for %q", m.asked)
+	}
+}
+
+// TestHostHeader: the URL wins over a Host header that says something else.
+func TestHostHeader(t *testing.T) {
+	got := raw(t, serve(t, Options{Dialer: site(t)}), "GET http://web.hedge.internal/x HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+	if !strings.Contains(got, "GET /x host=web.hedge.internal") {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestConnectEarlyData: bytes sent along with CONNECT are the tunnel's first.
+func TestConnectEarlyData(t *testing.T) {
+	m := &mesh{names: map[string]string{"echo:7": echoServer(t)}}
+	c, err := net.Dial("tcp", serve(t, Options{Dialer: m}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "CONNECT echo:7 HTTP/1.1\r\nHost: echo:7\r\n\r\nearly")
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, &http.Request{Method: "CONNECT"})
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	io.WriteString(c, " late")
+	c.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(r); string(got) != "early late" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestLoopbackOnly(t *testing.T) {
+	for _, at := range []string{"0.0.0.0:0", "[::]:0"} {
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Logf("no listener on %s: %v", at, err)
+			continue
+		}
+		s, _ := New(Options{Dialer: &mesh{}})
+		if err := s.Serve(l); !errors.Is(err, ErrNotLoopback) {
+			t.Errorf("%s: %v", at, err)
+		}
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s is still open: %v", at, err)
+		}
+		s.Close()
+	}
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := New(Options{Dialer: &mesh{}, AllowRemote: true})
+	done := make(chan error)
+	go func() { done <- s.Serve(l) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Write([]byte("\x05\x01\x00"))
+	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
+		t.Error(err)
+	}
+	s.Close() // with a client in mid-handshake
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	c.Close()
+	if err := s.Serve(l); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve after Close: %v", err)
+	}
+}
+
+func TestMaxConns(t *testing.T) {
+	at := serve(t, Options{Dialer: &mesh{}, MaxConns: 2})
+	var held []net.Conn
+	hello := func() (net.Conn, error) {
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte("\x05\x01\x00"))
+		_, err = io.ReadFull(c, make([]byte, 2))
+		return c, err
+	}
+	for range 2 {
+		c, err := hello()
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+	}
+	if c, err := hello(); err == nil {
+		t.Error("a third client was served")
+	} else {
+		c.Close()
+	}
+	held[0].Close()
+	for end := time.Now().Add(20 * time.Second); ; { // its place becomes free
+		c, err := hello()
+		c.Close()
+		if err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	held[1].Close()
+}
+
+// TestCloseWhileBusy closes with a dial, a SOCKS5 relay, a CONNECT tunnel and an association under way.
+func TestCloseWhileBusy(t *testing.T) {
+	m := &mesh{names: map[string]string{"echo:7": echoServer(t)}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := New(Options{Dialer: m})
+	done := make(chan error)
+	go func() { done <- s.Serve(l) }()
+	var wg sync.WaitGroup
+	for send, expect := range map[string]int{
+		"\x05\x01\x00\x05\x01\x00\x03\x04echo\x00\x07":                   12,
+		"\x05\x01\x00\x05\x01\x00\x03\x13slow.hedge.internal\x00\x07":    2,
+		"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00":           12,
+		"CONNECT echo:7 HTTP/1.1\r\nHost: echo:7\r\n\r\n":                20,
+		"CONNECT slow.hedge.internal:7 HTTP/1.1\r\nHost: slow:7\r\n\r\n": 0,
+		"": 0,
+	} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, send)
+		if _, err := io.ReadFull(c, make([]byte, expect)); err != nil {
+			t.Fatalf("%q: %v", send, err)
+		}
+		wg.Go(func() { io.Copy(io.Discard, c) })
+	}
+	s.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	wg.Wait()
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, o := range []Options{{}, {Dialer: &mesh{}, Password: strings.Repeat("x", 256)}} {
+		if _, err := New(o); err == nil {
+			t.Errorf("New(%v) succeeded", o)
+		}
+	}
+}
+
+// TestCurl drives both protocols with curl, if there is one.
+func TestCurl(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("no curl here:", err)
+	}
+	at := serve(t, Options{Dialer: site(t), User: "ada", Password: "s3cret"})
+	for _, args := range [][]string{
+		{"--socks5-hostname", at},
+		{"--proxy", "http://" + at},
+		{"--proxy", "http://" + at, "--proxytunnel"},
+	} {
+		args = append(args, "--proxy-user", "ada:s3cret", "--noproxy", "", "-sS", "--max-time", "20", "http://web.hedge.internal/path")
+		cmd := exec.Command(curl, args...)
+		cmd.Env = append(os.Environ(), "ALL_PROXY=", "all_proxy=", "http_proxy=", "no_proxy=", "NO_PROXY=")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.HasPrefix(string(out), "GET /path host=web.hedge.internal") || strings.Contains(string(out), "LEAK") {
+			t.Errorf("curl %v: %v\n%s", args, err, out)
+		}
+	}
+}
