@@ -61,10 +61,23 @@ type flatSrc struct {
 	set  ranges
 }
 
-// expand turns sources into addresses.
+// flatOf lists ranges, each once and none that lies in another. Neighbours are not joined.
+func flatOf(rs []ipRange) flatSrc {
+	out := flatSrc{set: union(rs)}
+	for _, r := range rs {
+		inside := func(o ipRange) bool { return o != r && o.overlaps(r) && o.first.Compare(r.first) <= 0 && r.last.Compare(o.last) <= 0 }
+		if t := rangeText(r); !slices.Contains(out.text, t) && !slices.ContainsFunc(rs, inside) {
+			out.text = append(out.text, t)
+		}
+	}
+	slices.Sort(out.text)
+	return out
+}
+
+// expand turns sources into addresses. What stands beside "*" stays listed, and routes stay as they are.
 func (f *flat) expand(srcs []source, postures []string) flatSrc {
 	var rs []ipRange
-	routes := false
+	any := false
 	for _, s := range srcs {
 		sel := s[0].selector
 		switch {
@@ -73,24 +86,23 @@ func (f *flat) expand(srcs []source, postures []string) flatSrc {
 		case sel.kind == selDangerAll:
 			return flatSrc{[]string{"*"}, ranges{rangeOf(all4), rangeOf(all6)}}
 		case sel.kind == selAny:
-			rs = append(rs, f.mesh...)
-			routes = true
+			any = true
 		default:
 			rs = append(rs, f.literals(sel)...)
 		}
 	}
-	out := flatSrc{set: union(rs)}
-	for _, r := range out.set {
-		out.text = append(out.text, rangeText(r))
-	}
-	if routes {
+	out := flatOf(rs)
+	if any {
+		more := slices.Clone(f.mesh)
 		for _, r := range f.routes {
-			rs = append(rs, rangeOf(r))
-			if t := r.String(); !slices.Contains(out.text, t) {
+			more = append(more, rangeOf(r))
+		}
+		for _, r := range more {
+			if t := rangeText(r); !slices.Contains(out.text, t) {
 				out.text = append(out.text, t)
 			}
 		}
-		out.set = union(rs)
+		out.set = union(append(rs, more...))
 	}
 	slices.Sort(out.text)
 	return out
@@ -175,10 +187,19 @@ func (f *flat) emit(i int32, pt part, src flatSrc) {
 	f.send(i, rule)
 }
 
+// send gives the node a rule, joined to one with the same sources and protocols.
 func (f *flat) send(i int32, rule flatRule) {
-	if len(rule.SrcIPs) > 0 && len(rule.DstPorts) > 0 {
-		f.filters[i] = append(f.filters[i], rule)
+	if len(rule.SrcIPs) == 0 || len(rule.DstPorts) == 0 {
+		return
 	}
+	for n := range f.filters[i] {
+		r := &f.filters[i][n]
+		if len(r.CapGrant) == 0 && slices.Equal(r.SrcIPs, rule.SrcIPs) && slices.Equal(r.IPProto, rule.IPProto) {
+			r.DstPorts = append(r.DstPorts, rule.DstPorts...)
+			return
+		}
+	}
+	f.filters[i] = append(f.filters[i], rule)
 }
 
 // dests are a selector's destinations that concern a node.
@@ -192,7 +213,7 @@ func (f *flat) dests(i int32, s selector, ports PortRange) []flatDst {
 	case selInternet:
 		if f.isExit(i) {
 			for _, r := range internetRanges {
-				out = append(out, flatDst{ip: rangeText(r), rng: r, exit: true, ports: ports})
+				out = append(out, flatDst{ip: r.first.String() + "-" + r.last.String(), rng: r, exit: true, ports: ports})
 			}
 		}
 		return out
@@ -217,11 +238,7 @@ func (f *flat) ownSources(i int32, src flatSrc) flatSrc {
 			idx = append(idx, o)
 		}
 	}
-	out := flatSrc{set: union(f.addrsOf(idx))}
-	for _, r := range out.set {
-		out.text = append(out.text, rangeText(r))
-	}
-	return out
+	return flatOf(f.addrsOf(idx))
 }
 
 func (f *flat) emitSelf(i int32, pt part, src flatSrc) {
@@ -281,7 +298,7 @@ var companions = []struct{ name, reverse string }{
 
 // emitCaps adds the capability rules of a grant.
 func (f *flat) emitCaps(i int32, r *row, src flatSrc) {
-	if len(r.app) == 0 {
+	if len(r.app) == 0 || len(r.src) == 0 {
 		return
 	}
 	caps := map[string][]any{}
@@ -329,10 +346,7 @@ func (f *flat) emitCaps(i int32, r *row, src flatSrc) {
 
 // emitReverse adds the rules that go to the sources of a grant.
 func (f *flat) emitReverse(i int32, caps map[string][]any, srcs []source, from flatSrc, back []ipRange, all, self bool) {
-	to := flatSrc{set: union(back)}
-	for _, r := range to.set {
-		to.text = append(to.text, rangeText(r))
-	}
+	to := flatOf(back)
 	switch {
 	case all:
 		to = f.expand([]source{{{selector: selector{kind: selAny, text: "*"}}}}, nil)
