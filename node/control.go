@@ -72,13 +72,16 @@ func (c *control) run(ctx context.Context) {
 		if heard {
 			wait = backoffMin
 		}
-		c.lost(err)
-		pause := wait/2 + rand.N(wait/2+1)
-		wait = min(wait*2, backoffMax)
 		var refused *wire.Refused
 		var pin *wire.PinError
+		isRefused := errors.As(err, &refused)
+		if c.lost(err) && !isRefused {
+			c.log.Warn().Err(err).Msg("no session with the coordinator; what is enforced stays in force")
+		}
+		pause := wait/2 + rand.N(wait/2+1)
+		wait = min(wait*2, backoffMax)
 		switch {
-		case errors.As(err, &refused):
+		case isRefused:
 			switch c.refused(refused) {
 			case again:
 				continue
@@ -131,6 +134,7 @@ func (c *control) refused(r *wire.Refused) int {
 		c.log.Error().Str("code", string(r.Code)).Msg("refused by the coordinator: " + r.Message)
 	}
 	c.problem(r.Message)
+	c.changed()
 	c.tell(r)
 	return later
 }
@@ -343,21 +347,20 @@ func (c *control) drop() {
 	c.changed()
 }
 
-func (c *control) lost(err error) {
+// lost notes why there is no session, and reports whether that is news.
+func (c *control) lost(err error) bool {
 	c.mu.Lock()
 	if c.status.Connected || c.status.Since.IsZero() {
 		c.status.Since = time.Now()
 	}
 	c.status.Connected = false
 	c.last = err
-	first := c.status.LastError != err.Error()
+	isNews := c.status.LastError != err.Error()
 	c.status.LastError = err.Error()
 	c.status.Attempts++
 	c.mu.Unlock()
-	if first {
-		c.log.Warn().Err(err).Msg("no session with the coordinator; traffic goes on by the last policy")
-	}
 	c.changed()
+	return isNews
 }
 
 // problem notes what is wrong for Status; empty for nothing.

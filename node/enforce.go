@@ -32,6 +32,7 @@ type enforcer struct {
 	tun    *tunnel
 	addrs  func([]netip.Addr) error // of the stack; nil for a host's device
 	log    zerolog.Logger
+	news   func() // what is enforced has changed; called with mu held
 
 	cur  atomic.Pointer[enforced] // never nil
 	wake chan struct{}            // capacity 1: when to look at the clock has changed
@@ -39,6 +40,8 @@ type enforcer struct {
 	mu    sync.Mutex // held while anything below, or the data path, changes
 	peers map[key.NodePublic][]netip.Prefix
 	next  time.Time
+	// ticket is the newest of this run; a Map may come without, and keeps the one it had.
+	ticket wire.Ticket
 }
 
 // enforced is the Map in force, and what is read from it often. It is never changed, only replaced.
@@ -85,10 +88,10 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		}
 	}
 	cuts := e.filter.Set(p.filter, now)
-	e.bind.SetRelays(relaysOf(m))
-	if len(m.Ticket.Signed) > 0 {
+	if m = e.ticketed(m); len(m.Ticket.Signed) > 0 {
 		e.bind.SetTicket(m.Ticket.Signed)
 	}
+	e.bind.SetRelays(relaysOf(m))
 	if err := e.connect(p.paths, p.wg); err != nil {
 		// Not all peers could be set, so nobody knows which there are: have none.
 		e.disconnect(now)
@@ -109,6 +112,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	e.cur.Store(next)
 	e.next = p.next
 	e.kick()
+	e.news()
 	return nil
 }
 
@@ -125,6 +129,10 @@ func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	prev := e.cur.Load()
+	if ticket != nil { // it may be the first thing we hear
+		e.ticket = *ticket
+		e.bind.SetTicket(ticket.Signed)
+	}
 	if prev.m == nil || prev.refused != nil {
 		return nil
 	}
@@ -133,16 +141,21 @@ func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
 		m = m.See(w)
 		e.bind.SetPeers(pathsOf(m, time.Now()))
 	}
-	if ticket != nil {
-		c := *m
-		c.Ticket = *ticket
-		m = &c
-		e.bind.SetTicket(ticket.Signed)
-	}
+	m = e.ticketed(m)
 	next := *prev
 	next.m = m
 	e.cur.Store(&next)
 	return m
+}
+
+// ticketed is m with the newest ticket there is.
+func (e *enforcer) ticketed(m *wire.Map) *wire.Map {
+	if len(e.ticket.Signed) == 0 {
+		return m
+	}
+	c := *m
+	c.Ticket = e.ticket
+	return &c
 }
 
 // confirm notes that the coordinator has nothing newer than the Map from the disk.
@@ -184,6 +197,7 @@ func (e *enforcer) stop(r *wire.Refused, now time.Time) {
 		next.since = now
 	}
 	e.cur.Store(&next)
+	e.news()
 }
 
 // disconnect denies everything and has no peers. The caller holds mu.

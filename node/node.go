@@ -255,7 +255,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.enforce = &enforcer{
 		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, addrs: addrs, log: n.log,
-		wake: make(chan struct{}, 1),
+		news: n.news.tell, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})
 	n.control.enforce = n.enforce

@@ -28,15 +28,12 @@ type plan struct {
 	next   time.Time                         // the first expiry to come; zero for none
 }
 
-// planFor fails if the Map contradicts itself, so that no two peers ever share an address: cryptokey routing is what
-// ties a packet to an identity.
+// planFor fails if the Map is another node's. That no two peers of a Map share an address, which is what ties a packet
+// to an identity, is what [wire.Map.Apply] and [wire.DecodeMap] have made sure of.
 func planFor(m *wire.Map, self key.NodePublic, now time.Time) (*plan, error) {
 	p := &plan{wg: make(map[key.NodePublic][]netip.Prefix, len(m.Peers))}
 	if m.Self.Key != self {
 		return nil, fmt.Errorf("map %d is for the node key %s, this node's is %s", m.Revision, m.Self.Key.Short(), self.Short())
-	}
-	if err := sane(m); err != nil {
-		return nil, fmt.Errorf("map %d: %w", m.Revision, err)
 	}
 	p.expires(m.Self.Expires, now)
 	taken := make(map[netip.Prefix]bool)
@@ -83,61 +80,6 @@ func (p *plan) expires(t, now time.Time) bool {
 		p.next = t
 	}
 	return false
-}
-
-// sane checks that identities do not overlap: no key twice, no address twice, none outside the mesh.
-func sane(m *wire.Map) error {
-	keys := map[key.NodePublic]string{m.Self.Key: m.Self.Name}
-	addrs := make(map[netip.Addr]string)
-	check := func(p *wire.Peer) error {
-		if len(p.Addrs) == 0 {
-			return fmt.Errorf("%s has no address", p.Name)
-		}
-		for _, a := range p.Addrs {
-			if a.Zone() != "" || a.Is4In6() || !inside(m.Self.Prefixes, a) {
-				return fmt.Errorf("%s has the address %v, which is not of this mesh", p.Name, a)
-			}
-			if other, dup := addrs[a]; dup {
-				return fmt.Errorf("%s and %s have the same address %v", other, p.Name, a)
-			}
-			addrs[a] = p.Name
-		}
-		for _, r := range p.Routes {
-			if !r.IsValid() || r != r.Masked() {
-				return fmt.Errorf("%s has the route %v, which is not a prefix", p.Name, r)
-			}
-			if r.Bits() == 0 {
-				continue
-			}
-			for _, own := range m.Self.Prefixes {
-				if own.Overlaps(r) {
-					return fmt.Errorf("%s has the route %v, which overlaps the mesh's own %v", p.Name, r, own)
-				}
-			}
-		}
-		return nil
-	}
-	if err := check(&m.Self.Peer); err != nil {
-		return err
-	}
-	for i := range m.Peers {
-		p := &m.Peers[i]
-		if p.Key.IsZero() {
-			return fmt.Errorf("%s has no key", p.Name)
-		}
-		if other, dup := keys[p.Key]; dup {
-			return fmt.Errorf("%s and %s have the same key", other, p.Name)
-		}
-		keys[p.Key] = p.Name
-		if err := check(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func inside(prefixes []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // allowed are the addresses that WireGuard lets a peer have: its own, and its routes that nobody before it carries,
