@@ -17,11 +17,12 @@ const (
 
 // tuple names a flow, the same from both directions. It holds no peer: within one snapshot an address belongs to one
 // peer only, and across snapshots a flow whose peer is no longer the owner of remote is not found alive (see
-// [Filter.current]). ICMP echo has its identifier as the opener's port and zero as the other.
+// [Filter.current]). ICMP echo has its identifier as both ports, and who asks, for both may with one identifier.
 type tuple struct {
 	local, remote addr
 	lport, rport  uint16
 	proto         uint8
+	asks          uint8 // of ICMP echo: ours+1 or theirs+1
 }
 
 // flow is what a rule admitted. All of it is under its shard's lock. What a search reads comes first.
@@ -62,9 +63,6 @@ func (f *flow) ends() (src, dst addr, sport, dport uint16) {
 
 func (f *flow) addrPorts() (src, dst netip.AddrPort) {
 	s, d, sp, dp := f.ends()
-	if f.proto == protoICMP || f.proto == protoICMPv6 {
-		dp = sp
-	}
 	return netip.AddrPortFrom(s.netip(), sp), netip.AddrPortFrom(d.netip(), dp)
 }
 
@@ -98,12 +96,11 @@ func tupleOf(p *packet, d int) tuple {
 	if d == theirs {
 		t.local, t.remote, t.lport, t.rport = p.dst, p.src, p.dport, p.sport
 	}
-	if p.icmp != icmpOther && (p.proto == protoICMP || p.proto == protoICMPv6) {
-		if (p.icmp == icmpRequest) == (d == ours) {
-			t.rport = 0
-		} else {
-			t.lport = 0
+	if p.proto == protoICMP || p.proto == protoICMPv6 {
+		if p.icmp == icmpReply {
+			d = 1 - d
 		}
+		t.asks = uint8(d) + 1
 	}
 	return t
 }
@@ -125,7 +122,7 @@ type shard struct {
 type seed [4]uint64
 
 func (t *tuple) hash(k *seed) uint64 {
-	ports := uint64(t.lport)<<32 | uint64(t.rport)<<16 | uint64(t.proto)
+	ports := uint64(t.lport)<<32 | uint64(t.rport)<<16 | uint64(t.asks)<<8 | uint64(t.proto)
 	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
 	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], ports^k[3])
 	a, b = bits.Mul64(a^b^k[3], c^d^k[0])

@@ -191,11 +191,16 @@ func (f *flow) early(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 
 // window checks that a segment lies where its sender may send and acknowledges what was sent.
 //
-//	I    seq     <= the highest the receiver allows            III  ack <= the receiver's end
-//	II   seq+len >= sender's end - the receiver's largest win  IV   ack >= the receiver's end - the sender's window
+//	I    seq     <= the highest the receiver allows + its largest window
+//	II   seq+len >= the sender's end - the receiver's largest window
+//	III  ack     <= the receiver's end
+//	IV   ack     >= the receiver's end - the sender's largest window
+//
+// The extra window in I is for senders that take the window of an old acknowledgment that was overtaken (gVisor does):
+// they overshoot by a little, and the receiver knows best what to do with it.
 func (f *flow) window(p *packet, snd, rcv *tcpSide) Reason {
 	end := p.seq + p.length()
-	if before(snd.maxEnd, p.seq) || before(end, snd.end-rcv.maxWin-1) {
+	if before(snd.maxEnd+rcv.maxWin, p.seq) || before(end, snd.end-rcv.maxWin-1) {
 		return TCPSeq
 	}
 	if p.flags&ackFlag == 0 || f.loose {

@@ -1,0 +1,174 @@
+package filter_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gtcp "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/hedge-mesh/hedge/acl"
+	"github.com/hedge-mesh/hedge/acl/filter"
+)
+
+// host is a real TCP stack behind a filter of its own.
+//
+//	stack a ─ filter a.Out ─ wire: loss, reordering ─ filter b.In ─ stack b       and back
+type host struct {
+	ip     netip.Addr
+	stack  *stack.Stack
+	link   *channel.Endpoint
+	filter *filter.Filter
+}
+
+func newHost(t *testing.T, self, peer acl.Node, view acl.View) *host {
+	h := &host{ip: self.Addrs[0], filter: filter.New(filter.Options{}), link: channel.New(1024, 1280, "")}
+	h.filter.Set(&filter.Config{Self: self, Peers: []acl.Node{peer}, View: view}, time.Now())
+	h.stack = stack.New(stack.Options{NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{gtcp.NewProtocol}})
+	sack := tcpip.TCPSACKEnabled(true)
+	h.stack.SetTransportProtocolOption(gtcp.ProtocolNumber, &sack)
+	if err := h.stack.CreateNIC(1, h.link); err != nil {
+		t.Fatal(err)
+	}
+	h.stack.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddrFrom4(h.ip.As4()).WithPrefix()}, stack.AddressProperties{})
+	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
+	return h
+}
+
+func (h *host) inject(pkt []byte) {
+	if !h.filter.In(pkt, time.Now()).Allow {
+		return
+	}
+	pb := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(pkt)})
+	h.link.InjectInbound(ipv4.ProtocolNumber, pb)
+	pb.DecRef()
+}
+
+// carry takes packets from h to the other until ctx ends; loss and reorder are out of 1,000.
+func (h *host) carry(ctx context.Context, to *host, loss, reorder int) {
+	var held []byte
+	for {
+		pb := h.link.ReadContext(ctx)
+		if pb == nil {
+			return
+		}
+		view := pb.ToView()
+		pkt := bytes.Clone(view.AsSlice())
+		view.Release()
+		pb.DecRef()
+		if !h.filter.Out(pkt, time.Now()).Allow || rand.IntN(1000) < loss {
+			continue
+		}
+		if held == nil && rand.IntN(1000) < reorder {
+			held = pkt
+			continue
+		}
+		to.inject(pkt)
+		if held != nil {
+			to.inject(held)
+			held = nil
+		}
+	}
+}
+
+// Two real stacks move megabytes both ways over a wire that loses and reorders, and neither filter finds a segment
+// implausible. Then the rule goes: both ends learn of it at once.
+func TestRealTCPThroughFilters(t *testing.T) {
+	a := acl.Node{ID: 1, Name: "a", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
+	b := acl.Node{ID: 2, Name: "b", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.2")}}
+	view := acl.View{Rules: []acl.Rule{{Path: "acls[0]", Action: acl.Accept, Src: []string{"a"}, Protos: []uint8{6},
+		Dst: []acl.Target{{Set: "b", Ports: []acl.PortRange{{First: 80, Last: 80}}}}}},
+		Sets: map[string]acl.Set{"a": {Nodes: []acl.NodeID{1}}, "b": {Nodes: []acl.NodeID{2}}}}
+	for _, wire := range []struct {
+		name                string
+		loss, reorder, size int
+	}{{"clean", 0, 0, 16 << 20}, {"reordering", 0, 100, 4 << 20}, {"losing", 10, 20, 1 << 20}} {
+		t.Run(wire.name, func(t *testing.T) {
+			ha, hb := newHost(t, a, b, view), newHost(t, b, a, view)
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			wg.Go(func() { ha.carry(ctx, hb, wire.loss, wire.reorder) })
+			wg.Go(func() { hb.carry(ctx, ha, wire.loss, wire.reorder) })
+			defer func() {
+				cancel()
+				ha.stack.Destroy()
+				hb.stack.Destroy()
+				wg.Wait()
+			}()
+			at := tcpip.FullAddress{NIC: 1, Addr: tcpip.AddrFrom4(hb.ip.As4()), Port: 80}
+			l, err := gonet.ListenTCP(hb.stack, at, ipv4.ProtocolNumber)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			data := make([]byte, wire.size)
+			for i := range data {
+				data[i] = byte(rand.Uint32())
+			}
+			var server net.Conn
+			sums := make(chan [32]byte, 2)
+			pump := func(c net.Conn) {
+				wg.Go(func() { c.Write(data) })
+				h := sha256.New()
+				io.CopyN(h, c, int64(len(data)))
+				sums <- [32]byte(h.Sum(nil))
+			}
+			wg.Go(func() {
+				if c, err := l.Accept(); err == nil {
+					server = c
+					pump(c)
+				}
+			})
+			client, err := gonet.DialContextTCP(ctx, ha.stack, at, ipv4.ProtocolNumber)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pump(client)
+			want := sha256.Sum256(data)
+			for range 2 {
+				if <-sums != want {
+					t.Error("the data was changed")
+				}
+			}
+			for _, h := range []*host{ha, hb} {
+				st := h.filter.Stats()
+				for _, r := range filter.Reasons() {
+					if n := st.In[r] + st.Out[r]; n != 0 && !r.Allows() {
+						t.Errorf("%v: %d packets denied for %v", h.ip, n, r)
+					}
+				}
+			}
+			for _, h := range []*host{ha, hb} {
+				cuts := h.filter.Set(nil, time.Now())
+				if len(cuts) != 1 {
+					t.Fatalf("%d cuts", len(cuts))
+				}
+				pb := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(cuts[0].ToSelf)})
+				h.link.InjectInbound(ipv4.ProtocolNumber, pb)
+				pb.DecRef()
+			}
+			for _, c := range []net.Conn{client, server} {
+				c.SetDeadline(time.Now().Add(5 * time.Second))
+				if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF || err.(net.Error).Timeout() {
+					t.Errorf("after the cut: %v", err)
+				}
+			}
+		})
+	}
+}
