@@ -44,6 +44,7 @@ type Bind struct {
 	// To the loop.
 	news    chan struct{} // peers, relays, home or status changed
 	wakes   chan *peer
+	shakes  chan handshake
 	discoIn chan message
 	stunIn  chan message
 	strays  chan stray
@@ -80,6 +81,7 @@ func New(cfg Config) (*Bind, error) {
 		told:    make(map[key.NodePublic]uint16),
 		news:    make(chan struct{}, 1),
 		wakes:   make(chan *peer, 4096),
+		shakes:  make(chan handshake, 256),
 		discoIn: make(chan message, 512),
 		stunIn:  make(chan message, 64),
 		strays:  make(chan stray, 64),

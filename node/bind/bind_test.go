@@ -286,3 +286,39 @@ func TestPeerRestarts(t *testing.T) {
 		}
 	})
 }
+
+// A handshake that is lost is sent again long before WireGuard would, and no more once it is answered.
+func TestHandshakeRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+		p.rel.setDown(1, true)
+		start := time.Now()
+		if err := p.a.to(p.b, wg(initiation, 1, 0, 0)); err != nil {
+			t.Error(err) // it will be repeated, so it is not lost
+		}
+		<-time.After(200 * time.Millisecond)
+		p.rel.setDown(1, false)
+		<-p.b.got
+		if d := time.Since(start); d > 300*time.Millisecond {
+			t.Errorf("arrived after %v", d)
+		}
+		p.rel.setDown(1, true)
+		p.b.to(p.a, wg(response, 2, 1, 0))
+		<-time.After(200 * time.Millisecond)
+		p.rel.setDown(1, false)
+		<-p.a.got
+		p.a.to(p.b, wg(transport, 2, 0, 1)) // the keepalive that follows
+		<-time.After(time.Second)
+		for len(p.a.got)+len(p.b.got) > 0 {
+			select {
+			case <-p.a.got:
+			case <-p.b.got:
+			}
+		}
+		<-time.After(10 * time.Second)
+		if n := len(p.a.got) + len(p.b.got); n > 0 {
+			t.Errorf("%d copies after the answer", n)
+		}
+	})
+}

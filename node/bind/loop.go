@@ -19,6 +19,7 @@ type loop struct {
 	timer *time.Timer
 	buf   []byte
 
+	shakes  map[*peer]*handshake // not answered yet
 	probes  map[uint64]*probe
 	probeID uint64
 
@@ -30,7 +31,7 @@ type loop struct {
 const pollEvery = 3 * time.Second
 
 func newLoop(b *Bind) *loop {
-	l := &loop{b: b, timer: time.NewTimer(0), probes: make(map[uint64]*probe)}
+	l := &loop{b: b, timer: time.NewTimer(0), shakes: make(map[*peer]*handshake), probes: make(map[uint64]*probe)}
 	l.stun.init(l)
 	l.net.poll(l)
 	l.paths = path.New(path.Config{Usable: l.net.usable})
@@ -49,6 +50,8 @@ func (l *loop) run() {
 			l.sync()
 		case p := <-l.b.wakes:
 			l.step(path.Tick{Peer: p.key, Traffic: l.traffic(p)})
+		case h := <-l.b.shakes:
+			l.shake(h)
 		case m := <-l.b.discoIn:
 			l.disco(m)
 		case m := <-l.b.stunIn:
@@ -74,6 +77,11 @@ func (l *loop) next() time.Time {
 	if _, t, ok := l.paths.Next(); ok && t.Before(at) {
 		at = t
 	}
+	for _, h := range l.shakes {
+		if h.next.Before(at) {
+			at = h.next
+		}
+	}
 	return at
 }
 
@@ -91,6 +99,7 @@ func (l *loop) tick() {
 	if !l.stun.next.After(now) {
 		l.stun.tick(now)
 	}
+	l.repeat(now)
 	for range 1000 { // then see to other things
 		k, at, ok := l.paths.Next()
 		if !ok || at.After(time.Now()) {

@@ -25,6 +25,7 @@ type peer struct {
 	heard   atomic.Int64 // by the primary route, if that is direct
 	waiting atomic.Int64 // first sent by it after heard
 	any     atomic.Int64 // heard by any route
+	session atomic.Int64 // last answer to a handshake, or data
 	strayed atomic.Int64
 	up      atomic.Bool // the loop ticks it
 	gone    atomic.Bool // removed, or replaced by another

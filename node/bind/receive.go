@@ -133,6 +133,7 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	}
 	p := last.peer
 	p.any.Store(now)
+	p.session.Store(now)
 	switch {
 	case p.routes.Load().primary == from:
 		p.heard.Store(now)
@@ -158,7 +159,10 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	p.via.Store(uint32(relay))
 	p.any.Store(b.now())
 	for _, pkt := range pkts {
-		if messageType(pkt) != 0 {
+		if t := messageType(pkt); t != 0 {
+			if t != initiation {
+				p.session.Store(b.now())
+			}
 			b.ring.push(pkt, p.ep)
 		} else if d, ok := path.Sender(pkt); ok {
 			b.disco(pkt, d, netip.AddrPort{}, relay, p)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -87,21 +88,73 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 	return nil
 }
 
-// sendHandshake sends one message every promising way at once: WireGuard would not send it again for 5 s, and drops
-// all copies but one.
+// sendHandshake sends one message every promising way at once, and the loop does so again while it is not answered:
+// WireGuard itself waits 5 s, and drops all copies but one.
 func (b *Bind) sendHandshake(bufs [][]byte, p *peer, r *routes) error {
 	b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), p)
-	sent := b.sendRelay(bufs, p)
+	sent := b.everyWay(bufs, p, r, true)
+	select {
+	case b.shakes <- handshake{peer: p, pkt: slices.Clone(bufs[0]), at: b.now()}:
+	default:
+		if !sent {
+			return errUnreachable
+		}
+	}
+	return nil
+}
+
+func (b *Bind) everyWay(bufs [][]byte, p *peer, r *routes, first bool) (sent bool) {
+	sent = b.sendRelay(bufs, p)
 	if r.primary.IsValid() {
 		sent = b.sendUDP(bufs, r.primary) == nil || sent
 	}
-	for _, a := range r.first {
-		sent = b.sendUDP(bufs, a) == nil || sent
+	if first {
+		for _, a := range r.first {
+			sent = b.sendUDP(bufs, a) == nil || sent
+		}
 	}
-	if !sent {
-		return errUnreachable
+	return sent
+}
+
+// handshake is one to repeat below WireGuard, whose copies are harmless: the responder's timestamp check and the
+// initiator's state admit one.
+type handshake struct {
+	peer *peer
+	pkt  []byte
+	at   int64
+	n    int // repeats so far
+	next time.Time
+}
+
+// repeats are the times from one to the next: all within the 5 s after which WireGuard makes a new one.
+var repeats = [...]time.Duration{
+	100 * time.Millisecond, 150 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
+}
+
+const maxShakes = 1024 // peers
+
+func (l *loop) shake(h handshake) {
+	if len(l.shakes) < maxShakes || l.shakes[h.peer] != nil {
+		h.next = l.b.time(h.at).Add(repeats[0])
+		l.shakes[h.peer] = &h
 	}
-	return nil
+}
+
+// repeat sends the handshakes that are due again.
+func (l *loop) repeat(now time.Time) {
+	for p, h := range l.shakes {
+		if p.gone.Load() || p.session.Load() >= h.at || h.n == len(repeats) {
+			delete(l.shakes, p)
+			continue
+		}
+		if h.next.After(now) {
+			continue
+		}
+		l.b.everyWay([][]byte{h.pkt}, p, p.routes.Load(), h.n < 2) // addresses not proven get few
+		if h.n++; h.n < len(repeats) {
+			h.next = now.Add(repeats[h.n])
+		}
+	}
 }
 
 // sendStranger sends what is no longer than what the stranger sent us. Data goes by the peer's own routes, if it has
