@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +33,7 @@ func (a *app) aclCheckCmd() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Say everything that is wrong with an ACL file",
 		Long: `Reads an ACL file and reports every error in it, each with its place, the line, and what to do. FILE may be - for
-standard input. It exits with 1 if there is any error.
+standard input. It exits with 1 if there is any error. What is valid but may not be meant is remarked on, and is no error.
 
 With --inventory, a JSON file {"users": [...], "nodes": [...]}, the file's own tests are run as well. A coordinator
 runs them against its real nodes: hedge admin acl check.`,
@@ -49,10 +50,15 @@ runs them against its real nodes: hedge admin acl check.`,
 					return err
 				}
 			}
-			if err := checkACL(displayName(args[0]), src, inv); err != nil {
+			p, err := checkACL(displayName(args[0]), src, inv)
+			if err != nil {
 				return err
 			}
-			return a.print(map[string]any{"ok": true, "file": args[0]}, func(w io.Writer) {
+			remarks := p.Lint(inv)
+			if len(remarks) > 0 && !a.json {
+				fmt.Fprintln(a.stderr, strings.TrimRight(remarks.Render(), "\n"))
+			}
+			return a.print(map[string]any{"ok": true, "file": args[0], "remarks": noNil(remarks)}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s: no errors\n", displayName(args[0]))
 			})
 		},
@@ -95,18 +101,18 @@ would, and prints what each node would receive. Nothing that Hedge enforces is e
 }
 
 // checkACL is everything that can be wrong with an ACL file; its error holds acl.Errors.
-func checkACL(file string, src []byte, inv *acl.Inventory) error {
+func checkACL(file string, src []byte, inv *acl.Inventory) (*acl.Policy, error) {
 	p, err := acl.Parse(file, src, acl.Options{})
 	if err != nil || inv == nil {
-		return err
+		return p, err
 	}
 	if _, err := acl.Compile(p, inv); err != nil {
-		return err
+		return p, err
 	}
 	if es := p.Test(inv); len(es) > 0 {
-		return es
+		return p, es
 	}
-	return nil
+	return p, nil
 }
 
 func readInventory(file string) (*acl.Inventory, error) {

@@ -147,7 +147,7 @@ func (d *demo) start(ctx context.Context, f demoFlags, log zerolog.Logger) (err 
 	if f.acl != "" {
 		if src, err := os.ReadFile(dd.acl); err != nil {
 			return failed(fmt.Errorf("cannot read the ACL file %s: %w", dd.acl, reason(err)), "")
-		} else if err := checkACL(dd.acl, src, nil); err != nil {
+		} else if _, err := checkACL(dd.acl, src, nil); err != nil {
 			return err
 		}
 	}
