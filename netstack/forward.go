@@ -179,7 +179,7 @@ func (f *forwarder) establish(r *tcp.ForwarderRequest, id stack.TransportEndpoin
 	watch.Wait()
 	r.Complete(err != nil)
 	if err != nil {
-		backend.Close()
+		abort(backend)
 		return nil, nil
 	}
 	return newTCPConn(wq, ep), backend

@@ -116,6 +116,7 @@ func TestForwardReset(t *testing.T) {
 		defer c.Close()
 		b := make([]byte, 1)
 		io.ReadFull(c, b)
+		c.Write(b)
 		if b[0] == 's' {
 			c.SetLinger(0)
 			return
@@ -129,6 +130,9 @@ func TestForwardReset(t *testing.T) {
 			t.Fatal(err)
 		}
 		io.WriteString(c, who[:1])
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // both ends of the splice are there
+			t.Fatal(err)
+		}
 		if who == "server" {
 			_, err = c.Read(make([]byte, 1))
 			c.Close()

@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -121,7 +122,7 @@ func valid(p []byte, mtu int) error {
 			return fmt.Errorf("bad IPv6 header % x", p[:40])
 		}
 		proto, body = h.NextHeader(), h.Payload()
-		pseudo = header.PseudoHeaderChecksum(h.TransportProtocol(), h.SourceAddress(), h.DestinationAddress(), uint16(len(body)))
+		pseudo = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(proto), h.SourceAddress(), h.DestinationAddress(), uint16(len(body)))
 	default:
 		return errors.New("not IP")
 	}
