@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -674,5 +676,56 @@ func TestMeshLocalAPI(t *testing.T) {
 	nodes, err := m.admin.Nodes(t.Context())
 	if err != nil || len(nodes) != 0 {
 		t.Errorf("the coordinator still has %d nodes (%v)", len(nodes), err)
+	}
+}
+
+// Programs reach the mesh by the proxy, in both of its languages, and are told why they do not.
+func TestMeshProxy(t *testing.T) {
+	m := newMesh(t)
+	db := m.join("db", "tag:db")
+	cfg := m.config("web", m.key("tag:web"))
+	cfg.Proxy = "127.0.0.1:0"
+	web := m.run(cfg)
+	l, err := db.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, _ := netip.ParseAddrPort(r.RemoteAddr)
+		who, _ := db.WhoIs(from.Addr())
+		fmt.Fprintf(w, "hello %s", who.Name)
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(l) }()
+	defer func() { srv.Close(); <-done }()
+	until(t, web, "on the way to db", onTheWay)
+	until(t, db, "on the way to web", onTheWay)
+	get := func(scheme, to string) (int, string, error) {
+		u, err := url.Parse(scheme + "://" + web.Status().Proxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(u), DisableKeepAlives: true}}
+		res, err := c.Get(to)
+		if err != nil {
+			return 0, "", err
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		return res.StatusCode, string(b), err
+	}
+	for _, scheme := range []string{"http", "socks5"} {
+		if code, body, err := get(scheme, "http://db.hedge.internal/"); err != nil || code != 200 || body != "hello web" {
+			t.Errorf("%s proxy: %d %q %v", scheme, code, body, err)
+		}
+	}
+	if code, body, err := get("http", "http://db:22/"); err != nil || code != 403 || !strings.Contains(body, "no rule lets web reach db") {
+		t.Errorf("denied by the HTTP proxy: %d %q %v", code, body, err)
+	}
+	if _, _, err := get("socks5", "http://db:22/"); err == nil || !strings.Contains(err.Error(), "not allowed by ruleset") {
+		t.Errorf("denied by the SOCKS proxy: %v", err)
+	}
+	if code, _, err := get("http", "http://127.0.0.1:1/"); err != nil || code == 200 {
+		t.Errorf("the proxy leads to this machine: %d %v", code, err)
 	}
 }
