@@ -9,6 +9,9 @@ import (
 	"github.com/hedge-mesh/hedge/acl"
 )
 
+// clock is what a node passes: with a monotonic reading.
+var clock = time.Now()
+
 // bigMesh has n peers, and rules in which each names a group of peers and a port of V.
 func bigMesh(peers, rules int) *Config {
 	c := &Config{Self: node(1_000_000, "v", []string{v4, v6}, "10.9.0.0/16"), Revision: 1, View: acl.View{Sets: map[string]acl.Set{
@@ -38,20 +41,20 @@ func BenchmarkEstablished(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/rules=%d", proto, rules), func(b *testing.B) {
 				f := New(Options{})
 				c := bigMesh(10000, rules)
-				f.Set(c, t0)
+				f.Set(c, clock)
 				src := c.Peers[77].Addrs[0].String()
 				pkt := ip(src, v4, udp(5000, 53, 1200))
 				if proto == "tcp" {
-					in(b, f, ip(src, v4, tcpSeg(5000, 443, syn, 999, 0, "")), ByRule)
-					out(b, f, ip(v4, src, tcpSeg(443, 5000, syn|ackFlag, 4999, 1000, "")), ByFlow)
-					in(b, f, ip(src, v4, tcpSeg(5000, 443, ackFlag, 1000, 5000, "")), ByFlow)
+					open(b, f.In, ip(src, v4, tcpSeg(5000, 443, syn, 999, 0, "")), ByRule)
+					open(b, f.Out, ip(v4, src, tcpSeg(443, 5000, syn|ackFlag, 4999, 1000, "")), ByFlow)
+					open(b, f.In, ip(src, v4, tcpSeg(5000, 443, ackFlag, 1000, 5000, "")), ByFlow)
 					pkt = ip(src, v4, tcpSeg(5000, 443, ackFlag, 1000, 5000, string(make([]byte, 1200))))
 				} else {
-					in(b, f, pkt, ByRule)
+					open(b, f.In, pkt, ByRule)
 				}
 				b.ReportAllocs()
 				for b.Loop() {
-					if !f.In(pkt, t0).Allow {
+					if !f.In(pkt, clock).Allow {
 						b.Fatal("denied")
 					}
 				}
@@ -65,9 +68,9 @@ func BenchmarkNewFlow(b *testing.B) {
 		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
 			f := New(Options{MaxFlows: 1 << 17, MaxFlowsPerPeer: 1 << 17})
 			c := bigMesh(10000, rules)
-			f.Set(c, t0)
+			f.Set(c, clock)
 			pkt := ip(c.Peers[77].Addrs[0].String(), v4, udp(5000, 53, 100))
-			now, n := t0, 0
+			now, n := clock, 0
 			b.ReportAllocs()
 			for b.Loop() {
 				n++
@@ -86,12 +89,12 @@ func BenchmarkNewFlow(b *testing.B) {
 func BenchmarkNewFlowManyPeers(b *testing.B) {
 	f := New(Options{MaxFlows: 1 << 17, MaxFlowsPerPeer: 1 << 17})
 	c := bigMesh(10000, 10000)
-	f.Set(c, t0)
+	f.Set(c, clock)
 	var pkts [][]byte
 	for i := range c.Peers {
 		pkts = append(pkts, ip(c.Peers[i*7919%10000].Addrs[0].String(), v4, udp(5000, 53, 100)))
 	}
-	now, n := t0, 0
+	now, n := clock, 0
 	b.ReportAllocs()
 	for b.Loop() {
 		pkt := pkts[n%10000]
@@ -108,11 +111,11 @@ func BenchmarkNewFlowManyPeers(b *testing.B) {
 func BenchmarkDenied(b *testing.B) {
 	f := New(Options{})
 	c := bigMesh(10000, 10000)
-	f.Set(c, t0)
+	f.Set(c, clock)
 	pkt := ip(c.Peers[77].Addrs[0].String(), v4, tcp(5000, 9999, syn))
 	b.ReportAllocs()
 	for b.Loop() {
-		if f.In(pkt, t0).Allow {
+		if f.In(pkt, clock).Allow {
 			b.Fatal("allowed")
 		}
 	}
@@ -125,7 +128,7 @@ func BenchmarkSet(b *testing.B) {
 			c := bigMesh(10000, rules)
 			b.ReportAllocs()
 			for b.Loop() {
-				f.Set(c, t0)
+				f.Set(c, clock)
 			}
 		})
 	}
@@ -134,15 +137,20 @@ func BenchmarkSet(b *testing.B) {
 func BenchmarkParallel(b *testing.B) {
 	f := New(Options{})
 	c := bigMesh(10000, 1000)
-	f.Set(c, t0)
+	f.Set(c, clock)
 	src := c.Peers[77].Addrs[0].String()
 	to, back := ip(src, v4, udp(5000, 53, 1200)), ip(v4, src, udp(53, 5000, 1200))
-	in(b, f, to, ByRule)
+	open(b, f.In, to, ByRule)
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			f.In(to, t0)
-			f.Out(back, t0)
+			f.In(to, clock)
+			f.Out(back, clock)
 		}
 	})
+}
+
+func open(b *testing.B, judge func([]byte, time.Time) Verdict, pkt []byte, want Reason) {
+	b.Helper()
+	expect(b, judge(pkt, clock), want)
 }

@@ -160,9 +160,9 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 }
 
 func (fl *flow) cut(why Verdict) Cut {
-	c := Cut{Peer: fl.peer.id, Proto: fl.proto, Why: why, Rule: fl.rule, Opened: fl.revision}
+	c := Cut{Peer: fl.peer.id, Proto: fl.proto(), Why: why, Rule: fl.rule, Opened: fl.revision}
 	c.Src, c.Dst = fl.addrPorts()
-	if fl.proto == protoTCP && fl.state < timeWait {
+	if fl.proto() == protoTCP && fl.state < timeWait {
 		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
 	}
 	return c
@@ -175,7 +175,7 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, _, port := fl.ends()
-	v, owner, rule := s.admit(src, dst, fl.proto, port, fl.opener(), wall)
+	v, owner, rule := s.admit(src, dst, fl.proto(), port, fl.opener(), wall)
 	if owner != nil && owner.id != fl.peer.id {
 		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
 		if !fl.inbound {

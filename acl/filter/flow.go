@@ -20,10 +20,18 @@ const (
 // [Filter.current]). ICMP echo has its identifier as both ports, and who asks, for both may with one identifier.
 type tuple struct {
 	local, remote addr
-	lport, rport  uint16
-	proto         uint8
-	asks          uint8 // of ICMP echo: ours+1 or theirs+1
+	// rest is the local port, the remote port, 0, who asks (ours+1 or theirs+1) and the protocol, in one word because
+	// narrow writes that are read back wide stall the processor.
+	rest uint64
 }
+
+func restOf(lport, rport uint16, asks, proto uint8) uint64 {
+	return uint64(lport)<<48 | uint64(rport)<<32 | uint64(asks)<<8 | uint64(proto)
+}
+
+func (t *tuple) lport() uint16 { return uint16(t.rest >> 48) }
+func (t *tuple) rport() uint16 { return uint16(t.rest >> 32) }
+func (t *tuple) proto() uint8  { return uint8(t.rest) }
 
 // flow is what a rule admitted. All of it is under its shard's lock. What a search reads comes first.
 type flow struct {
@@ -56,9 +64,9 @@ func (f *flow) opener() int {
 // ends are the flow's source and destination as its opener sees them.
 func (f *flow) ends() (src, dst addr, sport, dport uint16) {
 	if f.inbound {
-		return f.remote, f.local, f.rport, f.lport
+		return f.remote, f.local, f.rport(), f.lport()
 	}
-	return f.local, f.remote, f.lport, f.rport
+	return f.local, f.remote, f.lport(), f.rport()
 }
 
 func (f *flow) addrPorts() (src, dst netip.AddrPort) {
@@ -68,11 +76,13 @@ func (f *flow) addrPorts() (src, dst netip.AddrPort) {
 
 // idle is how long a flow lives without a packet.
 func (f *flow) idle() int64 {
-	switch {
-	case f.proto == protoICMP || f.proto == protoICMPv6:
-		return int64(30 * time.Second)
-	case f.proto == protoSCTP && f.state == replied:
-		return int64(2 * time.Hour)
+	if f.state == replied {
+		switch f.proto() {
+		case protoICMP, protoICMPv6:
+			return int64(30 * time.Second)
+		case protoSCTP:
+			return int64(2 * time.Hour)
+		}
 	}
 	return idleTimes[f.state]
 }
@@ -92,17 +102,17 @@ var idleTimes = [stateCount]int64{
 
 // tupleOf is p's flow when it goes in direction d.
 func tupleOf(p *packet, d int) tuple {
-	t := tuple{local: p.src, remote: p.dst, lport: p.sport, rport: p.dport, proto: p.proto}
-	if d == theirs {
-		t.local, t.remote, t.lport, t.rport = p.dst, p.src, p.dport, p.sport
-	}
+	asks := uint8(0)
 	if p.proto == protoICMP || p.proto == protoICMPv6 {
+		asks = uint8(d) + 1
 		if p.icmp == icmpReply {
-			d = 1 - d
+			asks = uint8(1-d) + 1
 		}
-		t.asks = uint8(d) + 1
 	}
-	return t
+	if d == theirs {
+		return tuple{p.dst, p.src, restOf(p.dport, p.sport, asks, p.proto)}
+	}
+	return tuple{p.src, p.dst, restOf(p.sport, p.dport, asks, p.proto)}
 }
 
 const shardBits = 6
@@ -122,9 +132,8 @@ type shard struct {
 type seed [4]uint64
 
 func (t *tuple) hash(k *seed) uint64 {
-	ports := uint64(t.lport)<<32 | uint64(t.rport)<<16 | uint64(t.asks)<<8 | uint64(t.proto)
 	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
-	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], ports^k[3])
+	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], t.rest^k[3])
 	a, b = bits.Mul64(a^b^k[3], c^d^k[0])
 	return a ^ b
 }

@@ -281,7 +281,7 @@ func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
 func (f *flow) reset(d int) []byte {
 	to, from := &f.side[d], &f.side[1-d]
 	src, dst := f.remote, f.local
-	sport, dport := f.rport, f.lport
+	sport, dport := f.rport(), f.lport()
 	seq := from.whole
 	if d == theirs {
 		src, dst, sport, dport = dst, src, dport, sport
