@@ -21,6 +21,8 @@ type pair struct {
 	net  *fabric
 	rel  *doubles
 	n    uint64
+
+	back bool // talk counts what b sends
 }
 
 func newPair(t *testing.T) *pair {
@@ -57,14 +59,18 @@ func (p *pair) shake() {
 // talk exchanges one packet each way every 10 ms, and returns by number when each came to b first.
 func (p *pair) talk(d time.Duration) (sent, got map[uint64]time.Time) {
 	sent, got = map[uint64]time.Time{}, map[uint64]time.Time{}
+	from, to := p.a, p.b
+	if p.back {
+		from, to = to, from
+	}
 	take := func() {
 		for {
 			select {
-			case m := <-p.b.got:
+			case m := <-to.got:
 				if _, twice := got[number(m.b)]; m.b[0] == transport && !twice {
 					got[number(m.b)] = m.at
 				}
-			case <-p.a.got:
+			case <-from.got:
 			default:
 				return
 			}
@@ -177,6 +183,34 @@ func TestOneWayBlackhole(t *testing.T) {
 		t.Logf("%d packets lost, for %v", n, gap)
 		if gap > 1200*time.Millisecond {
 			t.Errorf("nothing arrived for %v", gap)
+		}
+	})
+}
+
+// A's address changes without its noticing, as a NAT's does: b learns it from a's packets.
+func TestSilentMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		move := func(ip string) {
+			p.net.mu.Lock()
+			defer p.net.mu.Unlock()
+			p.net.public = map[netip.Addr]netip.Addr{hostA: netip.MustParseAddr(ip)}
+		}
+		move("203.0.113.1")
+		p.shake()
+		p.talk(time.Second)
+		if i := p.path(p.b, p.a); i.Addr.Addr() != netip.MustParseAddr("203.0.113.1") {
+			t.Fatalf("path %+v", i)
+		}
+		p.back = true
+		move("203.0.113.2")
+		start := time.Now()
+		sent, got := p.talk(2 * time.Second)
+		n, gap := lost(sent, got)
+		i := p.path(p.b, p.a)
+		t.Logf("%d packets lost, for %v; direct again after %v: %s", n, gap, i.Since.Sub(start), i.Why)
+		if gap > 300*time.Millisecond || i.Addr.Addr() != netip.MustParseAddr("203.0.113.2") {
+			t.Errorf("%d packets lost, for %v, then %+v", n, gap, i)
 		}
 	})
 }

@@ -25,6 +25,7 @@ type fabric struct {
 	mu      sync.Mutex
 	delay   time.Duration
 	drop    func(from, to netip.AddrPort) bool
+	public  map[netip.Addr]netip.Addr // hosts behind a NAT that keeps ports
 	sockets map[netip.AddrPort]*memConn
 	tapped  func(from, to netip.AddrPort, pkt []byte)
 }
@@ -94,9 +95,12 @@ func (c *memConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (c *memConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	dst := to.(*net.UDPAddr).AddrPort()
-	d := datagram{c.addr, append([]byte(nil), b...)}
 	c.f.mu.Lock()
 	defer c.f.mu.Unlock()
+	d := datagram{c.addr, append([]byte(nil), b...)}
+	if ip, ok := c.f.public[c.addr.Addr()]; ok {
+		d.from = netip.AddrPortFrom(ip, c.addr.Port())
+	}
 	if c.f.tapped != nil {
 		c.f.tapped(c.addr, dst, d.b)
 	}
@@ -105,6 +109,14 @@ func (c *memConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	time.AfterFunc(c.f.delay, func() {
 		c.f.mu.Lock()
+		for private, ip := range c.f.public {
+			switch dst.Addr() {
+			case ip:
+				dst = netip.AddrPortFrom(private, dst.Port())
+			case private:
+				dst = netip.AddrPort{}
+			}
+		}
 		peer := c.f.sockets[dst]
 		c.f.mu.Unlock()
 		if peer != nil {

@@ -93,8 +93,8 @@ func (l *loop) tick() {
 		for _, c := range *l.b.relays.conns.Load() {
 			c.client.Redial()
 		}
-		l.step(path.Moved{})
 		l.announce(now)
+		l.step(path.Moved{})
 	}
 	if !l.stun.next.After(now) {
 		l.stun.tick(now)

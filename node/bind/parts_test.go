@@ -15,6 +15,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
 )
 
 func TestChooseHome(t *testing.T) {
@@ -164,6 +165,57 @@ func TestStranger(t *testing.T) {
 		// Data of the session that began so is let in, with the true source.
 		if _, ok := p.a.sort(wg(transport, 5, 0, 0), s.addr, p.a.now(), &lookup{}).(*stranger); !ok {
 			t.Error("the stranger's session is not known")
+		}
+	})
+}
+
+// Strangers get no answer, whatever they send; nor do forgers.
+func TestNoAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		unknown, _ := path.NewBox(key.NewDisco(), key.ExchangePublic(p.a.cfg.Disco))
+		known, _ := path.NewBox(p.b.cfg.Disco, key.ExchangePublic(key.NewDisco()))
+		reflected, _ := path.NewBox(p.a.cfg.Disco, key.ExchangePublic(p.b.cfg.Disco))
+		ours := reflected.Seal(nil, path.Ping{})
+		copy(ours[6:], known.Seal(nil, path.Ping{})[6:38]) // our own ping, as if the peer sent it
+		here, there := netip.AddrPortFrom(hostA, p.a.Port()), netip.MustParseAddrPort("203.0.113.66:6")
+		pc, err := p.net.host(there.Addr())(t.Context(), "udp4", there.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pc.Close()
+		p.net.mu.Lock()
+		p.net.tapped = func(from, to netip.AddrPort, pkt []byte) {
+			if from == here {
+				t.Errorf("%d bytes to %v: %x", len(pkt), to, pkt)
+			}
+		}
+		p.net.mu.Unlock()
+		answer := stun.MustBuild(stun.TransactionID, stun.BindingSuccess, &stun.XORMappedAddress{IP: net.IPv4(1, 2, 3, 4), Port: 5})
+		for _, pkt := range [][]byte{unknown.Seal(nil, path.Ping{}), known.Seal(nil, path.Ping{}), ours,
+			stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw, answer.Raw,
+			wg(transport, 9, 9, 9), wg(response, 9, 9, 9), {}, {1}} {
+			pc.WriteTo(pkt, net.UDPAddrFromAddrPort(here))
+		}
+		<-time.After(time.Minute)
+		if e := p.a.Endpoints(); slices.Contains(e, netip.MustParseAddrPort("1.2.3.4:5")) {
+			t.Errorf("took an answer nobody was asked for: %v", e)
+		}
+	})
+}
+
+func FuzzSort(f *testing.F) {
+	for _, t := range []uint32{initiation, response, cookie, transport} {
+		f.Add(wg(t, 1, 2, 3))
+	}
+	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess).Raw)
+	box, _ := path.NewBox(key.NewDisco(), key.ExchangePublic(key.NewDisco()))
+	f.Add(box.Seal(nil, path.Ping{}))
+	s := newSide(f, Config{})
+	from := netip.MustParseAddrPort("203.0.113.66:6")
+	f.Fuzz(func(t *testing.T, pkt []byte) {
+		if ep := s.sort(pkt, from, s.now(), &lookup{}); ep != nil && (len(pkt) < shortest || pkt[0] != initiation) {
+			t.Fatalf("%x was let in as %v", pkt, ep)
 		}
 	})
 }

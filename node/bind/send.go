@@ -183,6 +183,9 @@ func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
 // sendRelay queues packets at the relay the peer is at, or at that where it was last heard, which it is connected to.
 func (b *Bind) sendRelay(bufs [][]byte, p *peer) bool {
 	at, via := uint16(p.relay.Load()), uint16(p.via.Load())
+	if at == 0 {
+		at = b.Home() // nobody told us: it may well be at ours
+	}
 	c := b.relays.get(at)
 	if (c == nil || !c.up()) && via != 0 && via != at {
 		if d := b.relays.get(via); d != nil && d.up() {

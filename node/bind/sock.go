@@ -183,8 +183,10 @@ func (u *udp) read(ses *session, ms []ipv6.Message) (int, error) {
 			continue // exchanged, or woken for a Close that another Open overtook
 		}
 		// Something passing, such as an ICMP error (Windows) or a lack of memory.
-		bad++
-		t := time.NewTimer(min(time.Duration(bad)*10*time.Millisecond, time.Second))
+		if bad++; bad < 10 {
+			continue
+		}
+		t := time.NewTimer(min(time.Duration(bad)*time.Millisecond, time.Second))
 		select {
 		case <-ses.done:
 		case <-t.C:

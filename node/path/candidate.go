@@ -184,10 +184,10 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 
 // gotHere takes the peer's own account of where it is: it wants to be reached, or it moved.
 func (pr *peer) gotHere(now time.Time, m Here) {
-	if recent(now, pr.hereGot, hereLeast) {
+	if !pr.heres.take(now, hereRate, hereBurst) {
 		return
 	}
-	pr.hereGot, pr.called = now, now
+	pr.called = now
 	fresh := pr.setCandidates(now, m.Endpoints, called)
 	pr.call(now, hereEvery)
 	if pr.best != nil {

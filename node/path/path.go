@@ -26,6 +26,8 @@ const (
 	probeRate  = 8
 	pongBurst  = 40
 	pongRate   = 20
+	hereBurst  = 5 // Heres heeded
+	hereRate   = 5
 
 	bothFor     = 300 * time.Millisecond // packets go both ways around a switch
 	silence     = 300 * time.Millisecond // sending and hearing nothing: ask
@@ -193,7 +195,7 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.setPeers(now, ev.Set)
 	case Self:
 		p.self = ev.Here
-		p.each(now, func(pr *peer) { pr.call(now, hereLeast) }, true)
+		p.each(now, func(pr *peer) { pr.news(now) }, true)
 	case Moved:
 		p.each(now, func(pr *peer) { pr.moved(now) }, false)
 	case Got:
@@ -244,6 +246,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr = &peer{p: p, key: s.Key, at: -1, since: now, why: "no direct path yet"}
 			pr.probes.fill(now, probeBurst)
 			pr.pongs.fill(now, pongBurst)
+			pr.heres.fill(now, hereBurst)
 			p.peers[s.Key] = pr
 		}
 		if pr.setCandidates(now, s.Candidates, told) {

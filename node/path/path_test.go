@@ -168,6 +168,30 @@ func TestAlways(t *testing.T) {
 	})
 }
 
+// A peer that asks too much is not answered, and who asks twice the same is answered once.
+func TestPongsAreFew(t *testing.T) {
+	p := New(Config{})
+	b, from := peerKey("b"), addresses[0]
+	p.Step(epoch, Peers{[]Peer{{Key: b}}})
+	pongs := 0
+	for i := range 10000 {
+		now := epoch.Add(time.Duration(i) * time.Millisecond)
+		for _, tx := range []TxID{{1, byte(i >> 8), byte(i)}, {1, byte(i >> 8), byte(i)}} {
+			for _, a := range p.Step(now, Got{b, from, Ping{tx}}) {
+				if s, ok := a.(Send); ok && s.Msg.kind() == kindPong {
+					pongs++
+				}
+			}
+		}
+	}
+	if most := pongBurst + 10*pongRate; pongs > most {
+		t.Errorf("%d pongs in 10 s, want at most %d", pongs, most)
+	}
+	if acts := p.Step(epoch.Add(time.Minute), Got{peerKey("x"), from, Ping{}}); len(acts) > 0 {
+		t.Errorf("a stranger got %v", acts)
+	}
+}
+
 // With a live address and traffic there is a direct path, soon.
 func TestFindsAPath(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

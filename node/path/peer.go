@@ -33,11 +33,11 @@ type peer struct {
 	compareAt time.Time // next round of a search for a better path
 	compares  int       // rounds left in it
 
-	hereSent, hereGot time.Time
-	pings             []ping // in flight
-	probes, pongs     bucket
-	heardTx           [32]TxID // of pings, so that a copy is not answered twice
-	heardAt           int
+	hereSent, hereDue    time.Time
+	pings                []ping // in flight
+	probes, pongs, heres bucket
+	heardTx              [32]TxID // of pings, so that a copy is not answered twice
+	heardAt              int
 
 	used   Use // as last told
 	first  bool
@@ -100,6 +100,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.compares > 0 && pr.best != nil && !pr.doubt {
 			sooner(pr.compareAt)
 		}
+		if !pr.hereDue.IsZero() {
+			sooner(pr.hereDue)
+		}
 		sooner(latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond)) // to fall asleep
 	}
 	if !wake.IsZero() && !wake.After(now) {
@@ -123,6 +126,9 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.expire(now)
 	if !pr.busy(now) {
 		return
+	}
+	if !pr.hereDue.IsZero() && !pr.hereDue.After(now) {
+		pr.call(now, 0)
 	}
 	if pr.best != nil {
 		pr.check(now)
@@ -284,11 +290,19 @@ func (pr *peer) restart(now time.Time) { pr.round, pr.seekAt = 0, now }
 
 // call tells the peer where we are, unless it was told within least.
 func (pr *peer) call(now time.Time, least time.Duration) {
-	if recent(now, pr.hereSent, least) {
+	if least > 0 && recent(now, pr.hereSent, least) {
 		return
 	}
-	pr.hereSent = now
+	pr.hereSent, pr.hereDue = now, time.Time{}
 	pr.p.do(Send{pr.key, Relay, pr.p.self})
+}
+
+// news is a call that must not get lost: at once, or as soon as the last is old enough.
+func (pr *peer) news(now time.Time) {
+	pr.hereDue = latest(now, pr.hereSent.Add(hereLeast))
+	if !pr.hereDue.After(now) {
+		pr.call(now, 0)
+	}
 }
 
 // moved says our network changed.
