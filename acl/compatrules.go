@@ -65,7 +65,9 @@ type flatSrc struct {
 func flatOf(rs []ipRange) flatSrc {
 	out := flatSrc{set: union(rs)}
 	for _, r := range rs {
-		inside := func(o ipRange) bool { return o != r && o.overlaps(r) && o.first.Compare(r.first) <= 0 && r.last.Compare(o.last) <= 0 }
+		inside := func(o ipRange) bool {
+			return o != r && o.overlaps(r) && o.first.Compare(r.first) <= 0 && r.last.Compare(o.last) <= 0
+		}
 		if t := rangeText(r); !slices.Contains(out.text, t) && !slices.ContainsFunc(rs, inside) {
 			out.text = append(out.text, t)
 		}

@@ -30,7 +30,8 @@ const (
 	ClassIPPool             = "ip-pool"
 	ClassTestShape          = "test-shape"
 	ClassTestFailed         = "test-failed"
-	ClassUnsupportedFeature = "unsupported" // part of the language that Hedge refuses rather than ignores
+	ClassNeverBroken        = "never-broken" // a never that the rules do not keep
+	ClassUnsupportedFeature = "unsupported"  // part of the language that Hedge refuses rather than ignores
 )
 
 // maxErrors bounds what one file can make us remember and print.

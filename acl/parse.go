@@ -20,6 +20,7 @@ func Parse(file string, src []byte, opt Options) (*Policy, error) {
 	}
 	if root, ok := p.parse(); ok {
 		p.policy(root)
+		p.prove()
 	}
 	if err := p.result(); err != nil {
 		return nil, err
@@ -53,9 +54,7 @@ var sections = []struct {
 	{"derpMap", func(p *parser, v value) { p.setting("derpMap", v) }},
 	{"disableIPv4", func(p *parser, v value) { p.setting("disableIPv4", v) }},
 	{"OneCGNATRoute", func(p *parser, v value) { p.setting("OneCGNATRoute", v) }},
-	{"never", func(p *parser, v value) {
-		p.unsupported(v, "never", "proofs of what can never happen are not built yet")
-	}},
+	{"never", (*parser).nevers},
 }
 
 // policy reads the whole file.

@@ -33,6 +33,7 @@ type Policy struct {
 	ssh            []*sshRow
 	tests          []*test
 	sshTests       []*sshTest
+	nevers         []*never
 	attrs          []*attrRow
 	routes         []approver
 	exitNode       []selector
