@@ -3,8 +3,11 @@ package derp
 import (
 	"context"
 	"crypto/tls"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"testing"
 	"time"
@@ -22,6 +25,10 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+var quiet = log.New(io.Discard, "", 0)
+
+func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
 const patience = 10 * time.Second // of a test that is about to fail
 

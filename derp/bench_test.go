@@ -1,0 +1,279 @@
+package derp
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/rs/zerolog"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// The benchmarks measure a relay in a process of its own: this test binary, run with HEDGE_TEST_RELAY set to tls or plain.
+// It reads two lines, its key and the control key to trust, writes its address, and ends with its input.
+func serveForBenchmark() {
+	debug.SetGCPercent(50)
+	in := bufio.NewReader(os.Stdin)
+	line := func() string { s, _ := in.ReadString('\n'); return strings.TrimSpace(s) }
+	rk, err := key.ParseRelayPrivate(line())
+	var control key.ControlPublic
+	if err2 := control.UnmarshalText([]byte(line())); err != nil || err2 != nil {
+		fmt.Println(err, err2)
+		os.Exit(1)
+	}
+	s := NewServer(ServerConfig{Key: rk, Trust: []key.ControlPublic{control}, MaxClients: 20_000, Log: zerolog.Nop()})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(ln.Addr())
+	if os.Getenv("HEDGE_TEST_RELAY") == "tls" {
+		conf, _ := s.TLSConfig()
+		ln = tls.NewListener(ln, conf)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(Path, s)
+	go http.Serve(ln, mux)
+	io.Copy(io.Discard, in)
+	fmt.Fprintf(os.Stderr, "%+v\n", s.Stats())
+}
+
+// process starts a relay in another process, and returns it and its process ID.
+func process(b *testing.B, kind string) (*relay, int) {
+	b.Helper()
+	rk := key.NewRelay()
+	r := &relay{control: key.NewControl(), Server: &Server{pub: key.PublicOf(rk)}}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "HEDGE_TEST_RELAY="+kind)
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if testing.Verbose() {
+		cmd.Stderr = os.Stderr
+	}
+	if err1 != nil || err2 != nil || cmd.Start() != nil {
+		b.Fatal("cannot start a relay", err1, err2)
+	}
+	b.Cleanup(func() { in.Close(); cmd.Wait() })
+	fmt.Fprintf(in, "%s\n%s\n", rk.Secret(), key.PublicOf(r.control))
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	r.url = map[string]string{"tls": "https://", "plain": "http://"}[kind] + strings.TrimSpace(addr)
+	return r, cmd.Process.Pid
+}
+
+// BenchmarkRelay is what a relay carries in packets of 1280 B, when pairs of nodes send as fast as the relay takes it, many
+// packets a message.
+func BenchmarkRelay(b *testing.B) {
+	for _, kind := range []string{"tls", "plain"} {
+		for _, pairs := range []int{1, 10} {
+			for _, batch := range []int{1, 16, 32} {
+				if pairs > 1 && batch != 16 {
+					continue
+				}
+				b.Run(fmt.Sprintf("%s/pairs=%d/batch=%d", kind, pairs, batch), func(b *testing.B) { benchRelay(b, kind, pairs, batch) })
+			}
+		}
+	}
+}
+
+func benchRelay(b *testing.B, kind string, pairs, batch int) {
+	const size = 1280
+	r, _ := process(b, kind)
+	var wg sync.WaitGroup
+	var got, sent atomic.Int64
+	var senders []*websocket.Conn
+	var msgs [][]byte
+	for range pairs {
+		from, to := newNode(r.control), newNode(r.control)
+		rx := to.raw(b, r)
+		senders = append(senders, from.raw(b, r))
+		var msg []byte
+		for range batch {
+			msg = appendPacket(msg, to.pub.Raw(), append(data(""), make([]byte, size-4)...))
+		}
+		msgs = append(msgs, msg)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			buf := make([]byte, 0, MaxMessage)
+			for {
+				_, rd, err := rx.NextReader()
+				if err != nil {
+					return
+				}
+				m, err := readMessage(rd, buf)
+				if err != nil {
+					return
+				}
+				got.Add(int64(len(m) / (size + headerLen)))
+			}
+		}()
+		b.Cleanup(func() { rx.NetConn().Close(); wg.Wait() })
+	}
+	b.SetBytes(size)
+	b.ResetTimer()
+	var tx sync.WaitGroup
+	for i := range pairs {
+		tx.Add(1)
+		go func() {
+			defer tx.Done()
+			for sent.Add(int64(batch)) <= int64(b.N) {
+				if senders[i].WriteMessage(websocket.BinaryMessage, msgs[i]) != nil {
+					return
+				}
+			}
+		}()
+	}
+	tx.Wait()
+	s := b.Elapsed().Seconds()
+	b.ReportMetric(float64(got.Load())*size*8/s/1e6, "Mbit/s")
+	b.ReportMetric(100*(1-min(1, float64(got.Load())/float64(b.N))), "%lost")
+}
+
+// BenchmarkClientPair is two Clients through a relay, at most 256 packets on their way.
+func BenchmarkClientPair(b *testing.B) {
+	const size, window = 1280, 256
+	r, _ := process(b, "tls")
+	credit := make(chan struct{}, window)
+	n := newNode(r.control)
+	up := make(chan bool, 64)
+	mk := func(n *node, f func(key.NodePublic, [][]byte)) *Client {
+		return NewClient(ClientConfig{URLs: []string{r.url}, Key: r.pub, Node: n.pub, Machine: n.machine, Ticket: func() []byte { return n.ticket },
+			Receive: f, Status: func(ok bool, _ error) { up <- ok }, Proxy: noProxy})
+	}
+	rx := mk(n, func(_ key.NodePublic, pkts [][]byte) {
+		for range pkts {
+			<-credit
+		}
+	})
+	defer rx.Close()
+	tx := mk(newNode(r.control), func(key.NodePublic, [][]byte) {})
+	defer tx.Close()
+	for range 2 {
+		if !receive(b, "the link", up) {
+			b.Fatal("no link")
+		}
+	}
+	p := append(data(""), make([]byte, size-4)...)
+	var pkts [][]byte
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		credit <- struct{}{}
+		if pkts = append(pkts, p); len(pkts) == 32 {
+			tx.Send(n.pub, pkts)
+			pkts = pkts[:0]
+		}
+	}
+	b.ReportMetric(float64(b.N)*size*8/b.Elapsed().Seconds()/1e6, "Mbit/s")
+}
+
+// BenchmarkIdleMemory is the relay's resident memory for each client that is connected and quiet. Run it with -benchtime 3000x.
+func BenchmarkIdleMemory(b *testing.B) {
+	for _, kind := range []string{"tls", "plain"} {
+		b.Run(kind, func(b *testing.B) {
+			r, pid := process(b, kind)
+			newNode(r.control).raw(b, r)
+			before := rss(b, pid)
+			var wg sync.WaitGroup
+			todo := make(chan struct{})
+			for range 8 {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					for range todo {
+						ws, err := newNode(r.control).tryRaw(r)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						b.Cleanup(func() { ws.NetConn().Close() })
+					}
+				}()
+			}
+			b.ResetTimer()
+			for range b.N {
+				todo <- struct{}{}
+			}
+			close(todo)
+			wg.Wait()
+			b.StopTimer()
+			b.ReportMetric(float64(rss(b, pid)-before)/float64(b.N), "kB/client")
+		})
+	}
+}
+
+func rss(b *testing.B, pid int) (kb int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Skip("no /proc here")
+	}
+	for line := range strings.Lines(string(text)) {
+		fmt.Sscanf(line, "VmRSS: %d kB", &kb)
+	}
+	return kb
+}
+
+// BenchmarkForward is a relay's own work on a message of 32 packets, without sockets.
+func BenchmarkForward(b *testing.B) {
+	c, dst := benchSessions()
+	to := dst.ticket.Node.Raw()
+	var clean []byte
+	for range 32 {
+		clean = appendPacket(clean, to, append(data(""), make([]byte, 1276)...))
+	}
+	msg := make([]byte, len(clean))
+	b.SetBytes(int64(len(msg)))
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(msg, clean)
+		if e := c.forward(msg); e != nil {
+			b.Fatal(e.text)
+		}
+	}
+}
+
+func benchSessions() (c, dst *session) {
+	s := &Server{}
+	m := &mesh{nodes: map[key.NodePublic]*session{}}
+	for _, p := range []**session{&c, &dst} {
+		*p = &session{s: s, mesh: m, ticket: Ticket{Node: key.ExchangePublic(key.NewNode())}}
+		(*p).q.maxBytes, (*p).q.maxPackets = 256<<10, 512
+		(*p).q.wake()
+		m.nodes[(*p).ticket.Node] = *p
+	}
+	return c, dst
+}
+
+// BenchmarkAdmit is the cost of looking at a proof: a good one, and a stranger's.
+func BenchmarkAdmit(b *testing.B) {
+	control := key.NewControl()
+	s := NewServer(ServerConfig{Key: key.NewRelay(), Trust: []key.ControlPublic{key.PublicOf(control)}})
+	n := newNode(control)
+	for name, auth := range map[string]string{
+		"good":     newProof(s.pub, n.ticket, n.machine, time.Now()),
+		"stranger": newProof(s.pub, n.ticketUntil(key.NewControl(), time.Now().Add(time.Hour)), n.machine, time.Now()),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				s.checkProof(auth, time.Now())
+			}
+		})
+	}
+}
