@@ -224,6 +224,11 @@ func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 		c.whole = true
 		return fmt.Errorf("apply the change to revision %d: %w", d.Revision, err)
 	}
+	cur := c.enforce.cur.Load()
+	if cur.m != nil && cur.refused == nil && m.Revision == cur.m.Revision && d.Empty() {
+		c.tell(nil)
+		return conn.Send(&wire.Ack{Revision: m.Revision}) // connected again, and nothing was missed
+	}
 	begin := time.Now()
 	if err := c.enforce.set(m, false, begin); err != nil {
 		c.problem(err.Error())
