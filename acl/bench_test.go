@@ -87,3 +87,24 @@ func BenchmarkCheck(b *testing.B) {
 		c.Check(2, inv.Nodes[3].Addrs[0], 1000, protoTCP)
 	}
 }
+
+// BenchmarkProve parses a large policy with a few nevers, each of which must look at every rule.
+func BenchmarkProve(b *testing.B) {
+	p, _ := large(b, 10000, 2000)
+	src := strings.TrimSuffix(string(p.doc.src), "}") + `, "never": [
+		{"src": ["autogroup:tagged"], "dst": ["u7@example.com:22"]}, {"src": ["u9999@example.com"], "dst": ["tag:s1:*"]}]}`
+	for b.Loop() {
+		if _, err := Parse("acl.hujson", []byte(src), Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	p, _ := large(b, 10000, 2000)
+	for b.Loop() {
+		if _, err := Parse("acl.hujson", p.doc.src, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -68,7 +68,15 @@ func (p *parser) prove() {
 	}
 	pr := newProver(p.pol)
 	for _, n := range p.pol.nevers {
-		if c := pr.refute(n); c != nil {
+		var c *counter
+		if pr.work <= maxWork {
+			c = pr.refute(n)
+		}
+		if pr.work > maxWork {
+			p.fail(n.off, ClassNeverBroken, "forbid less at once, or name fewer addresses and tags in deny rules", "%s cannot be proved: there are too many cases to look at", n.path)
+			return
+		}
+		if c != nil {
 			p.fail(n.off, ClassNeverBroken, fmt.Sprintf("narrow %s (line %d), or add a deny", c.row.path, c.row.pos.Line), "%s does not hold: %s", n.path, c)
 		}
 	}
@@ -81,7 +89,12 @@ type prover struct {
 	denies []denial
 	srcPts []netip.Addr // addresses at the edges of what denies name
 	dstPts []netip.Addr
+	known  map[[2]string][]actor // what sources found
+	work   int                   // nodes looked at
 }
+
+// maxWork bounds the nodes that all proofs of a file may look at, to a second or so.
+const maxWork = 10_000_000
 
 type denial struct {
 	row *row
@@ -127,7 +140,7 @@ func (a actor) String() string {
 }
 
 func newProver(p *Policy) *prover {
-	pr := &prover{p: p}
+	pr := &prover{p: p, known: map[[2]string][]actor{}}
 	all := p.allProtos()
 	for _, r := range p.rows {
 		if r.action != Deny || !r.expires.IsZero() {
@@ -143,12 +156,13 @@ func newProver(p *Policy) *prover {
 			pr.dstPts = append(pr.dstPts, p.edges(d.selector)...)
 		}
 	}
-	pr.people = p.kindsOfPeople()
+	pr.findPeople()
 	return pr
 }
 
-// kindsOfPeople returns one login, with roles, for each way in which the file's selectors tell people apart.
-func (p *Policy) kindsOfPeople() []User {
+// findPeople picks one login, with roles, for each way in which the file's selectors tell people apart.
+func (pr *prover) findPeople() {
+	p := pr.p
 	var sels []selector
 	logins := []string{"someone@hedge.invalid"}
 	see := func(s selector) {
@@ -195,7 +209,9 @@ func (p *Policy) kindsOfPeople() []User {
 	if len(every) > 1 {
 		roles = append(roles, every)
 	}
-	var out []User
+	if pr.work = len(logins) * len(roles) * len(sels) / 10; pr.work > maxWork {
+		return
+	}
 	seen := map[string]bool{}
 	for _, login := range logins {
 		for _, rs := range roles {
@@ -205,11 +221,10 @@ func (p *Policy) kindsOfPeople() []User {
 			}
 			if !seen[key] {
 				seen[key] = true
-				out = append(out, User{Login: login, Roles: rs})
+				pr.people = append(pr.people, User{Login: login, Roles: rs})
 			}
 		}
 	}
-	return out
 }
 
 // edges are addresses just inside and just outside what a selector names.
@@ -245,6 +260,9 @@ func (pr *prover) refute(n *never) *counter {
 		for _, rs := range r.src {
 			for _, ns := range n.src {
 				for _, a := range pr.sources(rs, ns) {
+					if pr.work > maxWork {
+						return nil
+					}
 					if c := pr.reach(n, r, a); c != nil {
 						return c
 					}
@@ -295,16 +313,22 @@ func (pr *prover) identities(pair ...source) []actor {
 
 // sources are the nodes that could be and that both sources match.
 func (pr *prover) sources(a, b source) []actor {
+	key := [2]string{a.text(), b.text()}
+	if out, ok := pr.known[key]; ok {
+		return out
+	}
 	pts := slices.Concat(srcDefaults, pr.p.edges(a[0].selector), pr.p.edges(b[0].selector), pr.srcPts)
 	var out []actor
 	for _, x := range pr.identities(a, b) {
 		for _, addr := range pts {
 			x.addr = addr
+			pr.work++
 			if pr.p.isSource(a, x) && pr.p.isSource(b, x) {
 				out = append(out, x)
 			}
 		}
 	}
+	pr.known[key] = out
 	return out
 }
 
@@ -312,7 +336,15 @@ func (pr *prover) sources(a, b source) []actor {
 func (pr *prover) reach(n *never, r *row, a actor) *counter {
 	for _, pt := range parts(r, nil) {
 		for _, rd := range pt.dst {
+			if len(r.via) > 0 && numbers&(1<<rd.kind) == 0 && rd.kind != selInternet {
+				continue // lies behind no router
+			}
 			for _, nd := range n.dst {
+				if !slices.ContainsFunc(rd.ports, func(x PortRange) bool {
+					return slices.ContainsFunc(nd.ports, func(y PortRange) bool { return x.First <= y.Last && y.First <= x.Last })
+				}) && !slices.Contains(nd.ports, AllPorts) {
+					continue
+				}
 				for _, b := range pr.dests(rd.selector, nd.selector, a) {
 					c := &counter{src: a, dst: b, row: r}
 					if pr.flow(c, n, pt, rd, nd) && pr.confirm(c) {
@@ -332,6 +364,7 @@ func (pr *prover) dests(a, b selector, from actor) []actor {
 	try := func(x actor) {
 		for _, addr := range pts {
 			x.addr = addr
+			pr.work++
 			if addr.BitLen() == from.addr.BitLen() && addr != from.addr && pr.p.isDest(a, x, from) && pr.p.isDest(b, x, from) {
 				out = append(out, x)
 			}
