@@ -21,6 +21,7 @@ const batchSize = 128
 //
 // Writing never blocks. A packet that finds the ring full is dropped, as a device's queue would: the writer may be
 // the very goroutine that delivers inbound packets, and two stacks that wait for each other's queues would stop.
+// A UDP socket is held back before that by its own send buffer, which a queued packet still occupies.
 type link struct {
 	mu      sync.Mutex
 	more    sync.Cond // something to read, or closed

@@ -105,6 +105,9 @@ func New(o Options) (*Stack, error) {
 }
 
 // setUp configures the protocols, the link and the addresses.
+//
+// Congestion control stays Reno and loss detection RACK, gVisor's defaults: with one packet in a hundred lost they
+// move about 100 MB/s here, Cubic a quarter of that, and either without RACK a tenth or less.
 func (s *Stack) setUp(addrs []netip.Addr) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
@@ -225,7 +228,8 @@ func (s *Stack) Events() <-chan tun.Event { return s.events }
 func (s *Stack) BatchSize() int { return batchSize }
 
 // Close ends everything: Read and Write return os.ErrClosed, connections are reset, listeners and pending dials
-// and Accept calls return. It waits for all goroutines and may be called more than once, each call waiting.
+// and Accept calls return. It waits for all goroutines and may be called more than once, each call waiting; but
+// not from inside Accept, which it waits for.
 func (s *Stack) Close() error {
 	s.once.Do(func() {
 		s.mu.Lock() // after this no packet is under way into the stack and no new endpoint appears in it

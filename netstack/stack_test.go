@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -344,43 +342,6 @@ func TestOwnAddress(t *testing.T) {
 	}
 }
 
-func TestListenerCloseUnblocksAccept(t *testing.T) {
-	s := newStack(t, Options{}, a4)
-	for _, end := range []string{"listener", "stack"} {
-		l, err := s.ListenTCP(port(a4, 80))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := make(chan error)
-		go func() { _, err := l.Accept(); got <- err }()
-		if end == "listener" {
-			l.Close()
-		} else {
-			s.Close()
-		}
-		if err := <-got; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("%s closed: Accept says %v", end, err)
-		}
-	}
-}
-
-func TestPing(t *testing.T) {
-	families(t, func(t *testing.T, _, to netip.Addr) {
-		a, _ := pair(t, Options{}, Options{}, checked(t, 1280))
-		for range 3 {
-			if rtt, err := a.Ping(timeout(t), to); err != nil || rtt <= 0 {
-				t.Errorf("Ping = %v, %v", rtt, err)
-			}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		defer cancel()
-		var ne net.Error
-		if _, err := a.Ping(ctx, to.Next().Next()); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
-			t.Errorf("Ping of nobody: %v", err)
-		}
-	})
-}
-
 func TestRefused(t *testing.T) {
 	families(t, func(t *testing.T, _, to netip.Addr) {
 		refuse := func(context.Context, string, netip.AddrPort, netip.AddrPort) (net.Conn, error) {
@@ -404,58 +365,6 @@ func TestRefused(t *testing.T) {
 			})
 		}
 	})
-}
-
-// TestProhibited answers every packet with "administratively prohibited", as the filter does, and looks how soon
-// each kind of caller hears of it.
-func TestProhibited(t *testing.T) {
-	families(t, func(t *testing.T, _, to netip.Addr) {
-		s := newStack(t, Options{}, a4, a6)
-		go func() {
-			buf, sizes := [][]byte{make([]byte, 2000)}, make([]int, 1)
-			for {
-				if _, err := s.Read(buf, sizes, 0); err != nil {
-					return
-				}
-				s.Write([][]byte{prohibited(buf[0][:sizes[0]])}, 0)
-			}
-		}()
-		if _, err := s.DialContext(timeout(t), "tcp", port(to, 80)); !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("tcp: %v", err)
-		}
-		if _, err := s.Ping(timeout(t), to); !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("ping: %v", err)
-		}
-		c, err := s.DialContext(timeout(t), "udp", port(to, 53))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.Write([]byte("x"))
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("udp: %v", err)
-		}
-	})
-}
-
-// prohibited is the ICMP message that answers p.
-func prohibited(p []byte) []byte {
-	if p[0]>>4 == 4 {
-		src, dst := header.IPv4(p).SourceAddress(), header.IPv4(p).DestinationAddress()
-		b := make([]byte, 20, 28+len(p))
-		header.IPv4(b).Encode(&header.IPv4Fields{TotalLength: uint16(28 + len(p)), TTL: 64, Protocol: 1, SrcAddr: dst, DstAddr: src})
-		header.IPv4(b).SetChecksum(^header.IPv4(b).CalculateChecksum())
-		b = append(append(b, 3, 13, 0, 0, 0, 0, 0, 0), p...)
-		binary.BigEndian.PutUint16(b[22:], ^checksum.Checksum(b[20:], 0))
-		return b
-	}
-	src, dst := header.IPv6(p).SourceAddress(), header.IPv6(p).DestinationAddress()
-	b := make([]byte, 40, 48+len(p))
-	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: uint16(8 + len(p)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: 64, SrcAddr: dst, DstAddr: src})
-	b = append(append(b, 1, 1, 0, 0, 0, 0, 0, 0), p...)
-	pseudo := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, dst, src, uint16(8+len(p)))
-	binary.BigEndian.PutUint16(b[42:], ^checksum.Checksum(b[40:], pseudo))
-	return b
 }
 
 func TestDialHonoursContext(t *testing.T) {
@@ -550,48 +459,6 @@ func TestSetAddrs(t *testing.T) {
 	}
 }
 
-// TestGarbage throws what is not IP, or wrong IP, at Write.
-func TestGarbage(t *testing.T) {
-	s := newStack(t, Options{Accept: func(context.Context, string, netip.AddrPort, netip.AddrPort) (net.Conn, error) {
-		return nil, errors.New("no")
-	}}, a4, a6)
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 5000 {
-		p := make([]byte, r.IntN(200))
-		for i := range p {
-			p[i] = byte(r.Uint32())
-		}
-		if len(p) > 40 {
-			copy(p, [][]byte{{0x45}, {0x60}, {0x4f}, {0x40}}[r.IntN(4)])
-			p[6], p[9] = []byte{58, 6, 17, 44}[r.IntN(4)], []byte{1, 6, 17}[r.IntN(3)]
-			copy(p[16:], a4.AsSlice())
-			if p[0] == 0x60 {
-				copy(p[24:], a6.AsSlice())
-			}
-		}
-		if _, err := s.Write([][]byte{p}, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func FuzzNormaliseICMP(f *testing.F) {
-	s := &Stack{}
-	tcp4 := append(make([]byte, 20), make([]byte, 20)...)
-	copy(tcp4, []byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6})
-	tcp6 := make([]byte, 60)
-	copy(tcp6, []byte{0x60, 0, 0, 0, 0, 20, 6, 64})
-	f.Add(prohibited(tcp4))
-	f.Add(prohibited(tcp6))
-	f.Fuzz(func(t *testing.T, p []byte) {
-		before := valid(p, 1<<20)
-		s.normaliseICMP(p)
-		if after := valid(p, 1<<20); before == nil && after != nil {
-			t.Errorf("was valid, is now: %v", after)
-		}
-	})
-}
-
 // TestReadShortBuffer drops the packet that does not fit and goes on with the next.
 func TestReadShortBuffer(t *testing.T) {
 	s := newStack(t, Options{}, a4)
@@ -605,126 +472,5 @@ func TestReadShortBuffer(t *testing.T) {
 	bufs, sizes := [][]byte{make([]byte, 100), make([]byte, 100)}, make([]int, 2)
 	if n, err := s.Read(bufs, sizes, 10); n != 1 || err != nil || sizes[0] != 28+4 || string(bufs[0][10+28:10+32]) != "fits" {
 		t.Errorf("Read = %d, %v, sizes %v", n, err, sizes)
-	}
-}
-
-// TestQueueBound sends into a stack nobody reads: each socket is held back by its own send buffer, and all of
-// them together by the queue, whose losses are counted.
-func TestQueueBound(t *testing.T) {
-	s := newStack(t, Options{}, a4)
-	for socket := range 1000 {
-		c, err := s.DialContext(t.Context(), "udp", port(b4, 9))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-		for n := 0; ; n++ {
-			if _, err := c.Write([]byte("x")); errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			} else if s.Stats().Dropped > 0 {
-				t.Logf("socket %d: %v", socket, err)
-				return
-			} else if err != nil || n > queueLen {
-				t.Fatalf("write %d: %v", n, err)
-			}
-		}
-	}
-	t.Error("nothing was ever dropped")
-}
-
-// TestCloseWhileWriting is the race that makes other stacks panic or hang: packets being queued, read and
-// delivered while Close runs.
-func TestCloseWhileWriting(t *testing.T) {
-	for i := range 150 {
-		s, err := New(Options{Addrs: []netip.Addr{a4}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := s.DialContext(t.Context(), "udp", port(b4, 9))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		var read atomic.Int64
-		started := make(chan struct{})
-		wg.Go(func() {
-			bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
-			for {
-				n, err := s.Read(bufs, sizes, 0)
-				if err != nil {
-					return
-				}
-				read.Add(int64(n))
-				for j := range n { // send it back: an echo of our own packet, to be refused as a martian
-					s.Write(bufs[j:j+1], 0)
-				}
-			}
-		})
-		wg.Go(func() {
-			for k := 0; ; k++ {
-				if _, err := c.Write([]byte("x")); errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) {
-					return
-				} else if k == i {
-					close(started)
-				} else if k > 1e6 {
-					t.Errorf("writes go on after Close: %v", err)
-					return
-				}
-			}
-		})
-		wg.Go(func() { s.DialContext(t.Context(), "tcp", port(b4, 80)) })
-		<-started
-		wg.Go(func() { s.Close() })
-		s.Close()
-		wg.Wait()
-		if _, err := s.Read(nil, nil, 0); !errors.Is(err, os.ErrClosed) {
-			t.Fatal(err)
-		}
-	}
-}
-
-// TestCloseWhileTransferring closes one end, then the other, in the middle of a transfer.
-func TestCloseWhileTransferring(t *testing.T) {
-	for i := range 20 {
-		a, b := pair(t, Options{}, Options{}, nil)
-		l, err := b.ListenTCP(port(b4, 80))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		flowing := make(chan struct{})
-		wg.Go(func() {
-			c, err := l.Accept()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			io.CopyN(io.Discard, c, 100<<10)
-			close(flowing)
-			if _, err := io.Copy(io.Discard, c); err == nil {
-				t.Error("a reset connection ended with EOF")
-			}
-		})
-		c, err := a.DialContext(timeout(t), "tcp", port(b4, 80))
-		if err != nil {
-			t.Fatal(err)
-		}
-		wg.Go(func() {
-			for chunk := make([]byte, 64<<10); ; {
-				if _, err := c.Write(chunk); err != nil {
-					return
-				}
-			}
-		})
-		<-flowing
-		if i%2 == 0 {
-			a.Close()
-			b.Close()
-		} else {
-			b.Close()
-			a.Close()
-		}
-		wg.Wait()
 	}
 }

@@ -22,7 +22,8 @@ import (
 	"time"
 )
 
-// Dialer connects to address, "host:port" with a name or an IP address; network is "tcp" or "udp".
+// Dialer connects to address, "host:port" with a name or an IP address; network is "tcp" or "udp". What a client
+// may reach is its decision alone: it must itself refuse the host's loopback and whatever else is not the mesh.
 //
 // An error may say how it is to be answered: SOCKS5() byte is the reply code of RFC 1928 section 6, HTTPStatus()
 // int the status; both are found with errors.As. The error's text is the body of the HTTP answer.
