@@ -1,13 +1,22 @@
 package coordinator
 
 import (
-	"net"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/rs/zerolog"
 
+	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/store"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/node/key"
@@ -36,28 +45,277 @@ type Config struct {
 	Log zerolog.Logger
 }
 
+func (c *Config) check() error {
+	if c.Store == nil || c.Control.IsZero() || c.PolicyFile == "" || len(c.URLs) == 0 {
+		return errors.New("coordinator: a store, a control key, a policy file and a URL must be configured")
+	}
+	if len(c.Prefixes) == 0 {
+		c.Prefixes = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd68:6564:6765::/48")}
+	}
+	if len(c.Prefixes) != 2 || !c.Prefixes[0].Addr().Is4() || !c.Prefixes[1].Addr().Is6() || c.Prefixes[1].Addr().Is4In6() ||
+		c.Prefixes[0] != c.Prefixes[0].Masked() || c.Prefixes[1] != c.Prefixes[1].Masked() {
+		return fmt.Errorf("coordinator: the mesh needs one IPv4 and one IPv6 prefix, in this order, not %v", c.Prefixes)
+	}
+	def(&c.Domain, "hedge.internal")
+	def(&c.KeyLifetime, 180*24*time.Hour)
+	def(&c.TicketLifetime, 48*time.Hour)
+	def(&c.EphemeralAfter, 10*time.Minute)
+	def(&c.MaxHandshakes, 256)
+	def(&c.MaxSessions, 20_000)
+	if c.Kick == nil {
+		c.Kick = func(key.NodePublic) {}
+	}
+	return nil
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
 // Server is a coordinator.
-type Server struct{ cfg Config }
+type Server struct {
+	cfg     Config
+	mesh    mesh
+	now     func() time.Time
+	started time.Time
+	cert    tls.Certificate
+
+	// The registry: commits are one at a time; the state is what they made.
+	commitMu sync.Mutex
+	state    atomic.Pointer[state]
+
+	policy  policyFile
+	world   atomic.Pointer[world]
+	told    atomic.Uint64 // the revision of the last world whose sessions are all awake or woken
+	rebuild chan struct{} // of capacity 1: the world is behind the state or the policy
+	built   broadcast     // told when there is a new world
+
+	sessions sessions
+	presence presences
+	shaking  chan struct{} // a token for each handshake under way
+
+	ctx    context.Context // of everything the Server starts
+	cancel context.CancelFunc
+	mu     sync.Mutex // guards wg.Add against Close
+	wg     sync.WaitGroup
+}
 
 // New starts a coordinator: it loads the store and the policy, and watches the policy's file. A policy that does not
-// stand is no reason not to start: nodes then keep what they have, and Status says what is wrong.
-func New(c Config) (*Server, error) { panic("todo") }
+// stand is no reason not to start: the last one that did stays in force (or none, which allows nothing), and Status
+// says what is wrong.
+func New(c Config) (*Server, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	cert, err := key.Certificate(c.Control)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := c.Store.Load(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	st, err := load(snap)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: c, now: time.Now, cert: cert, rebuild: make(chan struct{}, 1), shaking: make(chan struct{}, c.MaxHandshakes)}
+	s.started = s.now()
+	s.mesh = mesh{v4: c.Prefixes[0], v6: c.Prefixes[1], lifetime: c.KeyLifetime}
+	s.restore(st)
+	s.state.Store(st)
+	s.sessions.byNode = map[acl.NodeID]*session{}
+	s.presence.init()
+	s.built.ch = make(chan struct{})
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.Reload(); err != nil {
+		s.cfg.Log.Error().Err(err).Str("file", c.PolicyFile).Msg("the policy file does not stand; the last one that did stays in force")
+	}
+	s.buildWorld()
 
-// Handler serves nodes: /control, /healthz and /readyz.
-func (s *Server) Handler() http.Handler { panic("todo") }
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		// The directory, not the file: editors save by renaming over it.
+		if err = watcher.Add(filepath.Dir(c.PolicyFile)); err != nil {
+			watcher.Close()
+			watcher = nil
+		}
+	}
+	if err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("cannot watch the policy file; send SIGHUP after changing it")
+	}
+	s.wg.Go(s.buildLoop)
+	s.wg.Go(s.clockLoop)
+	s.wg.Go(s.presenceLoop)
+	if watcher != nil {
+		s.wg.Go(func() { s.watchPolicy(watcher) })
+	}
+	return s, nil
+}
 
-// Admin serves the admin API. It answers only connections that ServeAdmin has seen the credentials of.
-func (s *Server) Admin() http.Handler { panic("todo") }
+// enter reports whether the Server is open, and if so keeps Close waiting until exit.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Add(1)
+	return true
+}
 
-// ListenAdmin makes the admin API's unix socket, mode 0600, and takes the place of one that nobody listens on.
-func ListenAdmin(path string) (net.Listener, error) { panic("todo") }
+func (s *Server) exit() { s.wg.Done() }
 
-// ServeAdmin serves the admin API on l to the user this process runs as, and to root, until l or the Server is closed.
-func (s *Server) ServeAdmin(l net.Listener) error { panic("todo") }
+// Close ends all sessions and waits for everything the Server started. Nodes keep what they have.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.sessions.each(func(x *session) { x.conn.Close() })
+	s.wg.Wait()
+	return nil
+}
 
-// Reload reads the policy file again. If the file does not stand, the error is or wraps an [acl.Errors] and the
-// policy in force stays.
-func (s *Server) Reload() error { panic("todo") }
+// commit makes the change that decide asks for, once it is durable: decide is called with the state as it is, and again
+// if that has changed meanwhile. A nil change is nothing to do.
+func (s *Server) commit(decide func(*state) (*change, error)) error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	for try := 0; ; try++ {
+		st := s.state.Load()
+		c, err := decide(st)
+		if c == nil || err != nil {
+			return err
+		}
+		t, err := st.txn(*c)
+		if err != nil {
+			return err
+		}
+		revision, err := s.cfg.Store.Commit(s.ctx, t)
+		if errors.Is(err, store.ErrConflict) && try < 3 {
+			if err := s.reloadState(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.state.Store(st.apply(*c, t, revision))
+		if c.nodes != nil || c.users != nil || c.policy != nil {
+			s.poke()
+		}
+		return nil
+	}
+}
 
-// Close ends all sessions and waits for everything the Server started.
-func (s *Server) Close() error { panic("todo") }
+func (s *Server) reloadState() error {
+	snap, err := s.cfg.Store.Load(s.ctx)
+	if err != nil {
+		return err
+	}
+	st, err := load(snap)
+	if err == nil {
+		s.restore(st)
+		s.state.Store(st)
+	}
+	return err
+}
+
+// Handler serves nodes: /control, /healthz and /readyz. Its http.Server should set ReadHeaderTimeout.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+wire.Path, s.serveControl)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if s.ctx.Err() != nil {
+			http.Error(w, "closing", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	return mux
+}
+
+// clockLoop does what is due by the clock alone.
+func (s *Server) clockLoop() {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+			s.tick(s.now())
+		}
+	}
+}
+
+// tick rebuilds the world when a node's key has expired, and removes ephemeral nodes that have been away.
+func (s *Server) tick(now time.Time) {
+	if w := s.world.Load(); !w.nextExpiry.IsZero() && !now.Before(w.nextExpiry) {
+		s.poke()
+	}
+	for id, n := range s.state.Load().nodes {
+		if !n.Ephemeral || s.sessions.get(id) != nil || now.Sub(s.presence.lastSeen(id, s.started)) < s.cfg.EphemeralAfter {
+			continue
+		}
+		s.cfg.Log.Info().Str("node", n.Name).Msg("removed an ephemeral node that has been away")
+		if err := s.remove(n, false); err != nil {
+			s.cfg.Log.Error().Err(err).Str("node", n.Name).Msg("cannot remove an ephemeral node")
+		}
+	}
+}
+
+// remove ends a node's membership. If an admin did it, the machine will be told so.
+func (s *Server) remove(n *node, byAdmin bool) error {
+	err := s.commit(func(st *state) (*change, error) {
+		if st.nodes[n.ID] == nil {
+			return nil, nil
+		}
+		n = st.nodes[n.ID]
+		c := &change{nodes: map[acl.NodeID]*node{n.ID: nil}}
+		if byAdmin {
+			c.gone = map[key.MachinePublic]*tombstone{n.Machine: {Name: n.Name, When: s.now()}}
+		}
+		return c, nil
+	})
+	if err != nil {
+		return err
+	}
+	s.cutOff(n, refuse(wire.RefusedRemoved, "an admin removed this node: to join again, "+newJoin))
+	s.presence.forget(n.ID)
+	return nil
+}
+
+// cutOff ends a node's connections, without waiting for the world to be built anew.
+func (s *Server) cutOff(n *node, why *wire.Refused) {
+	s.cfg.Kick(n.Key)
+	if x := s.sessions.get(n.ID); x != nil {
+		x.end(why)
+	}
+}
+
+// broadcast lets many wait for the next of something.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ch
+}
+
+func (b *broadcast) tell() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.ch)
+	b.ch = make(chan struct{})
+}
+
+func (s *Server) control() key.ControlPublic { return key.PublicOf(s.cfg.Control) }

@@ -10,7 +10,7 @@ import (
 // Limits on what one transaction may hold; more is a mistake of the caller's.
 const (
 	maxOps   = 1024
-	maxValue = 1 << 20
+	maxValue = 2 << 20
 )
 
 func (t *Txn) valid() error {

@@ -66,6 +66,8 @@ type Hello struct {
 	OS        string          `cbor:"8,keyasint"`
 	Software  string          `cbor:"9,keyasint"`
 	Ephemeral bool            `cbor:"11,keyasint,omitempty"`
+	// Exact refuses any other name than Name; else a taken name gets a number.
+	Exact bool `cbor:"12,keyasint,omitempty"`
 }
 
 // Hashes are the SHA-256 of each durable section of a Map, by the section's name.
@@ -145,6 +147,7 @@ const (
 	RefusedMalformed RefusalCode = "malformed"
 	RefusedBusy      RefusalCode = "busy" // try again
 	RefusedReplaced  RefusalCode = "replaced"
+	RefusedOwner     RefusalCode = "other-owner" // the machine is enrolled, and the enrolment key is for someone else
 )
 
 // Limits on what one message may hold; more is a protocol error.

@@ -1,0 +1,149 @@
+package coordinator
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"net/netip"
+
+	"github.com/hedge-mesh/hedge/acl"
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+)
+
+// gather is how long news of the soft plane are gathered before they are told, so that a node whose addresses come one
+// by one, or that flaps, costs its peers one message.
+const gather = 100 * time.Millisecond
+
+// presences are where the nodes are. They are not stored: a node says where it is when it connects.
+type presences struct {
+	mu      sync.Mutex
+	where   map[acl.NodeID]wire.Presence
+	changed map[acl.NodeID]struct{} // since they were told
+	news    chan struct{}           // of capacity 1
+}
+
+func (p *presences) init() {
+	p.where, p.changed, p.news = map[acl.NodeID]wire.Presence{}, map[acl.NodeID]struct{}{}, make(chan struct{}, 1)
+}
+
+func (p *presences) of(id acl.NodeID) (wire.Presence, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w, ok := p.where[id]
+	return w, ok
+}
+
+// lastSeen is when the node was last connected: now, if it is; never before since.
+func (p *presences) lastSeen(id acl.NodeID, since time.Time) time.Time {
+	w, ok := p.of(id)
+	if !ok || w.LastSeen.Before(since) {
+		return since
+	}
+	return w.LastSeen
+}
+
+func (p *presences) forget(id acl.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.where, id)
+	delete(p.changed, id)
+}
+
+// here takes what a node says of where it is.
+func (p *presences) here(id acl.NodeID, h *wire.Here, now time.Time) {
+	disco := h.Disco
+	if disco.IsZero() {
+		was, _ := p.of(id)
+		disco = was.Disco
+	}
+	p.set(id, wire.Presence{ID: id, Online: true, Disco: disco, Endpoints: usable(h.Endpoints), Relay: h.Relay, LastSeen: now})
+}
+
+// away keeps where the node was: its peers' paths may still stand.
+func (p *presences) away(id acl.NodeID, now time.Time) {
+	w, ok := p.of(id)
+	if !ok {
+		return // removed
+	}
+	w.Online, w.LastSeen = false, now
+	p.set(id, w)
+}
+
+func (p *presences) set(id acl.NodeID, w wire.Presence) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was, ok := p.where[id]; ok && was.Online == w.Online && was.Disco == w.Disco && was.Relay == w.Relay && slices.Equal(was.Endpoints, w.Endpoints) {
+		return
+	}
+	p.where[id] = w
+	p.changed[id] = struct{}{}
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+func (p *presences) take() []acl.NodeID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ids []acl.NodeID
+	for id := range p.changed {
+		ids = append(ids, id)
+	}
+	clear(p.changed)
+	return ids
+}
+
+// usable keeps the endpoints that a packet could be sent to, each once, and at most MaxEndpoints.
+func usable(es []netip.AddrPort) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range es {
+		a := e.Addr()
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) ||
+			e.Port() == 0 || slices.Contains(out, e) {
+			continue
+		}
+		if out = append(out, e); len(out) == wire.MaxEndpoints {
+			break
+		}
+	}
+	return out
+}
+
+// presenceLoop tells the news to those who see the node that they are of.
+func (s *Server) presenceLoop() {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.presence.news:
+		}
+		t.Reset(gather)
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+		}
+		s.tellPresence(s.presence.take())
+	}
+}
+
+func (s *Server) tellPresence(ids []acl.NodeID) {
+	w := s.world.Load()
+	if w.program == nil {
+		return
+	}
+	for _, id := range ids {
+		for _, peer := range w.program.View(id).Peers { // who sees whom is mutual
+			if x := s.sessions.get(peer); x != nil {
+				x.mu.Lock()
+				x.pending[id] = struct{}{}
+				x.mu.Unlock()
+				x.nudge()
+			}
+		}
+	}
+}
