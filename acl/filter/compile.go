@@ -326,9 +326,9 @@ func (k *compiler) class(sets []int32) int32 {
 }
 
 // locate finds the place of a.
-func (s *snapshot) locate(a addr) place {
-	if at, ok := s.exact.get(a); ok {
-		return at
+func (s *snapshot) locate(a *addr) place {
+	if at := s.exact.get(a); at != nil {
+		return *at
 	}
 	if !a.martian() {
 		if at, ok := s.routes.Lookup(a.netip()); ok {
@@ -341,43 +341,49 @@ func (s *snapshot) locate(a addr) place {
 // exactTable maps whole addresses to places, by open addressing at no more than half full. Only a coordinator
 // chooses its keys.
 type exactTable struct {
-	keys []addr
-	vals []place
-	used []bool
-	mask uint64
+	slots []exactSlot
+	mask  uint64
 }
+
+type exactSlot struct {
+	key addr
+	place
+}
+
+func (s *exactSlot) used() bool { return s.kind != nobody || s.here != nobody }
 
 func (t *exactTable) init(n int) {
 	size := 8
 	for size < 2*n {
 		size *= 2
 	}
-	t.keys, t.vals, t.used, t.mask = make([]addr, size), make([]place, size), make([]bool, size), uint64(size-1)
+	t.slots, t.mask = make([]exactSlot, size), uint64(size-1)
 }
 
-func (a addr) slot() uint64 {
+func (a *addr) slot() uint64 {
 	h := (a.lo ^ a.hi*0x9e3779b97f4a7c15) * 0xd6e8feb86659fd93
 	return h ^ h>>32
 }
 
-// add keeps the first of two places for an address.
+// add keeps the first of two places for an address. The place must be somebody's.
 func (t *exactTable) add(a addr, at place) {
 	for i := a.slot() & t.mask; ; i = (i + 1) & t.mask {
-		if !t.used[i] {
-			t.keys[i], t.vals[i], t.used[i] = a, at, true
+		switch s := &t.slots[i]; {
+		case !s.used():
+			s.key, s.place = a, at
 			return
-		}
-		if t.keys[i] == a {
+		case s.key == a:
 			return
 		}
 	}
 }
 
-func (t *exactTable) get(a addr) (place, bool) {
-	for i := a.slot() & t.mask; t.used[i]; i = (i + 1) & t.mask {
-		if t.keys[i] == a {
-			return t.vals[i], true
+// get returns nil for an address that is nobody's own. A table must be initialised.
+func (t *exactTable) get(a *addr) *place {
+	for i := a.slot() & t.mask; t.slots[i].used(); i = (i + 1) & t.mask {
+		if s := &t.slots[i]; s.key.lo == a.lo && s.key.hi == a.hi {
+			return &s.place
 		}
 	}
-	return place{}, false
+	return nil
 }

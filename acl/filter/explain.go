@@ -43,7 +43,8 @@ func (s *snapshot) who(a netip.Addr) string {
 		return "nobody"
 	}
 	a = a.Unmap()
-	at := s.locate(addrOf(a))
+	key := addrOf(a)
+	at := s.locate(&key)
 	name, how := "", at.kind
 	switch {
 	case at.here != nobody:

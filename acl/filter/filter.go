@@ -175,7 +175,7 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, _, port := fl.ends()
-	v, owner, rule := s.admit(src, dst, fl.proto(), port, fl.opener(), wall)
+	v, owner, rule := s.admit(&src, &dst, fl.proto(), port, fl.opener(), wall)
 	if owner != nil && owner.id != fl.peer.id {
 		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
 		if !fl.inbound {
@@ -233,7 +233,7 @@ func (f *Filter) fragment(p *packet, now time.Time, d int) Verdict {
 	if !v.Allow {
 		return v
 	}
-	owner, r := s.parties(p.src, p.dst, d)
+	owner, r := s.parties(&p.src, &p.dst, d)
 	if r != ByRule || owner.id != v.Peer { // a Set came between
 		return Verdict{Reason: FragNoFirst, Peer: v.Peer}
 	}
@@ -256,7 +256,8 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 			return f.snap.Load().owned(p, d, ICMPType), false
 		}
 	}
-	t := tupleOf(p, d)
+	var t tuple
+	t.of(p, d)
 	h := t.hash(&f.seed)
 	sh := &f.shards[h>>(64-shardBits)]
 	sh.mu.Lock()
@@ -303,7 +304,7 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 	if r := opens(p); r != ByRule {
 		return s.owned(p, d, r)
 	}
-	v, owner, rule := s.admit(p.src, p.dst, p.proto, p.dport, d, now.UnixNano())
+	v, owner, rule := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
 	if !v.Allow {
 		return v
 	}
@@ -395,11 +396,12 @@ func (f *Filter) related(p *packet, now time.Time, d int) Verdict {
 	case !q.quote(p.l4[8:], p.v6), q.src != p.dst:
 		return s.owned(p, d, ICMPNoFlow)
 	}
-	owner, r := s.parties(p.src, p.dst, d)
+	owner, r := s.parties(&p.src, &p.dst, d)
 	if r != ByRule {
 		return Verdict{Reason: r}
 	}
-	t := tupleOf(&q, 1-d)
+	var t tuple
+	t.of(&q, 1-d)
 	h := t.hash(&f.seed)
 	sh := &f.shards[h>>(64-shardBits)]
 	sh.mu.Lock()
@@ -428,9 +430,9 @@ func (f *Filter) Check(src, dst netip.AddrPort, proto uint8, now time.Time) Verd
 		return Verdict{Reason: Malformed}
 	}
 	d := theirs
-	if s.locate(from).here != nobody {
+	if s.locate(&from).here != nobody {
 		d = ours
 	}
-	v, _, _ := s.admit(from, to, proto, dst.Port(), d, now.UnixNano())
+	v, _, _ := s.admit(&from, &to, proto, dst.Port(), d, now.UnixNano())
 	return v
 }

@@ -20,9 +20,29 @@ const (
 // [Filter.current]). ICMP echo has its identifier as both ports, and who asks, for both may with one identifier.
 type tuple struct {
 	local, remote addr
-	// rest is the local port, the remote port, 0, who asks (ours+1 or theirs+1) and the protocol, in one word because
-	// narrow writes that are read back wide stall the processor.
+	// rest is the local port, the remote port, 0, who asks (ours+1 or theirs+1) and the protocol.
 	rest uint64
+}
+
+// Words that were just written must be read back one by one: a wider read, as of a struct copied or compared whole,
+// stalls the processor for longer than all else that is done to a packet. So the next three go word by word.
+
+func (t *tuple) set(local, remote *addr, rest uint64) {
+	t.local.hi, t.local.lo = local.hi, local.lo
+	t.remote.hi, t.remote.lo = remote.hi, remote.lo
+	t.rest = rest
+}
+
+func (t *tuple) equal(u *tuple) bool {
+	return t.remote.lo == u.remote.lo && t.rest == u.rest && t.local.lo == u.local.lo &&
+		t.remote.hi == u.remote.hi && t.local.hi == u.local.hi
+}
+
+func (t *tuple) hash(k *seed) uint64 {
+	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
+	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], t.rest^k[3])
+	a, b = bits.Mul64(a^b^k[3], c^d^k[0])
+	return a ^ b
 }
 
 func restOf(lport, rport uint16, asks, proto uint8) uint64 {
@@ -100,8 +120,8 @@ var idleTimes = [stateCount]int64{
 	closed_:     int64(10 * time.Second),
 }
 
-// tupleOf is p's flow when it goes in direction d.
-func tupleOf(p *packet, d int) tuple {
+// of makes t the name of p's flow when p goes in direction d.
+func (t *tuple) of(p *packet, d int) {
 	asks := uint8(0)
 	if p.proto == protoICMP || p.proto == protoICMPv6 {
 		asks = uint8(d) + 1
@@ -110,9 +130,10 @@ func tupleOf(p *packet, d int) tuple {
 		}
 	}
 	if d == theirs {
-		return tuple{p.dst, p.src, restOf(p.dport, p.sport, asks, p.proto)}
+		t.set(&p.dst, &p.src, restOf(p.dport, p.sport, asks, p.proto))
+	} else {
+		t.set(&p.src, &p.dst, restOf(p.sport, p.dport, asks, p.proto))
 	}
-	return tuple{p.src, p.dst, restOf(p.sport, p.dport, asks, p.proto)}
 }
 
 const shardBits = 6
@@ -131,19 +152,12 @@ type shard struct {
 // seed keeps others from choosing tuples that fall into one chain.
 type seed [4]uint64
 
-func (t *tuple) hash(k *seed) uint64 {
-	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
-	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], t.rest^k[3])
-	a, b = bits.Mul64(a^b^k[3], c^d^k[0])
-	return a ^ b
-}
-
 func (s *shard) find(t *tuple, hash uint64) *flow {
 	if len(s.buckets) == 0 {
 		return nil
 	}
 	for f := s.buckets[hash&uint64(len(s.buckets)-1)]; f != nil; f = f.next {
-		if f.hash == hash && f.tuple == *t {
+		if f.hash == hash && f.equal(t) {
 			return f
 		}
 	}

@@ -355,6 +355,9 @@ func TestConcurrentSet(t *testing.T) {
 	for i := range 3 {
 		wg.Go(func() {
 			to, back := ip(a4, v4, udp(uint16(i), 53, 8)), ip(v4, a4, udp(53, uint16(i), 8))
+			icmpError := ip(a4, v4, icmp(3, 3, 0, back...))
+			frags := pieces(a4, v4, udp(uint16(i), 53, 2000), 1, 1480)
+			piece, rest := frags[0], frags[1]
 			for {
 				select {
 				case <-stop:
@@ -362,6 +365,9 @@ func TestConcurrentSet(t *testing.T) {
 				default:
 					f.In(to, t0)
 					f.Out(back, t0)
+					f.In(icmpError, t0)
+					f.In(piece, t0)
+					f.In(rest, t0)
 					for range f.Flows {
 						break
 					}
@@ -378,6 +384,9 @@ func TestConcurrentSet(t *testing.T) {
 			t.Fatal("the flow was not cut")
 		}
 		in(t, f, ip(a4, v4, udp(0, 53, 8)), NoRule)
+		if i%2 == 0 {
+			f.Set(nil, t0)
+		}
 		if n := f.Stats().Flows; n != 0 {
 			t.Fatalf("%d flows are left", n)
 		}

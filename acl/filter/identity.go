@@ -12,13 +12,16 @@ func (s *snapshot) since(now time.Time) int64 { return int64(now.Sub(s.base)) }
 
 // parties finds the peer at the other end of a packet in direction d, and checks that either address belongs to who
 // uses it. The reason is ByRule when they do.
-func (s *snapshot) parties(src, dst addr, d int) (*peer, Reason) {
+func (s *snapshot) parties(src, dst *addr, d int) (*peer, Reason) {
 	owner, _, _, r := s.classify(src, dst, d)
 	return owner, r
 }
 
 // classify does the same and finds the classes of both.
-func (s *snapshot) classify(src, dst addr, d int) (owner *peer, srcClass, dstClass int32, r Reason) {
+func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, srcClass, dstClass int32, r Reason) {
+	if s.conf == nil {
+		return nil, 0, 0, NoPolicy
+	}
 	from, to := s.locate(src), s.locate(dst)
 	if d == theirs {
 		switch {
@@ -39,10 +42,7 @@ func (s *snapshot) classify(src, dst addr, d int) (owner *peer, srcClass, dstCla
 }
 
 // admit judges a new flow by identity and rules.
-func (s *snapshot) admit(src, dst addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int32) {
-	if s.conf == nil {
-		return Verdict{Reason: NoPolicy}, nil, noRule
-	}
+func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int32) {
 	owner, from, to, r := s.classify(src, dst, d)
 	v := Verdict{Reason: r}
 	if owner != nil {
@@ -61,10 +61,7 @@ func (s *snapshot) admit(src, dst addr, proto uint8, port uint16, d int, wall in
 
 // owned is a denial: for reason r, or because an address is not its user's, which counts first.
 func (s *snapshot) owned(p *packet, d int, r Reason) Verdict {
-	if s.conf == nil {
-		return Verdict{Reason: NoPolicy}
-	}
-	owner, how := s.parties(p.src, p.dst, d)
+	owner, how := s.parties(&p.src, &p.dst, d)
 	v := Verdict{Reason: r}
 	if how != ByRule {
 		v.Reason = how
@@ -81,7 +78,8 @@ func (f *Filter) Peer(addr netip.Addr) (acl.NodeID, bool) {
 	if s.conf == nil || !addr.IsValid() {
 		return 0, false
 	}
-	at := s.locate(addrOf(addr.Unmap()))
+	a := addrOf(addr.Unmap())
+	at := s.locate(&a)
 	if at.owner == noOwner {
 		return 0, false
 	}
