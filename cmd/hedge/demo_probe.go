@@ -83,8 +83,8 @@ func (d *demo) try(ctx context.Context, c *cell) {
 	begin := time.Now()
 	hostport := fmt.Sprintf("%s:%d", c.To, c.Port)
 	conn, err := src.DialContext(ctx, "tcp", hostport)
-	if _, unknown := errors.AsType[*node.UnknownNameError](err); unknown {
-		// No rule lets the two see each other, so the name means nothing there. The address might: try that too.
+	_, unknown := errors.AsType[*node.UnknownNameError](err)
+	if unknown { // no rule lets the two see each other, so the name means nothing there; the address might
 		hostport = fmt.Sprintf("%s:%d", first(dst.Status().Addrs), c.Port)
 		conn, err = src.DialContext(ctx, "tcp", hostport)
 	}
@@ -92,9 +92,9 @@ func (d *demo) try(ctx context.Context, c *cell) {
 		err = greet(ctx, conn, c)
 	}
 	c.RTT = node.Seconds(time.Since(begin))
-	c.judge(src, hostport, err)
+	c.judge(src, hostport, unknown, err)
 	for _, p := range src.Status().Peers {
-		if p.Name == c.To && c.Result == resultAllowed {
+		if p.Name == c.To && c.Result == resultAllowed && p.Path.Kind != "none" {
 			c.Path = p.Path.String()
 		}
 	}
@@ -121,22 +121,21 @@ func greet(ctx context.Context, conn net.Conn, c *cell) error {
 }
 
 // judge says what an attempt came to. Only a refusal by policy is a denial; any other failure is told as it is.
-func (c *cell) judge(src *node.Node, hostport string, err error) {
+func (c *cell) judge(src *node.Node, hostport string, stranger bool, err error) {
 	host, _, _ := net.SplitHostPort(hostport)
 	why, werr := src.Why(node.WhyQuery{Dst: host, Port: c.Port})
 	denied, isDenied := errors.AsType[*node.DeniedError](err)
-	_, unknown := errors.AsType[*node.UnknownNameError](err)
 	switch {
 	case err == nil:
 		c.Result, c.Reason = resultAllowed, "it answered"
 		if werr == nil {
 			c.Reason = why.Text
 		}
+	case stranger: // a node is told of another only if a rule lets one of them reach the other
+		c.Result, c.RTT = resultDenied, 0
+		c.Reason = fmt.Sprintf("denied: no rule lets %s reach %s on tcp/%d, nor the other way: neither knows of the other", c.From, c.To, c.Port)
 	case isDenied:
 		c.Result, c.Reason, c.RTT = resultDenied, denied.Why.Text, 0
-	case unknown:
-		c.Result, c.RTT = resultDenied, 0
-		c.Reason = fmt.Sprintf("denied: no rule lets %s and %s reach each other, so neither knows the other", c.From, c.To)
 	case werr == nil && !why.Allow:
 		c.Result, c.Reason, c.RTT = resultDenied, why.Text, 0
 	default:

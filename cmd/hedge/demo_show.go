@@ -176,7 +176,10 @@ func (m *matrix) show(w io.Writer) {
 		}
 		extra := ""
 		if c.Result == resultAllowed {
-			extra = fmt.Sprintf(", %s by %s", short(time.Duration(c.RTT)), c.Path)
+			extra = ", " + short(time.Duration(c.RTT))
+			if c.Path != "" {
+				extra += " by " + c.Path
+			}
 		}
 		fmt.Fprintf(w, "%s %-18s %s%s\n", mark, fmt.Sprintf("%s to %s:%d", c.From, c.To, c.Port), c.Reason, extra)
 	}
