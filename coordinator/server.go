@@ -37,7 +37,7 @@ type Config struct {
 	Domain   string         // "hedge.internal"
 
 	KeyLifetime    time.Duration // of node keys: 180 days
-	TicketLifetime time.Duration // of relay tickets: 48 hours
+	TicketLifetime time.Duration // of relay tickets, at most derp.MaxTicketLife: 72 hours
 	EphemeralAfter time.Duration // offline for so long, an ephemeral node is removed: 10 minutes
 	MaxHandshakes  int           // at once, before authentication: 256
 	MaxSessions    int           // 20,000
@@ -58,7 +58,7 @@ func (c *Config) check() error {
 	}
 	def(&c.Domain, "hedge.internal")
 	def(&c.KeyLifetime, 180*24*time.Hour)
-	def(&c.TicketLifetime, 48*time.Hour)
+	def(&c.TicketLifetime, 72*time.Hour)
 	def(&c.EphemeralAfter, 10*time.Minute)
 	def(&c.MaxHandshakes, 256)
 	def(&c.MaxSessions, 20_000)

@@ -10,8 +10,9 @@ import (
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
-// MaxTicketLife is the longest that a ticket is good for, whatever it says itself.
-const MaxTicketLife = 24 * time.Hour
+// MaxTicketLife is the longest that a ticket is good for, whatever it says itself: nodes must get through a long weekend
+// without their coordinator.
+const MaxTicketLife = 4 * 24 * time.Hour
 
 // TicketLen is the length in bytes of a signed ticket.
 //

@@ -105,7 +105,7 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 		relays = append([]wire.Relay{{ID: embeddedRelay, Key: key.PublicOf(relayKey), URLs: m.URLs, STUN: stunOf(m.URLs, port(pc.LocalAddr()))}}, relays...)
 	}
 	m.server, err = coordinator.New(coordinator.Config{Store: m.store, Control: control, PolicyFile: c.dirs.acl, URLs: m.URLs, Relays: relays,
-		Kick: m.relay.Kick, TicketLifetime: derp.MaxTicketLife - time.Hour, Log: part(c.log, "coordinator")})
+		Kick: m.relay.Kick, Log: part(c.log, "coordinator")})
 	if err != nil {
 		return m, err
 	}
