@@ -342,3 +342,43 @@ func TestDevicesFallback(t *testing.T) {
 		t.Errorf("%d of %d packets lost in the change back", missing, sent)
 	}
 }
+
+// BenchmarkTunnel is what arrives of packets of 1280 bytes through two devices, both ends and the relay on this machine.
+func BenchmarkTunnel(b *testing.B) {
+	for _, by := range []string{"direct", "relay"} {
+		b.Run(by, func(b *testing.B) {
+			relay, ticket := relayServer(b)
+			var g *gate
+			if by == "relay" {
+				g = &gate{}
+				g.shut.Store(true)
+			}
+			s, d := newWG(b, "100.64.0.1", relay, ticket, g), newWG(b, "100.64.0.2", relay, ticket, g)
+			s.meet(b, d)
+			d.meet(b, s)
+			greet(b, s, d)
+			if by == "direct" {
+				for !(<-s.changes).Path.Direct {
+				}
+			}
+			pkt := ipPacket(s.ip, d.ip, 1, 1280)
+			done := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					select {
+					case s.tun.out <- pkt:
+					case <-done:
+						return
+					}
+				}
+			})
+			b.SetBytes(1280)
+			for b.Loop() {
+				<-d.tun.in
+			}
+			close(done)
+			wg.Wait()
+		})
+	}
+}

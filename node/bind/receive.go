@@ -2,11 +2,9 @@ package bind
 
 import (
 	"encoding/binary"
-	"net"
 	"net/netip"
 
 	"github.com/pion/stun/v3"
-	"golang.org/x/net/ipv6"
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/key"
@@ -37,33 +35,24 @@ type lookup struct {
 
 // receiver makes the device's receive function of one socket.
 func (b *Bind) receiver(u *udp, ses *session) conn.ReceiveFunc {
-	ms := make([]ipv6.Message, batchSize)
-	for i := range ms {
-		ms[i].Buffers = make([][]byte, 1)
-	}
+	from := make([]netip.AddrPort, batchSize)
 	var last lookup
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		if len(from) < len(bufs) {
+			from = make([]netip.AddrPort, len(bufs))
+		}
 		for {
-			batch := ms[:min(len(bufs), len(ms))]
-			for i := range batch {
-				batch[i].Buffers[0] = bufs[i]
-				batch[i].N = 0
-			}
-			n, err := u.read(ses, batch)
+			n, err := u.read(ses, bufs, sizes, from)
 			if err != nil {
 				return 0, err
 			}
 			now, some := b.now(), false
-			for i := range batch[:n] {
-				sizes[i], eps[i] = 0, nil
-				a, ok := batch[i].Addr.(*net.UDPAddr)
-				if !ok {
-					continue
-				}
-				from := a.AddrPort()
-				from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-				if eps[i] = b.sort(bufs[i][:batch[i].N], from, now, &last); eps[i] != nil {
-					sizes[i], some = batch[i].N, true
+			for i := range n {
+				a := netip.AddrPortFrom(from[i].Addr().Unmap(), from[i].Port())
+				if eps[i] = b.sort(bufs[i][:sizes[i]], a, now, &last); eps[i] == nil {
+					sizes[i] = 0
+				} else {
+					some = true
 				}
 			}
 			if some {

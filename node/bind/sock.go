@@ -7,19 +7,18 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/ipv6"
-	"golang.zx2c4.com/wireguard/conn"
 )
 
-// batcher moves many datagrams at once. Messages have one buffer each.
+// batcher moves many datagrams at once.
 type batcher interface {
-	ReadBatch(ms []ipv6.Message, flags int) (int, error)
-	WriteBatch(ms []ipv6.Message, flags int) (int, error)
+	// read waits for datagrams, takes them into bufs of 64 KiB each, and tells their sizes and sources. One goroutine
+	// at a time may call it.
+	read(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error)
+	// write sends packets to an address. Any may call it.
+	write(bufs [][]byte, to netip.AddrPort) error
 }
 
 // udp is a UDP socket that can be exchanged while others read and write it.
@@ -35,24 +34,41 @@ type sock struct {
 	port  uint16
 }
 
-// single is the batcher of whatever net.PacketConn: one at a time.
+// single is the batcher of any net.PacketConn: one at a time.
 type single struct{ pc net.PacketConn }
 
-func (s single) ReadBatch(ms []ipv6.Message, _ int) (n int, err error) {
-	ms[0].N, ms[0].Addr, err = s.pc.ReadFrom(ms[0].Buffers[0])
+func (s single) read(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+	if u, ok := s.pc.(*net.UDPConn); ok {
+		n, a, err := u.ReadFromUDPAddrPort(bufs[0])
+		sizes[0], from[0] = n, a
+		return 1, err
+	}
+	n, a, err := s.pc.ReadFrom(bufs[0])
 	if err != nil {
 		return 0, err
 	}
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return 0, fmt.Errorf("bind: packet from %T", a)
+	}
+	sizes[0], from[0] = n, u.AddrPort()
 	return 1, nil
 }
 
-func (s single) WriteBatch(ms []ipv6.Message, _ int) (n int, err error) {
-	for i := range ms {
-		if _, err := s.pc.WriteTo(ms[i].Buffers[0], ms[i].Addr); err != nil {
-			return i, err
+func (s single) write(bufs [][]byte, to netip.AddrPort) error {
+	u, ok := s.pc.(*net.UDPConn)
+	for _, b := range bufs {
+		var err error
+		if ok {
+			_, err = u.WriteToUDPAddrPort(b, to)
+		} else {
+			_, err = s.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return len(ms), nil
+	return nil
 }
 
 // listen opens both sockets on one port. A family this machine does not have is left out.
@@ -116,63 +132,24 @@ func (b *Bind) markConn(_, _ string, c syscall.RawConn) error {
 	return nil
 }
 
-// messages is scratch for one batch, with the address it goes to.
-type messages struct {
-	ms []ipv6.Message
-	to net.UDPAddr
-	ip [16]byte
-}
-
-var messagePool = sync.Pool{New: func() any {
-	m := &messages{ms: make([]ipv6.Message, conn.IdealBatchSize)}
-	for i := range m.ms {
-		m.ms[i].Buffers = make([][]byte, 1)
-	}
-	return m
-}}
-
 // write sends packets to an address.
 func (u *udp) write(bufs [][]byte, to netip.AddrPort) error {
 	s := u.cur.Load()
 	if s == nil {
 		return fmt.Errorf("bind: no %s socket: %w", u.network, syscall.EAFNOSUPPORT)
 	}
-	m := messagePool.Get().(*messages)
-	defer messagePool.Put(m)
-	if u.network == "udp4" {
-		ip := to.Addr().As4()
-		m.to.IP = m.ip[:copy(m.ip[:], ip[:])]
-	} else {
-		m.ip = to.Addr().As16()
-		m.to.IP = m.ip[:]
-	}
-	m.to.Port = int(to.Port())
-	for len(bufs) > 0 {
-		n := min(len(bufs), len(m.ms))
-		for i, b := range bufs[:n] {
-			m.ms[i].Buffers[0], m.ms[i].Addr = b, &m.to
-		}
-		bufs = bufs[n:]
-		for ms := m.ms[:n]; len(ms) > 0; {
-			k, err := s.batch.WriteBatch(ms, 0)
-			if err != nil {
-				return err
-			}
-			ms = ms[k:]
-		}
-	}
-	return nil
+	return s.batch.write(bufs, to)
 }
 
 // read waits for datagrams until the session is closed. It mends what it can: any error but net.ErrClosed would end
 // the device's receiver for good.
-func (u *udp) read(ses *session, ms []ipv6.Message) (int, error) {
+func (u *udp) read(ses *session, bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
 	for bad := 0; ; {
 		if ses.closed() {
 			return 0, net.ErrClosed
 		}
 		s := u.cur.Load()
-		n, err := s.batch.ReadBatch(ms, 0)
+		n, err := s.batch.read(bufs, sizes, from)
 		if err == nil && n > 0 {
 			return n, nil
 		}
