@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -26,6 +27,13 @@ func (h *Host) Capture(needles ...string) *Capture {
 	err := h.Do(func() (err error) {
 		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
 		if err != nil {
+			return err
+		}
+		eth0, err := net.InterfaceByName("eth0") // not lo, on which a host may talk to itself in the clear
+		if err != nil {
+			return err
+		}
+		if err := unix.Bind(c.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: eth0.Index}); err != nil {
 			return err
 		}
 		tv := unix.NsecToTimeval(int64(50 * time.Millisecond)) // so that read sees Stop
