@@ -234,18 +234,42 @@ func TestRelayDown(t *testing.T) {
 	})
 }
 
-// At rest nothing is sent at all.
-func TestRest(t *testing.T) {
+// The relay is late: what was said into the void is said again.
+func TestLateRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
+		p.rel.setDown(1, true)
+		time.AfterFunc(700*time.Millisecond, func() { p.rel.setDown(1, false) })
+		start := time.Now()
 		p.shake()
-		p.talk(time.Second)
-		<-time.After(15 * time.Second)
-		p.net.mu.Lock()
-		p.net.tapped = func(from, to netip.AddrPort, pkt []byte) { t.Errorf("%v sent %d bytes to %v", from, len(pkt), to) }
-		p.net.mu.Unlock()
-		<-time.After(10 * time.Minute)
+		p.talk(2 * time.Second)
+		i := p.path(p.a, p.b)
+		if !i.Direct || i.Since.Sub(start) > 2*time.Second {
+			t.Errorf("after 700 ms without relay: %+v", i)
+		}
+		t.Logf("direct after %v", i.Since.Sub(start))
 	})
+}
+
+// At rest nothing is sent at all, with a direct path or without.
+func TestRest(t *testing.T) {
+	for _, blocked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			p.net.setDrop(func(_, _ netip.AddrPort) bool { return blocked })
+			p.shake()
+			p.talk(5 * time.Second)
+			<-time.After(15 * time.Second)
+			p.net.mu.Lock()
+			p.net.tapped = func(from, to netip.AddrPort, pkt []byte) { t.Errorf("%v sent %d bytes to %v", from, len(pkt), to) }
+			p.net.mu.Unlock()
+			before := p.rel.sends.Load()
+			<-time.After(10 * time.Minute)
+			if n := p.rel.sends.Load() - before; n > 0 {
+				t.Errorf("%d packets by relay at rest", n)
+			}
+		})
+	}
 }
 
 // The device closes and opens the bind as it likes: paths and sockets stay.

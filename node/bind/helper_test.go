@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,7 +163,7 @@ type doubles struct {
 	delay time.Duration
 	down  map[uint16]bool
 	at    map[uint16]map[key.NodePublic]*double
-	dials int
+	sends atomic.Int64
 }
 
 type double struct {
@@ -178,7 +179,6 @@ func (r *doubles) dial(cfg derp.ClientConfig) RelayClient {
 	c := &double{r, cfg}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dials++
 	if r.at[cfg.ID] == nil {
 		r.at[cfg.ID] = map[key.NodePublic]*double{}
 	}
@@ -202,6 +202,7 @@ func (r *doubles) setDown(id uint16, down bool) {
 }
 
 func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
+	c.r.sends.Add(1)
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
 	if c.r.down[c.cfg.ID] {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"crypto/rand"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
@@ -77,7 +78,7 @@ type (
 	// Peer is a peer and the candidate addresses its coordinator tells.
 	Peer struct {
 		Key        key.NodePublic
-		Candidates []netip.AddrPort
+		Candidates []netip.AddrPort // not to be changed afterwards
 	}
 	// Self says where peers may reach us.
 	Self struct{ Here Here }
@@ -173,6 +174,7 @@ func (Probed) action() {}
 type Paths struct {
 	cfg   Config
 	peers map[key.NodePublic]*peer
+	sets  uint64 // of peers, so far
 	due   queue
 	self  Here
 	out   []Action
@@ -238,10 +240,13 @@ func (p *Paths) each(now time.Time, f func(*peer), late bool) {
 }
 
 func (p *Paths) setPeers(now time.Time, set []Peer) {
-	keep := make(map[key.NodePublic]bool, len(set))
+	p.sets++
 	for _, s := range set {
-		keep[s.Key] = true
 		pr := p.peers[s.Key]
+		if pr != nil && slices.Equal(pr.told, s.Candidates) {
+			pr.kept = p.sets
+			continue
+		}
 		if pr == nil {
 			pr = &peer{p: p, key: s.Key, at: -1, since: now, why: "no direct path yet"}
 			pr.probes.fill(now, probeBurst)
@@ -249,13 +254,14 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.heres.fill(now, hereBurst)
 			p.peers[s.Key] = pr
 		}
+		pr.kept, pr.told = p.sets, s.Candidates
 		if pr.setCandidates(now, s.Candidates, told) {
 			pr.restart(now)
 		}
 		pr.settle(now)
 	}
 	for k, pr := range p.peers {
-		if !keep[k] {
+		if pr.kept != p.sets {
 			if pr.at >= 0 {
 				heap.Remove(&p.due, pr.at)
 			}

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -210,12 +211,25 @@ func TestFindsAPath(t *testing.T) {
 	})
 }
 
+// The set of peers comes anew with every change of one of them.
+func BenchmarkPeers(b *testing.B) {
+	p := New(Config{})
+	var set []Peer
+	for i := range 10000 {
+		set = append(set, Peer{peerKey(fmt.Sprint(i)), addresses})
+	}
+	p.Step(epoch, Peers{set})
+	for b.Loop() {
+		p.Step(epoch, Peers{set})
+	}
+}
+
 // An idle mesh of many peers wants no time, and one event costs one peer's work.
 func BenchmarkTick(b *testing.B) {
 	p := New(Config{})
 	var set []Peer
 	for i := range 10000 {
-		set = append(set, Peer{peerKey(string(rune('a' + i))), addresses})
+		set = append(set, Peer{peerKey(fmt.Sprint(i)), addresses})
 	}
 	p.Step(epoch, Peers{set})
 	now := epoch

@@ -12,8 +12,10 @@ import (
 
 // peer is one peer's paths.
 type peer struct {
-	p   *Paths
-	key key.NodePublic
+	p    *Paths
+	key  key.NodePublic
+	told []netip.AddrPort // by the coordinator
+	kept uint64           // the last set of peers it was in
 
 	candidates []*candidate
 	best       *candidate // the direct path; nil for the relay
@@ -270,7 +272,11 @@ func (pr *peer) lookForBetter(now time.Time) {
 
 // seek pings every candidate, and at first tells the peer by relay to do the same.
 func (pr *peer) seek(now time.Time) {
-	if pr.round == 0 {
+	switch {
+	case pr.round >= 4 && recent(now, pr.traffic.Sent, awake):
+		// In vain so far: the first call may have been lost. Being called is no reason, or two would call each other for ever.
+		pr.call(now, hereDoubt)
+	case pr.round == 0:
 		pr.call(now, hereEvery)
 		if pr.relayRTT == 0 && !pr.asked(Relay) {
 			pr.ping(now, Relay, 0, false)
