@@ -242,6 +242,13 @@ func TestICMPErrors(t *testing.T) {
 	in(t, f, ip(a4, v4, icmp(4, 0, 0, quote...)), ICMPType) // source quench
 	in(t, f, ip(a4, v4, icmp(5, 1, 0, quote...)), ICMPType) // redirect
 
+	f = newMesh(t) // and what V answers to A, of which there is nothing behind X
+	asked := ip(a4, v4, udp(5353, 53, 64))
+	in(t, f, asked, ByRule)
+	out(t, f, ip(v4, a4, icmp(3, 3, 0, asked...)), Related)
+	out(t, f, ip(v4, x4, icmp(3, 3, 0, asked...)), ICMPNoFlow)
+	out(t, f, ip(v4, x4, icmp(3, 3, 0, ip(x4, v4, udp(5353, 53, 64))...)), ICMPNoFlow)
+
 	f = newMesh(t, rule(1, acl.Accept, "v", "a", ports(53), protoUDP))
 	sent = ip(v6, a6, udp(5353, 53, 64))
 	out(t, f, sent, ByRule)

@@ -157,3 +157,27 @@ func open(b *testing.B, judge func([]byte, time.Time) Verdict, pkt []byte, want 
 	b.Helper()
 	expect(b, judge(pkt, clock), want)
 }
+
+// BenchmarkBuild compiles what one class may send to another when every one of the rules is about them.
+func BenchmarkBuild(b *testing.B) {
+	for _, ranges := range []string{"ports", "all"} {
+		b.Run(ranges, func(b *testing.B) {
+			c := bigMesh(2, 0)
+			for i := range 10000 {
+				pr := anyPort
+				if ranges == "ports" {
+					pr = ports(uint16(i * 6))
+				}
+				c.View.Rules = append(c.View.Rules, rule(1, acl.Accept, "*", "v", pr))
+			}
+			f := New(Options{})
+			f.Set(c, clock)
+			s := f.snap.Load()
+			at := s.locate(&addr{0, v4in6 | 100<<24 | 65<<16})
+			here := addrOf(netip.MustParseAddr(v4))
+			for b.Loop() {
+				s.build(at.src, s.locate(&here).hdst)
+			}
+		})
+	}
+}

@@ -160,7 +160,7 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 }
 
 func (fl *flow) cut(why Verdict) Cut {
-	c := Cut{Peer: fl.peer.id, Proto: fl.proto(), Why: why, Rule: fl.rule, Opened: fl.revision}
+	c := Cut{Peer: fl.peer.id, Proto: fl.proto(), Why: why, Rule: fl.rule, Revision: fl.revision}
 	c.Src, c.Dst = fl.addrPorts()
 	if fl.proto() == protoTCP && fl.state < timeWait {
 		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)

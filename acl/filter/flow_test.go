@@ -244,7 +244,7 @@ func TestRevocationCutsFlows(t *testing.T) {
 	}
 	c := cuts[0]
 	if c.Peer != idA || c.Proto != protoTCP || c.Src.String() != a4+":5000" || c.Dst.String() != v4+":22" ||
-		c.Why.Reason != NoRule || c.Rule.Path != "acls[1]" || c.Opened != 2 {
+		c.Why.Reason != NoRule || c.Rule.Path != "acls[1]" || c.Revision != 2 {
 		t.Errorf("%+v", c)
 	}
 	checkRST(t, c.ToSelf, a4, v4, 5000, 22, 1005, 5007)

@@ -334,7 +334,7 @@ func (w world) addrs() (remote, local netip.Addr) {
 }
 
 func TestAgainstOracle(t *testing.T) {
-	policies, checks, packets := 4000, 200, 200
+	policies, checks, packets := 2500, 200, 200
 	if testing.Short() {
 		policies = 100
 	}

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 
@@ -102,7 +103,7 @@ func (s *snapshot) build(src, dst int32) *program {
 			}
 		}
 	}
-	slices.SortStableFunc(found, func(a, b match) int { return int(a.rule) - int(b.rule) })
+	slices.SortStableFunc(found, func(a, b match) int { return cmp.Compare(a.rule, b.rule) })
 	g := &program{src: src, dst: dst, icmp: [2]cell{closed, closed}}
 	g.tcp, g.udp, g.sctp = s.ports(found, protoTCP), s.ports(found, protoUDP), s.ports(found, protoSCTP)
 	for _, m := range found {
@@ -149,76 +150,74 @@ func (s *snapshot) improve(c *cell, rule int32) {
 	}
 }
 
-// edge is where a range begins or has ended.
-type edge struct {
-	port int32
-	rule int32
-	end  bool
-}
+// stripe is one range of one rule, from lo up to hi.
+type stripe struct{ lo, hi, rule int32 }
 
-// ports lays the ranges for one protocol side by side. The rules that cover a port are kept in order of preference,
-// so each interval takes its first of either kind.
+// ports lays the ranges for one protocol side by side. The rules paint their ranges, best first, and what is painted
+// stays: so the work does not depend on how many overlap.
 func (s *snapshot) ports(found []match, proto uint8) portTable {
-	var edges []edge
+	var stripes []stripe
+	bounds := []int32{0, 65536}
 	for _, m := range found {
 		if !hasProto(&s.rules[m.rule], proto) {
 			continue
 		}
 		for _, pr := range m.ports {
 			if pr.First <= pr.Last {
-				edges = append(edges, edge{int32(pr.First), m.rule, false}, edge{int32(pr.Last) + 1, m.rule, true})
+				st := stripe{int32(pr.First), int32(pr.Last) + 1, m.rule}
+				stripes, bounds = append(stripes, st), append(bounds, st.lo, st.hi)
 			}
 		}
 	}
-	slices.SortStableFunc(edges, func(a, b edge) int { return int(a.port) - int(b.port) })
-	var accepts, denies active
-	t := portTable{first: []uint16{0}, cells: []cell{closed}}
-	for i := 0; i < len(edges); {
-		port := edges[i].port
-		for ; i < len(edges) && edges[i].port == port; i++ {
-			e := edges[i]
-			set := &accepts
-			if s.rules[e.rule].Action == acl.Deny {
-				set = &denies
-			}
-			set.change(s, e)
+	slices.Sort(bounds)
+	bounds = slices.Compact(bounds)
+	slices.SortStableFunc(stripes, func(a, b stripe) int { return cmp.Compare(s.expires[b.rule], s.expires[a.rule]) })
+	cells := make([]cell, len(bounds)-1)
+	for i := range cells {
+		cells[i] = closed
+	}
+	accepts, denies := newBrush(len(cells)), newBrush(len(cells))
+	for _, st := range stripes {
+		lo, _ := slices.BinarySearch(bounds, st.lo)
+		hi, _ := slices.BinarySearch(bounds, st.hi)
+		if s.rules[st.rule].Action == acl.Deny {
+			denies.paint(lo, hi, func(i int) { cells[i].deny = st.rule })
+		} else {
+			accepts.paint(lo, hi, func(i int) { cells[i].accept = st.rule })
 		}
-		c := cell{accepts.best(), denies.best()}
-		switch last := len(t.cells) - 1; {
-		case port > 65535 || t.cells[last] == c:
-		case port == 0:
-			t.cells[0] = c
-		default:
-			t.first, t.cells = append(t.first, uint16(port)), append(t.cells, c)
+	}
+	t := portTable{first: []uint16{0}, cells: cells[:1]}
+	for i, c := range cells[1:] {
+		if c != t.cells[len(t.cells)-1] {
+			t.first, t.cells = append(t.first, uint16(bounds[i+1])), append(t.cells, c) // in place: never ahead of i
 		}
 	}
 	return t
 }
 
-// active is a list of rules in force at a port, best first; a rule stands in it once for each of its ranges.
-type active []int32
+// brush paints each cell once: next[i] leads to the first unpainted cell from i on.
+type brush []int32
 
-func (a active) best() int32 {
-	if len(a) == 0 {
-		return noRule
+func newBrush(n int) brush {
+	b := make(brush, n+1)
+	for i := range b {
+		b[i] = int32(i)
 	}
-	return a[0]
+	return b
 }
 
-func (a *active) change(s *snapshot, e edge) {
-	i, found := slices.BinarySearchFunc(*a, e.rule, func(x, y int32) int {
-		switch {
-		case s.expires[x] > s.expires[y]:
-			return -1
-		case s.expires[x] < s.expires[y]:
-			return 1
-		}
-		return int(x) - int(y)
-	})
-	if !e.end {
-		*a = slices.Insert(*a, i, e.rule)
-	} else if found {
-		*a = slices.Delete(*a, i, i+1)
+func (b brush) unpainted(i int) int {
+	for int(b[i]) != i {
+		b[i] = b[b[i]]
+		i = int(b[i])
+	}
+	return i
+}
+
+func (b brush) paint(lo, hi int, cell func(int)) {
+	for i := b.unpainted(lo); i < hi; i = b.unpainted(i) {
+		cell(i)
+		b[i] = int32(i + 1)
 	}
 }
 

@@ -121,7 +121,7 @@ type Cut struct {
 	Proto    uint8
 	Why      Verdict
 	Rule     *acl.Rule // the rule that had admitted it
-	Opened   uint64    // the revision that had admitted it
+	Revision uint64    // the last one that admitted it
 	// ToPeer and ToSelf end a TCP connection at once: whole RST packets for the tunnel and for the local stack,
 	// to be sent past this filter. They are nil for the other protocols.
 	ToPeer, ToSelf []byte
