@@ -84,16 +84,17 @@ func (c *compatCase) flatten() (*flat, error) {
 	}
 	inv := &Inventory{}
 	f := &flat{p: p}
-	emails := map[string]string{}
+	logins := map[string]string{}
 	for _, u := range c.Users {
-		emails[u.Name] = u.Email
-		inv.Users = append(inv.Users, User{Login: u.Email, Roles: u.Roles})
-		f.logins = append(f.logins, u.Email)
+		login := orElse(u.Email, u.Name)
+		logins[u.Name] = login
+		inv.Users = append(inv.Users, User{Login: login, Roles: u.Roles})
+		f.logins = append(f.logins, login)
 	}
 	for i, n := range c.Nodes {
 		node := Node{ID: NodeID(i + 1), Name: n.Name, Tags: n.Tags, Routes: n.Approved}
 		if len(n.Tags) == 0 {
-			node.User = emails[n.User]
+			node.User = orElse(logins[n.User], n.User)
 		}
 		for _, s := range []string{n.IPv4, n.IPv6} {
 			if s == "" {

@@ -45,9 +45,9 @@ type Error struct {
 	Pos   Pos    `json:"pos"`
 	Class string `json:"class"`
 	Msg   string `json:"msg"`
-	Hint  string `json:"hint,omitempty"` // what to do about it
-	Line  string `json:"line,omitempty"` // the source line, cut to a readable length round the column
-	caret int    // byte offset of Pos in Line
+	Hint  string `json:"hint,omitempty"`  // what to do about it
+	Line  string `json:"line,omitempty"`  // the source line, cut to a readable length round the column
+	Caret int    `json:"caret,omitempty"` // where in Line the error is, in bytes from 0
 }
 
 // Error is the message with its place and class, on one line.
@@ -70,7 +70,7 @@ func (e Error) Render() string {
 	fmt.Fprintf(&b, "%s: %s [%s]\n", e.Pos, e.Msg, e.Class)
 	if e.Line != "" {
 		fmt.Fprintf(&b, "  %s\n  ", e.Line)
-		for _, r := range e.Line[:min(e.caret, len(e.Line))] {
+		for _, r := range e.Line[:min(max(e.Caret, 0), len(e.Line))] {
 			if r != '\t' {
 				r = ' '
 			}

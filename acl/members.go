@@ -74,7 +74,7 @@ type world struct {
 	byUser  map[string][]int32
 	byOwner map[string][]int32 // as byUser, with the tagged nodes that kept a user
 	byTag   map[string][]int32
-	untag   []int32 // without tags
+	untag   []int32 // with a user and without tags
 	tagged  []int32
 	all     []int32
 	routers []int32 // with a route that is no exit route
@@ -109,11 +109,12 @@ func newWorld(p *Policy, inv *Inventory) *world {
 		if node.User != "" {
 			w.byOwner[node.User] = append(w.byOwner[node.User], i)
 		}
-		if len(node.Tags) == 0 {
+		switch { // a node with neither is nobody's, and no identity names it
+		case len(node.Tags) > 0:
+			w.tagged = append(w.tagged, i)
+		case node.User != "":
 			w.untag = append(w.untag, i)
 			w.byUser[node.User] = append(w.byUser[node.User], i)
-		} else {
-			w.tagged = append(w.tagged, i)
 		}
 		for _, t := range node.Tags {
 			if l := w.byTag[t]; len(l) == 0 || l[len(l)-1] != i {

@@ -248,6 +248,9 @@ func TestViewsHoldTheRules(t *testing.T) {
 				if a.ID == b.ID {
 					continue
 				}
+				if slices.Contains(c.View(a.ID).Peers, b.ID) != slices.Contains(c.View(b.ID).Peers, a.ID) {
+					t.Fatalf("only one of %s and %s sees the other\n%s", a.Name, b.Name, d.text(t))
+				}
 				for _, dst := range b.Addrs {
 					r, ok := c.Check(a.ID, dst, 22, protoTCP)
 					if ok && (!has(a.ID, r.Path) || !has(b.ID, r.Path) || !slices.Contains(c.View(a.ID).Peers, b.ID)) {

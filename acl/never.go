@@ -388,7 +388,7 @@ func (p *Policy) isNamed(s selector, x actor, keep bool) bool {
 	case selTagged:
 		return len(x.node.Tags) > 0
 	case selMember:
-		return len(x.node.Tags) == 0
+		return len(x.node.Tags) == 0 && x.node.User != ""
 	}
 	return x.node.User != "" && (keep || len(x.node.Tags) == 0) && p.isUser(s, x.node.User, x.roles)
 }

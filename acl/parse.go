@@ -132,7 +132,7 @@ func (p *parser) groups(v value) {
 			switch {
 			case strings.HasPrefix(s, "group:"):
 				p.fail(off, ClassRecursiveGroup, "list its members instead", "%q is in %q: a group may not hold a group", s, name)
-			case !strings.Contains(s, "@") || strings.ContainsAny(s, " \t\r\n*&|<>\"") || strings.HasPrefix(s, "!"):
+			case !strings.Contains(s, "@") || strings.ContainsAny(s, " \t\r\n*&|<>\"") || !p.opt.Compat && (strings.HasPrefix(s, "!") || strings.Contains(s, ":")):
 				p.fail(off, ClassBadSelector, "a member is a login such as alice@example.com", "%q in %q is not a login", s, name)
 			case !slices.Contains(members, s):
 				members = append(members, s)

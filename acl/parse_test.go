@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
@@ -77,6 +78,22 @@ func TestLimits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Errors that went over an admin's socket render as they did before.
+func TestErrorsAsJSON(t *testing.T) {
+	_, err := Parse("acl.hujson", []byte("{\n\t\"acls\": [{\"action\": \"allow\"}],\n}"), Options{})
+	b, jerr := json.Marshal(Of(err))
+	if jerr != nil {
+		t.Fatal(jerr)
+	}
+	var es Errors
+	if err := json.Unmarshal(b, &es); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Of(err).Render(), es.Render()); diff != "" {
+		t.Error(diff)
 	}
 }
 

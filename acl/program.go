@@ -261,7 +261,7 @@ func (c *Program) carriers(via []string, ds []dest) ([]int32, []dest) {
 func (c *Program) addSelf(seq int, base Rule, src []*members, self []dest) {
 	covered := map[string][]int32{}
 	for _, i := range c.w.untag {
-		if u := c.w.nodes[i].User; u != "" && slices.ContainsFunc(src, func(m *members) bool { return m.has(i) }) {
+		if u := c.w.nodes[i].User; slices.ContainsFunc(src, func(m *members) bool { return m.has(i) }) {
 			covered[u] = append(covered[u], i)
 		}
 	}

@@ -163,8 +163,13 @@ func (p *parser) selector(off int, s string, at place) (selector, bool) {
 		return sel, false
 	}
 	if allowed[at]&(1<<sel.kind) != 0 {
-		if sel.kind == selService && !p.opt.Compat {
+		switch {
+		case p.opt.Compat:
+		case sel.kind == selService:
 			p.fail(off, ClassUnsupportedFeature, "give the service's nodes a tag, and name the tag", "Hedge has no services, so %q would be nothing", s)
+			return sel, false
+		case sel.kind == selShared:
+			p.fail(off, ClassUnsupportedFeature, "name the users", "Hedge shares no nodes between meshes, so %q would be nobody", s)
 			return sel, false
 		}
 		return sel, true
@@ -203,7 +208,7 @@ func (p *parser) name(off int, s string) (selector, bool) {
 	case kind == "user" && strings.HasPrefix(rest, "*@"):
 		return p.userDomain(off, s, rest[len("*@"):])
 	case strings.Contains(s, "@"):
-		if strings.ContainsAny(s, " \t\r\n*&|<>\"") {
+		if strings.ContainsAny(s, " \t\r\n*&|<>\"") || !p.opt.Compat && strings.Contains(s, ":") {
 			p.fail(off, ClassBadSelector, "write a login such as alice@example.com, or user:*@example.com for everyone there", "%q is not a login", s)
 			return selector{}, false
 		}

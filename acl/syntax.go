@@ -89,7 +89,7 @@ func (p *parser) word(off int, err error) {
 // error makes an Error of a place.
 func (d *document) error(off int, class, hint, msg string) Error {
 	e := Error{Pos: d.pos(off), Class: class, Msg: msg, Hint: hint}
-	e.Line, e.caret = d.quote(e.Pos.Line, off)
+	e.Line, e.Caret = d.quote(e.Pos.Line, off)
 	return e
 }
 

@@ -68,12 +68,7 @@ func (r *tester) inventFor(s selector) {
 		n.ID = max(n.ID, o.ID)
 	}
 	n.ID++
-	// Addresses of documentation (RFC 5737, RFC 3849), which no mesh uses.
-	k := len(r.fake)
-	n.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(k)}), netip.AddrFrom16([16]byte{0x20, 1, 0x0d, 0xb8, 14: byte(k >> 8), 15: byte(k)})}
-	if k > 255 {
-		n.Addrs = n.Addrs[1:]
-	}
+	n.Addrs = r.freeAddrs()
 	switch s.kind {
 	case selTag:
 		n.Tags = []string{s.text}
@@ -99,6 +94,20 @@ func (r *tester) inventFor(s selector) {
 	}
 	r.inv.Nodes = append(r.inv.Nodes, n)
 	r.w = nil
+}
+
+// freeAddrs are addresses, one of each family, that a new node could be given.
+func (r *tester) freeAddrs() []netip.Addr {
+	out := []netip.Addr{netip.MustParseAddr("100.127.254.1"), netip.MustParseAddr("fd68:6564:6765:ffff::1")}
+	for i := range out {
+		for {
+			if _, taken := r.w.byAddr[out[i]]; !taken {
+				break
+			}
+			out[i] = out[i].Next()
+		}
+	}
+	return out
 }
 
 // knownUser reports whether a login is anybody: a user of the mesh or, in our own reading, one that the file names
