@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -333,6 +332,16 @@ func (w world) addrs() (remote, local netip.Addr) {
 	}
 }
 
+// trial is one policy in both.
+type trial struct {
+	*testing.T
+	w    world
+	o    *oracle
+	f    *Filter
+	now  time.Time
+	seen map[Reason]int
+}
+
 func TestAgainstOracle(t *testing.T) {
 	policies, checks, packets := 2500, 200, 200
 	if testing.Short() {
@@ -340,87 +349,94 @@ func TestAgainstOracle(t *testing.T) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	w := world{rand.New(rand.NewPCG(seed, 1))}
-	seen := map[Reason]int{}
+	w, seen := world{rand.New(rand.NewPCG(seed, 1))}, map[Reason]int{}
 	for range policies {
-		now := t0
-		o := &oracle{c: w.config(), flows: map[oracleFlow]*oracleState{}}
-		f := New(Options{})
-		f.Set(o.c, now)
-		fail := func(what string, got, want Reason) {
-			t.Helper()
-			t.Fatalf("%s: filter says %v, oracle %v\nself %+v\npeers %+v\nrules %+v\nsets %+v", what, got, want, o.c.Self, o.c.Peers, o.c.View.Rules, o.c.View.Sets)
+		r := &trial{t, w, &oracle{c: w.config(), flows: map[oracleFlow]*oracleState{}}, New(Options{}), t0, seen}
+		r.f.Set(r.o.c, r.now)
+		for range checks {
+			r.check()
 		}
-		for range checks { // stateless
-			remote, local := w.addrs()
-			proto, port := pick(w, worldProtos), pick(w, worldPorts)
-			if proto == 1 && !remote.Is4() || proto == 58 && remote.Is4() {
-				proto ^= 1 ^ 58
-			}
-			at := now.Add(time.Duration(w.IntN(400)) * time.Second)
-			src, dst, inbound := remote, local, true
-			if _, isOurs, _, _ := o.owner(remote); isOurs {
-				inbound = false
-			}
-			want, peer := o.rules(src, dst, proto, port, inbound, at)
-			v := f.Check(netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, port), proto, at)
-			seen[want]++
-			if v.Reason != want || v.Peer != peer || v.Allow != (want == ByRule) || (v.Rule != nil) != (want == ByRule || want == DenyRule || want == RuleExpired) {
-				fail(src.String()+" > "+dst.String(), v.Reason, want)
-			}
-		}
-		for i := range packets { // with state
+		for i := range packets {
 			if i%25 == 24 {
-				c := w.config()
-				if w.IntN(2) == 0 {
-					c = o.c // the same again
-				}
-				before := maps.Clone(o.flows)
-				if cuts, want := f.Set(c, now), o.set(c, now); len(cuts) != want {
-					t.Fatalf("Set cut %+v, oracle %d of %v", cuts, want, before)
-				}
+				r.set()
 			}
-			now = now.Add(time.Duration(w.IntN(12)) * time.Second)
-			remote, local := w.addrs()
-			sport, dport, inbound, reply := pick(w, worldPorts), pick(w, worldPorts), w.IntN(2) == 0, false
-			src, dst := local, remote
-			if inbound {
-				src, dst = remote, local
-			}
-			if len(o.flows) > 0 && w.IntN(2) == 0 { // about a flow
-				for k := range o.flows {
-					src, dst, sport, dport, inbound = k.src, k.dst, k.sport, k.dport, k.openedByRemote
-					if w.IntN(2) == 0 {
-						src, dst, sport, dport, inbound, reply = dst, src, dport, sport, !inbound, true
-					}
-					break
-				}
-			}
-			var pkt []byte
-			proto := uint8(17)
-			if w.IntN(3) == 0 {
-				proto, dport = 1, sport
-				pkt = ping(src.String(), dst.String(), sport)
-				if !src.Is4() {
-					proto = 58
-				}
-				if reply {
-					pkt = pong(src.String(), dst.String(), sport)
-				}
-			} else {
-				pkt, reply = ip(src.String(), dst.String(), udp(sport, dport, 4)), false
-			}
-			want := o.packet(src, dst, proto, sport, dport, reply, inbound, now)
-			judge := f.Out
-			if inbound {
-				judge = f.In
-			}
-			got := judge(pkt, now)
-			seen[want]++
-			if got.Reason != want {
-				fail(src.String()+" > "+dst.String(), got.Reason, want)
-			}
+			r.packet()
 		}
 	}
 	t.Log(seen)
+}
+
+func (r *trial) compare(src, dst netip.Addr, got, want Reason) {
+	r.Helper()
+	r.seen[want]++
+	if got != want {
+		r.Fatalf("%v > %v: filter says %v, oracle %v\nself %+v\npeers %+v\nrules %+v\nsets %+v", src, dst, got, want,
+			r.o.c.Self, r.o.c.Peers, r.o.c.View.Rules, r.o.c.View.Sets)
+	}
+}
+
+// check asks both whether a flow might begin, at some time.
+func (r *trial) check() {
+	src, dst := r.w.addrs()
+	proto, port := pick(r.w, worldProtos), pick(r.w, worldPorts)
+	if proto == 1 && !src.Is4() || proto == 58 && src.Is4() {
+		proto ^= 1 ^ 58
+	}
+	at := r.now.Add(time.Duration(r.w.IntN(400)) * time.Second)
+	_, outbound, _, _ := r.o.owner(src)
+	want, peer := r.o.rules(src, dst, proto, port, !outbound, at)
+	v := r.f.Check(netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, port), proto, at)
+	r.compare(src, dst, v.Reason, want)
+	named := want == ByRule || want == DenyRule || want == RuleExpired
+	if v.Peer != peer || v.Allow != (want == ByRule) || (v.Rule != nil) != named {
+		r.Fatalf("%v > %v: %+v, want peer %d", src, dst, v, peer)
+	}
+}
+
+// set changes the policy under the flows, or not.
+func (r *trial) set() {
+	c := r.o.c
+	if r.w.IntN(2) == 0 {
+		c = r.w.config()
+	}
+	if cuts, want := r.f.Set(c, r.now), r.o.set(c, r.now); len(cuts) != want {
+		r.Fatalf("Set cut %+v, oracle %d", cuts, want)
+	}
+}
+
+// packet sends both a UDP or echo packet, a little later, often of a flow there is.
+func (r *trial) packet() {
+	r.now = r.now.Add(time.Duration(r.w.IntN(12)) * time.Second)
+	dst, src := r.w.addrs()
+	sport, dport, inbound, reply := pick(r.w, worldPorts), pick(r.w, worldPorts), r.w.IntN(2) == 0, false
+	if inbound {
+		src, dst = dst, src
+	}
+	if len(r.o.flows) > 0 && r.w.IntN(2) == 0 {
+		for k := range r.o.flows {
+			src, dst, sport, dport, inbound = k.src, k.dst, k.sport, k.dport, k.openedByRemote
+			if r.w.IntN(2) == 0 {
+				src, dst, sport, dport, inbound, reply = dst, src, dport, sport, !inbound, true
+			}
+			break
+		}
+	}
+	pkt, proto := ip(src.String(), dst.String(), udp(sport, dport, 4)), uint8(17)
+	switch {
+	case r.w.IntN(3) > 0:
+		reply = false
+	case reply:
+		pkt = pong(src.String(), dst.String(), sport)
+	default:
+		pkt = ping(src.String(), dst.String(), sport)
+	}
+	if _, _, proto, _ = Tuple(pkt); proto != 17 {
+		dport = sport
+	}
+	want := r.o.packet(src, dst, proto, sport, dport, reply, inbound, r.now)
+	judge := r.f.Out
+	if inbound {
+		judge = r.f.In
+	}
+	r.compare(src, dst, judge(pkt, r.now).Reason, want)
 }

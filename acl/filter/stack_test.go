@@ -87,6 +87,36 @@ func (h *host) carry(ctx context.Context, to *host, loss, reorder int) {
 	}
 }
 
+// exchange connects a to b and sends data both ways at once; it returns the hashes of what arrived.
+func exchange(t *testing.T, ctx context.Context, wg *sync.WaitGroup, a, b *host, data []byte) (client, server net.Conn, sums [2][32]byte) {
+	at := tcpip.FullAddress{NIC: 1, Addr: tcpip.AddrFrom4(b.ip.As4()), Port: 80}
+	l, err := gonet.ListenTCP(b.stack, at, ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	pump := func(c net.Conn, sum *[32]byte) {
+		wg.Go(func() { c.Write(data) })
+		h := sha256.New()
+		io.CopyN(h, c, int64(len(data)))
+		h.Sum(sum[:0])
+	}
+	served := make(chan struct{})
+	wg.Go(func() {
+		defer close(served)
+		if c, err := l.Accept(); err == nil {
+			server = c
+			pump(c, &sums[1])
+		}
+	})
+	if client, err = gonet.DialContextTCP(ctx, a.stack, at, ipv4.ProtocolNumber); err != nil {
+		t.Fatal(err)
+	}
+	pump(client, &sums[0])
+	<-served
+	return
+}
+
 // Two real stacks move megabytes both ways over a wire that loses and reorders, and neither filter finds a segment
 // implausible. Then the rule goes: both ends learn of it at once.
 func TestRealTCPThroughFilters(t *testing.T) {
@@ -111,40 +141,14 @@ func TestRealTCPThroughFilters(t *testing.T) {
 				hb.stack.Destroy()
 				wg.Wait()
 			}()
-			at := tcpip.FullAddress{NIC: 1, Addr: tcpip.AddrFrom4(hb.ip.As4()), Port: 80}
-			l, err := gonet.ListenTCP(hb.stack, at, ipv4.ProtocolNumber)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
 			data := make([]byte, wire.size)
 			for i := range data {
 				data[i] = byte(rand.Uint32())
 			}
-			var server net.Conn
-			sums := make(chan [32]byte, 2)
-			pump := func(c net.Conn) {
-				wg.Go(func() { c.Write(data) })
-				h := sha256.New()
-				io.CopyN(h, c, int64(len(data)))
-				sums <- [32]byte(h.Sum(nil))
-			}
-			wg.Go(func() {
-				if c, err := l.Accept(); err == nil {
-					server = c
-					pump(c)
-				}
-			})
-			client, err := gonet.DialContextTCP(ctx, ha.stack, at, ipv4.ProtocolNumber)
-			if err != nil {
-				t.Fatal(err)
-			}
-			pump(client)
+			client, server, sums := exchange(t, ctx, &wg, ha, hb, data)
 			want := sha256.Sum256(data)
-			for range 2 {
-				if <-sums != want {
-					t.Error("the data was changed")
-				}
+			if sums[0] != want || sums[1] != want {
+				t.Error("the data was changed")
 			}
 			for _, h := range []*host{ha, hb} {
 				st := h.filter.Stats()
