@@ -29,7 +29,8 @@ import (
 //	web    hedge up, of tag:web, with services on 127.0.0.1:80 and :8080
 //	db     hedge up, of tag:db, with a service on 127.0.0.1:5432
 type mesh struct {
-	t   *testing.T
+	t   *testing.T   // the part that is running
+	end func(func()) // Cleanup of the whole test, which servers live as long as
 	lab *lab.Lab
 	bin string // the built binary
 	dir string // a folder per host, and the policy
@@ -72,7 +73,7 @@ func newMesh(t *testing.T, policy string) *mesh {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("needs curl")
 	}
-	m := &mesh{t: t, lab: lab.New(t), bin: build(t)}
+	m := &mesh{t: t, end: t.Cleanup, lab: lab.New(t), bin: build(t)}
 	dir, err := os.MkdirTemp("", "hedge-mesh") // short: a socket's path has 108 bytes at most
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +178,7 @@ func (m *mesh) start(h *lab.Host, args ...string) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { m.stop(cmd) })
+	m.end(func() { m.stop(cmd) })
 	return cmd
 }
 
