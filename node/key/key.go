@@ -5,7 +5,7 @@
 //	Control   Ed25519  coordinator state   a coordinator; its public half is the pin in a join string
 //	Relay     Ed25519  relay state         a relay; its public half is the pin in the relay list
 //	Node      X25519   state, rotates      a node, to its peers: the WireGuard key
-//	Disco     X25519   memory, a process   a node's path probes
+//	Disco     X25519   state               a node's path probes
 //
 // A kind is a phantom type parameter: passing or converting one kind where another is meant does not
 // compile. Private keys do not compare, print, or marshal; they leave the process only through
@@ -193,6 +193,7 @@ func ParseMachinePrivate(s string) (MachinePrivate, error) { return parsePrivate
 func ParseControlPrivate(s string) (ControlPrivate, error) { return parsePrivate[control](s) }
 func ParseRelayPrivate(s string) (RelayPrivate, error)     { return parsePrivate[relay](s) }
 func ParseNodePrivate(s string) (NodePrivate, error)       { return parsePrivate[node](s) }
+func ParseDiscoPrivate(s string) (DiscoPrivate, error)     { return parsePrivate[disco](s) }
 
 // NewNode makes a WireGuard private key, clamped as RFC 7748 section 5 says.
 func NewNode() NodePrivate { return clamp(random[node]()) }
