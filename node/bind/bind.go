@@ -68,6 +68,9 @@ func New(cfg Config) (*Bind, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string, ...any) {}
 	}
+	if cfg.Stale == nil {
+		cfg.Stale = func(key.NodePublic) {}
+	}
 	if cfg.Interfaces == nil {
 		cfg.Interfaces = systemAddrs
 	}

@@ -24,6 +24,7 @@ type Config struct {
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
 	Changed   func(PathChange)                 // a peer's path changed
+	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
 	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log
 
 	// Seams; nil for the real thing.

@@ -136,6 +136,39 @@ func TestAttribute(t *testing.T) {
 	})
 }
 
+// Data of a session we never gave means that the peer has not noticed our restart. It is told of once in a while,
+// whichever way the data comes, and never on the word of a stranger.
+func TestStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.shake()
+		p.talk(time.Second)
+		var told []key.NodePublic
+		p.a.Bind.cfg.Stale = func(k key.NodePublic) { told = append(told, k) }
+		b := p.b.cfg.Node
+		home, away := netip.AddrPortFrom(hostB, p.b.Port()), netip.MustParseAddrPort("203.0.113.66:6")
+		for _, tt := range []struct {
+			name string
+			f    func()
+			told int
+		}{
+			{"data of its session", func() { p.a.fromRelay(1, b, [][]byte{wg(transport, 1, 0, 0)}) }, 0},
+			{"an answer to nothing", func() { p.a.fromRelay(1, b, [][]byte{wg(response, 9, 77, 0)}) }, 0},
+			{"data of no session, from anywhere", func() { p.a.sort(wg(transport, 77, 0, 0), away, p.a.now(), &lookup{}) }, 0},
+			{"data of no session, by relay", func() { p.a.fromRelay(1, b, [][]byte{wg(transport, 77, 0, 0)}) }, 1},
+			{"and again", func() { p.a.fromRelay(1, b, [][]byte{wg(transport, 77, 0, 0)}) }, 1},
+			{"and by UDP, later", func() {
+				time.Sleep(staleEvery)
+				p.a.sort(wg(transport, 78, 0, 0), home, p.a.now(), &lookup{})
+			}, 2},
+		} {
+			if tt.f(); len(told) != tt.told || len(told) > 0 && told[0] != b {
+				t.Errorf("%s: told %d times, want %d", tt.name, len(told), tt.told)
+			}
+		}
+	})
+}
+
 // What goes to a stranger: answers to a handshake, and never data.
 func TestStranger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

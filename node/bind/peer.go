@@ -27,6 +27,7 @@ type peer struct {
 	any     atomic.Int64 // heard by any route
 	session atomic.Int64 // last answer to a handshake, or data
 	strayed atomic.Int64
+	staled  atomic.Int64 // when Stale was last called
 	up      atomic.Bool // the loop ticks it
 	gone    atomic.Bool // removed, or replaced by another
 }

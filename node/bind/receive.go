@@ -3,6 +3,7 @@ package bind
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/pion/stun/v3"
 	"golang.zx2c4.com/wireguard/conn"
@@ -108,10 +109,13 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	i := binary.LittleEndian.Uint32(pkt[at:])
 	if last.peer == nil || last.from != from || last.index != i || last.peer.gone.Load() || !last.known {
 		p, ok := b.book.index(i)
+		owner := b.book.addr(from)
 		if !ok {
+			if t == transport && owner != nil {
+				b.stale(owner, now)
+			}
 			return nil // we never gave anybody that index
 		}
-		owner := b.book.addr(from)
 		if p == nil {
 			if owner == nil {
 				return &stranger{from}
@@ -152,9 +156,27 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 			if t != initiation {
 				p.session.Store(b.now())
 			}
+			if t == transport {
+				if _, ok := b.book.index(binary.LittleEndian.Uint32(pkt[4:])); !ok {
+					b.stale(p, b.now())
+				}
+			}
 			b.ring.push(pkt, p.ep)
 		} else if d, ok := path.Sender(pkt); ok {
 			b.disco(pkt, d, netip.AddrPort{}, relay, p)
 		}
 	}
 }
+
+// stale tells of a peer that sends data of a session we never gave it: it had one with us before we started, and
+// WireGuard would let it try for 15 s more. A handshake of ours is what it needs. Anybody may claim to be the peer;
+// all that this brings about is one handshake message in staleEvery.
+func (b *Bind) stale(p *peer, now int64) {
+	last := p.staled.Load()
+	if last != 0 && now-last < int64(staleEvery) || !p.staled.CompareAndSwap(last, now) {
+		return
+	}
+	b.cfg.Stale(p.key)
+}
+
+const staleEvery = 5 * time.Second // WireGuard's own RekeyTimeout
