@@ -28,7 +28,7 @@ type Change struct {
 // changed inventory. Nodes that neither program tells apart are shown once. A node that is in one inventory only
 // can do nothing in the other. Ping, which follows other rules, is listed only where a rule is about ICMP.
 func Diff(before, after *Program, limit int) []Change {
-	d := &differ{a: before, b: after, limit: limit, seen: map[string]bool{}, class: map[string]NodeID{}, of: map[NodeID]NodeID{}}
+	d := &differ{a: before, b: after, limit: limit, seen: map[string]bool{}, class: map[string]NodeID{}, of: map[NodeID]NodeID{}, next: map[NodeID]NodeID{}}
 	d.classify()
 	for _, side := range []struct{ from, other *Program }{{after, before}, {before, after}} {
 		for _, r := range side.from.changed(side.other) {
@@ -48,6 +48,9 @@ type differ struct {
 	seen  map[string]bool
 	class map[string]NodeID
 	of    map[NodeID]NodeID // the first node that neither program tells from this one
+	next  map[NodeID]NodeID // the second node of the class of a first
+	// rules are those of the source at hand, in both programs.
+	rules [2][]*compiled
 }
 
 // classify joins the classes of both programs.
@@ -59,8 +62,10 @@ func (d *differ) classify() {
 				continue
 			}
 			key := fmt.Sprint(classIn(d.a, id), classIn(d.b, id))
-			if _, ok := d.class[key]; !ok {
+			if first, ok := d.class[key]; !ok {
 				d.class[key] = id
+			} else if _, ok := d.next[first]; !ok {
+				d.next[first] = id
 			}
 			d.of[id] = d.class[key]
 		}
@@ -113,14 +118,26 @@ func (d *differ) rule(from *Program, r *compiled) {
 	}
 	srcs := d.nodesOf(from, r.src)
 	for t, m := range r.dst {
-		addrs := []netip.Addr{}
-		for _, id := range d.nodesOf(from, []*members{m}) {
-			addrs = append(addrs, from.w.nodes[from.w.byID[id]].Addrs...)
-		}
-		for _, p := range m.set.Prefixes {
-			addrs = append(addrs, p.Addr())
-		}
+		dsts := d.nodesOf(from, []*members{m})
 		for _, src := range srcs {
+			for i, c := range []*Program{d.a, d.b} {
+				d.rules[i] = nil
+				if at, ok := c.w.byID[src]; ok {
+					d.rules[i] = c.relevant(at)
+				}
+			}
+			var addrs []netip.Addr
+			for _, id := range dsts {
+				if id == src { // another of the same class, if there is one
+					id = d.next[id]
+				}
+				if i, ok := from.w.byID[id]; ok {
+					addrs = append(addrs, from.w.nodes[i].Addrs...)
+				}
+			}
+			for _, p := range m.set.Prefixes {
+				addrs = append(addrs, p.Addr())
+			}
 			for _, addr := range addrs {
 				for _, proto := range protos {
 					for _, ports := range r.Dst[t].Ports {
@@ -162,13 +179,8 @@ func (d *differ) flows(src NodeID, addr netip.Addr, proto uint8, ports PortRange
 	if !hasPorts(proto) {
 		cuts = []int{0, 65536}
 	}
-	sides := [2]*Program{d.a, d.b}
-	var rules [2][]*compiled
-	for i, c := range sides {
-		if at, ok := c.w.byID[src]; ok {
-			rules[i] = c.relevant(at)
-		}
-		for _, r := range rules[i] {
+	for _, rules := range d.rules {
+		for _, r := range rules {
 			for _, t := range r.Dst {
 				for _, p := range t.Ports {
 					for _, x := range []int{int(p.First), int(p.Last) + 1} {
@@ -185,9 +197,9 @@ func (d *differ) flows(src NodeID, addr netip.Addr, proto uint8, ports PortRange
 	for n := 0; n+1 < len(cuts); n++ {
 		var rule [2]*Rule
 		var ok [2]bool
-		for i, c := range sides {
+		for i, c := range []*Program{d.a, d.b} {
 			if at, in := c.w.byID[src]; in {
-				rule[i], ok[i] = c.judge(rules[i], at, addr, uint16(cuts[n]), proto)
+				rule[i], ok[i] = c.judge(d.rules[i], at, addr, uint16(cuts[n]), proto)
 			}
 		}
 		if ok[0] != ok[1] {
