@@ -115,7 +115,7 @@ func writeAdmin(w http.ResponseWriter, out any, err error) {
 // ServeAdmin serves the admin API on l to the user this process runs as, and to root, until l or the Server is closed.
 func (s *Server) ServeAdmin(l net.Listener) error {
 	if !s.enter() {
-		return net.ErrClosed
+		return l.Close()
 	}
 	defer s.exit()
 	h := &http.Server{

@@ -186,7 +186,9 @@ func TestRotate(t *testing.T) {
 	expires := a.self().Expires
 	a.close()
 	a.hello.Node = key.ExchangePublic(key.NewNode())
+	before := a.count()
 	a.connect()
+	a.until("an answer", func() bool { return len(a.got) > before })
 	b.until("the new key", func() bool { p, _ := b.m.Peer(a.id()); return p.Key == a.hello.Node })
 	if !r.kicked.has(old) {
 		t.Error("the relay still serves the old key")
@@ -421,7 +423,7 @@ func TestRNoSecretInLog(t *testing.T) {
 	r.stop()
 	log := r.log.String()
 	r.start(nil) // for the cleanup to stop
-	for where, s := range map[string]string{"the log": log, "the list of keys": fmt.Sprintf("%+v", keys), "the store": fmt.Sprintf("%s", records(snap.Records))} {
+	for where, s := range map[string]string{"the log": log, "the list of keys": fmt.Sprintf("%+v", keys), "the store": string(records(snap.Records))} {
 		for _, x := range []string{secret, strings.TrimPrefix(controlKey.Secret(), "control-private:"), strings.TrimPrefix(a.machine.Secret(), "machine-private:")} {
 			if strings.Contains(s, x) {
 				t.Errorf("%s has a secret", where)

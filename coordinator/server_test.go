@@ -324,6 +324,7 @@ func TestEphemeral(t *testing.T) {
 	a.sees("job")
 	r.tick(time.Now().Add(time.Hour))
 	a.sees("job") // it is there
+	a.until("the job's presence", func() bool { return a.m.Presence[e.id()].Online })
 	e.close()
 	a.until("the job's absence", func() bool { return !a.m.Presence[e.id()].Online })
 	r.tick(time.Now())
