@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -41,7 +42,16 @@ func admin[T any](ctx context.Context, a *app, f func(context.Context, *coordina
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return f(ctx, coordinator.NewAdminClient(d.adminSocket()))
+	v, err := f(ctx, coordinator.NewAdminClient(d.adminSocket()))
+	if err == nil {
+		return v, nil
+	}
+	if _, refused := errors.AsType[*coordinator.AdminError](err); !refused {
+		if _, running := holder(d.lock("coordinator")); !running {
+			return none, &fault{exitNotConnected, errors.New("no coordinator is running here"), "start it with hedge init, or hedge coordinator; if it keeps its state elsewhere, say where with --state-dir DIR"}
+		}
+	}
+	return none, err
 }
 
 func (a *app) adminStatusCmd() *cobra.Command {

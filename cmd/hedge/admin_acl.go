@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -51,9 +52,15 @@ puts it in force. FILE may be - for standard input. One with errors changes noth
 			if err != nil {
 				return err
 			}
+			if _, err := checkACL(displayName(args[0]), src, nil); err != nil {
+				return err // here it is named as it was given
+			}
 			info, err := admin(cmd.Context(), a, func(ctx context.Context, c *coordinator.AdminClient) (*coordinator.ACLInfo, error) {
 				return c.SetACL(ctx, src)
 			})
+			if e, ok := errors.AsType[*coordinator.AdminError](err); ok && e.Check != nil {
+				return &policyError{e.Check, e.Msg}
+			}
 			if err != nil {
 				return err
 			}
@@ -73,6 +80,9 @@ for standard input. It exits with 1 if there is any error.`,
 			if err != nil {
 				return err
 			}
+			if _, err := checkACL(displayName(args[0]), src, nil); err != nil {
+				return err
+			}
 			check, err := admin(cmd.Context(), a, func(ctx context.Context, c *coordinator.AdminClient) (*coordinator.ACLCheck, error) {
 				return c.CheckACL(ctx, src)
 			})
@@ -80,12 +90,20 @@ for standard input. It exits with 1 if there is any error.`,
 				return err
 			}
 			if !check.OK {
-				return &fault{exitFailed, check.Errors, ""}
+				return &policyError{check, "the policy does not stand"}
 			}
 			return a.print(check, func(w io.Writer) { fmt.Fprintf(w, "%s: no errors\n", displayName(args[0])) })
 		},
 	}
 }
+
+// policyError is a coordinator's refusal of a policy. Its errors are shown as the coordinator rendered them.
+type policyError struct {
+	check *coordinator.ACLCheck
+	msg   string
+}
+
+func (e *policyError) Error() string { return e.msg }
 
 func showACLInfo(w io.Writer, i *coordinator.ACLInfo) {
 	if i.Hash == "" {

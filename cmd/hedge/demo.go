@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -93,6 +94,9 @@ type demo struct {
 	admin *coordinator.AdminClient
 	nodes []*node.Node // as demoNodes
 
+	edits *fsnotify.Watcher // of the ACL file; nil for --once
+	seen  []byte            // its digest, as it was last read
+
 	mu  sync.Mutex // guards web
 	web []*http.Server
 	wg  sync.WaitGroup
@@ -148,6 +152,11 @@ func (d *demo) start(ctx context.Context, f demoFlags, log zerolog.Logger) (err 
 		if src, err := os.ReadFile(dd.acl); err != nil {
 			return failed(fmt.Errorf("cannot read the ACL file %s: %w", dd.acl, reason(err)), "")
 		} else if _, err := checkACL(dd.acl, src, nil); err != nil {
+			return err
+		}
+	}
+	if !f.once {
+		if err := d.watch(dd.acl); err != nil {
 			return err
 		}
 	}
@@ -246,6 +255,9 @@ func (d *demo) settled(ctx context.Context) error {
 
 // close ends everything and removes the temporary folder.
 func (d *demo) close() error {
+	if d.edits != nil {
+		d.edits.Close()
+	}
 	for _, s := range d.web {
 		s.Close()
 	}

@@ -19,17 +19,21 @@ import (
 // saveTime is how long an editor may take to finish saving.
 const saveTime = 30 * time.Millisecond
 
-// follow watches the ACL file until ctx is done: each change of it is enforced, tried and shown.
-func (a *app) follow(ctx context.Context, d *demo, last *matrix) error {
-	w, err := fsnotify.NewWatcher()
-	if err == nil {
-		err = w.Add(filepath.Dir(d.mesh.ACL)) // the folder: editors put another file in the old one's place
+// watch begins to watch the ACL file; it does so before the file is first read, so that no edit is missed.
+func (d *demo) watch(file string) (err error) {
+	d.seen = digest(file)
+	if d.edits, err = fsnotify.NewWatcher(); err == nil {
+		err = d.edits.Add(filepath.Dir(file)) // the folder: editors put another file in the old one's place
 	}
 	if err != nil {
-		return failed(fmt.Errorf("cannot watch %s: %w", d.mesh.ACL, err), "hedge demo --once needs no watch")
+		return failed(fmt.Errorf("cannot watch %s: %w", file, err), "hedge demo --once needs no watch")
 	}
-	defer w.Close()
-	seen := digest(d.mesh.ACL)
+	return nil
+}
+
+// follow waits for edits of the ACL file until ctx is done: each is enforced, tried and shown.
+func (a *app) follow(ctx context.Context, d *demo, last *matrix) error {
+	w := d.edits
 	var saved <-chan time.Time
 	for {
 		select {
@@ -49,10 +53,10 @@ func (a *app) follow(ctx context.Context, d *demo, last *matrix) error {
 		case <-saved:
 			saved = nil
 			now := digest(d.mesh.ACL)
-			if bytes.Equal(now, seen) {
+			if bytes.Equal(now, d.seen) {
 				continue
 			}
-			seen, d.begin = now, time.Now()
+			d.seen, d.begin = now, time.Now()
 			m, err := a.apply(ctx, d, last)
 			if err != nil {
 				return err

@@ -108,11 +108,15 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 		next = fmt.Sprintf("%s --help shows how it is used", cmd.CommandPath())
 	}
 	f := failure{strings.TrimSpace(err.Error()), next, code, acl.Of(err)}
+	rendered := f.Errors.Render()
+	if p, ok := errors.AsType[*policyError](err); ok {
+		f.Errors, rendered = p.check.Errors, p.check.Rendered
+	}
 	if a.json || a.notify {
 		json.NewEncoder(a.stdout).Encode(f)
 	}
-	if len(f.Errors) > 0 {
-		fmt.Fprintln(a.stderr, strings.TrimRight(f.Errors.Render(), "\n"))
+	if rendered != "" {
+		fmt.Fprintln(a.stderr, strings.TrimRight(rendered, "\n"))
 	} else {
 		fmt.Fprintf(a.stderr, "hedge: %s\n", f.Error)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 //	envfile VAR FILE      sets VAR to what FILE holds
 //	daemon VAR hedge …    starts hedge, sets VAR to the line it prints when it is ready, and stops it at the end
 //	await N hedge …       runs hedge until its exit code is N
+//	awaitout RE hedge …   runs hedge until it prints what matches RE
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -43,7 +45,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "freeport": freeport, "occupy": occupy, "web": web, "field": field, "fetch": fetch,
-			"envfile": envfile, "daemon": daemon, "await": awaitCode,
+			"envfile": envfile, "daemon": daemon, "await": awaitCode, "awaitout": awaitOut,
 		},
 		Condition: func(c string) (bool, error) {
 			if c == "root" {
@@ -113,12 +115,24 @@ func exitCode(ts *testscript.TestScript, args []string) int {
 func awaitCode(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
-		if exitCode(ts, args[1:]) == want {
-			return
+	poll(ts, func() bool { return exitCode(ts, args[1:]) == want })
+}
+
+func awaitOut(ts *testscript.TestScript, neg bool, args []string) {
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	poll(ts, func() bool { return exitCode(ts, args[1:]) == 0 && re.MatchString(ts.ReadFile("stdout")) })
+}
+
+// poll asks again and again: what a command shows is a matter of other processes.
+func poll(ts *testscript.TestScript, done func() bool) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(15 * time.Second); !done(); <-tick.C {
+		if time.Now().After(end) {
+			ts.Fatalf("it never came")
 		}
 	}
-	ts.Fatalf("the exit code was never %d", want)
 }
 
 func envfile(ts *testscript.TestScript, neg bool, args []string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,9 @@ func (a *app) up(ctx context.Context, f nodeFlags, join string, foreground bool)
 		}
 		r.Took = node.Seconds(time.Since(begin))
 	}
+	if r.Status, err = someone(ctx, local, r.Status); err != nil {
+		return err
+	}
 	r.Ping = a.firstPing(ctx, r.Peers)
 	return a.print(r, func(w io.Writer) { showUp(w, r) })
 }
@@ -116,6 +120,28 @@ func sameMesh(s node.Status, join string) error {
 			"leave that one first with hedge logout, or run a second node with --state-dir DIR")
 	}
 	return nil
+}
+
+// someone is the status once a peer is online: the coordinator says so just after a node has come up.
+func someone(ctx context.Context, c *node.LocalClient, s node.Status) (node.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	for len(s.Peers) > 0 && s.Control.Connected && !slices.ContainsFunc(s.Peers, func(p node.Peer) bool { return p.Online }) {
+		select {
+		case <-ctx.Done():
+			return s, nil
+		case <-time.After(10 * time.Millisecond):
+		}
+		next, err := c.Status(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return s, nil
+			}
+			return s, err
+		}
+		s = next
+	}
+	return s, nil
 }
 
 // firstPing measures the way to a peer that should answer. No answer is no error: the peer may be just going.
