@@ -259,6 +259,24 @@ func TestRevocationCutsFlows(t *testing.T) {
 	}
 }
 
+// After reordering, an RST is placed where the end has acknowledged to, past holes that were filled since.
+func TestCutAfterReordering(t *testing.T) {
+	f := newMesh(t)
+	play(t, f, append(slices.Clone(handshake), step{"< A 1005 5000 later", ByFlow}, step{"> A 5000 1000", ByFlow}), t0)
+	if cuts := f.Set(nil, t0); len(cuts) == 1 {
+		checkRST(t, cuts[0].ToSelf, a4, v4, 5000, 22, 1000, 5000) // the hole is still open
+	}
+	f = newMesh(t)
+	play(t, f, append(slices.Clone(handshake), step{"< A 1005 5000 later", ByFlow}, step{"< A 1000 5000 first", ByFlow},
+		step{"> A 5000 1010", ByFlow}), t0)
+	cuts := f.Set(nil, t0)
+	if len(cuts) != 1 {
+		t.Fatal(cuts)
+	}
+	checkRST(t, cuts[0].ToSelf, a4, v4, 5000, 22, 1010, 5000)
+	checkRST(t, cuts[0].ToPeer, v4, a4, 22, 5000, 5000, 1010)
+}
+
 func checkRST(t *testing.T, b []byte, src, dst string, sport, dport uint16, seq, ack uint32) {
 	t.Helper()
 	var p packet
