@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -200,15 +201,18 @@ func writeStarter(d dirs, login string) error {
 // admit makes the user, this machine's node, and the line for the next machine.
 func (a *app) admit(ctx context.Context, d dirs, s settings, st starter, r *initReport) error {
 	c := coordinator.NewAdminClient(d.adminSocket())
-	if _, err := c.CreateUser(ctx, coordinator.CreateUserRequest{Login: s.User}); err != nil {
-		if e, ok := errors.AsType[*coordinator.AdminError](err); !ok || e.Class != "exists" {
+	users, err := c.Users(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(users, func(u coordinator.UserInfo) bool { return u.Login == s.User }) {
+		if _, err := c.CreateUser(ctx, coordinator.CreateUserRequest{Login: s.User}); err != nil {
 			return err
 		}
 	}
 	newLine := func() (*coordinator.CreatedKey, error) {
 		return c.CreateKey(ctx, coordinator.CreateKeyRequest{User: s.User, TTL: lineTTL})
 	}
-	var err error
 	if r.Node, err = st.node(""); err != nil {
 		if code, _ := classify(err); code != exitNotConnected {
 			return err

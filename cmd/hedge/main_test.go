@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	envfile VAR FILE      sets VAR to what FILE holds
 //	daemon VAR hedge …    starts hedge, sets VAR to the line it prints when it is ready, and stops it at the end
 //	await N hedge …       runs hedge until its exit code is N
+//	awaitlog RE FILE      waits until FILE has what matches RE
 //	awaitout RE hedge …   runs hedge until it prints what matches RE
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -45,7 +46,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "freeport": freeport, "occupy": occupy, "web": web, "field": field, "fetch": fetch,
-			"envfile": envfile, "daemon": daemon, "await": awaitCode, "awaitout": awaitOut,
+			"envfile": envfile, "daemon": daemon, "await": awaitCode, "awaitout": awaitOut, "awaitlog": awaitLog,
 		},
 		Condition: func(c string) (bool, error) {
 			if c == "root" {
@@ -124,6 +125,12 @@ func awaitOut(ts *testscript.TestScript, neg bool, args []string) {
 	poll(ts, func() bool { return exitCode(ts, args[1:]) == 0 && re.MatchString(ts.ReadFile("stdout")) })
 }
 
+func awaitLog(ts *testscript.TestScript, neg bool, args []string) {
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	poll(ts, func() bool { return re.MatchString(ts.ReadFile(args[1])) })
+}
+
 // poll asks again and again: what a command shows is a matter of other processes.
 func poll(ts *testscript.TestScript, done func() bool) {
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -144,7 +151,7 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.Getenv("WORK")
-	for _, v := range []string{"HOME", "HEDGE_STATE_DIR", "HEDGE_PROXY", "PATH"} {
+	for _, v := range []string{"HOME", "HEDGE_STATE_DIR", "HEDGE_PROXY", "HEDGE_JOIN", "PATH"} {
 		cmd.Env = append(cmd.Env, v+"="+ts.Getenv(v))
 	}
 	log, err := os.Create(filepath.Join(ts.Getenv("D"), filepath.Base(args[1])+"-"+args[2]+".log"))
