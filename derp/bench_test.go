@@ -95,7 +95,6 @@ func BenchmarkRelay(b *testing.B) {
 func benchRelay(b *testing.B, kind string, pairs, batch int) {
 	const size = 1280
 	r, _ := process(b, kind)
-	var wg sync.WaitGroup
 	var got, sent atomic.Int64
 	var senders []*websocket.Conn
 	var msgs [][]byte
@@ -108,9 +107,9 @@ func benchRelay(b *testing.B, kind string, pairs, batch int) {
 			msg = appendPacket(msg, to.pub.Raw(), append(data(""), make([]byte, size-4)...))
 		}
 		msgs = append(msgs, msg)
-		wg.Add(1)
+		done := make(chan struct{})
 		go func() {
-			defer wg.Done()
+			defer close(done)
 			buf := make([]byte, 0, MaxMessage)
 			for {
 				_, rd, err := rx.NextReader()
@@ -124,7 +123,7 @@ func benchRelay(b *testing.B, kind string, pairs, batch int) {
 				got.Add(int64(len(m) / (size + headerLen)))
 			}
 		}()
-		b.Cleanup(func() { rx.NetConn().Close(); wg.Wait() })
+		b.Cleanup(func() { rx.NetConn().Close(); <-done })
 	}
 	b.SetBytes(size)
 	b.ResetTimer()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -247,7 +248,12 @@ func (c *session) forward(msg []byte) *ending {
 		return endFrame
 	}
 	var t tally
-	defer c.s.n.add(&t)
+	defer func() {
+		c.s.n.add(&t)
+		if t.dropped > 0 {
+			runtime.Gosched() // a full queue wants its writer more than it wants us
+		}
+	}()
 	for len(msg) > 0 {
 		p, rest, err := cutPacket(msg)
 		if err != nil {
