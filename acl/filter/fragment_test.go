@@ -74,6 +74,7 @@ func TestFragmentAttacks(t *testing.T) {
 		{"teardrop: inside another", []hit{{first(1480), ByRule}, {piece(1400, 16, false), FragOverlap}, {piece(1480, 100, false), FragOverlap}}},
 		{"overlap by 8 bytes", []hit{{first(1480), ByRule}, {piece(1480, 800, true), ByFragment}, {piece(2272, 80, false), FragOverlap},
 			{piece(2280, 80, false), FragOverlap}}},
+		{"overlap of a later one", []hit{{first(1480), ByRule}, {piece(2960, 80, true), ByFragment}, {piece(2000, 1000, true), FragOverlap}}},
 		{"first again with other ports (RFC 3128)", []hit{{first(1480), ByRule}, {fragOf(a4, v4, protoUDP, 1, 0, true, udp(5000, 53, 4000).body[:1480]), FragOverlap},
 			{piece(1480, 100, false), FragOverlap}}},
 		{"a second offset-0 fragment, denied", []hit{{first(1480), ByRule}, {fragOf(a4, v4, protoUDP, 1, 0, true, udp(5000, 54, 4000).body[:1480]), NoRule}}},
