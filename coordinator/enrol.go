@@ -98,13 +98,21 @@ func (s *state) admit(m mesh, machine key.MachinePublic, h *wire.Hello, now time
 		return s.readmit(m, n, h, now)
 	}
 	if h.Enrol == "" {
-		if g := s.gone[machine]; g != nil {
-			return nil, nil, refuse(wire.RefusedRemoved, "an admin removed this node (%s) on %s: to join again, %s",
-				g.Name, g.When.UTC().Format(time.RFC3339), newJoin)
+		if no := s.removed(machine); no != nil {
+			return nil, nil, no
 		}
 		return nil, nil, refuse(wire.RefusedUnknown, "the coordinator does not know this machine: to join, "+newJoin)
 	}
 	return s.enrol(m, machine, h, now)
+}
+
+// removed says so if an admin removed the machine's node.
+func (s *state) removed(machine key.MachinePublic) *wire.Refused {
+	g := s.gone[machine]
+	if g == nil {
+		return nil
+	}
+	return refuse(wire.RefusedRemoved, "an admin removed this node (%s) on %s: to join again, %s", g.Name, g.When.UTC().Format(time.RFC3339), newJoin)
 }
 
 // readmit takes back a node that is known.

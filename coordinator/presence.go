@@ -1,11 +1,10 @@
 package coordinator
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"net/netip"
 
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/wire"

@@ -286,7 +286,11 @@ func (s *Server) remove(n *node, byAdmin bool) error {
 	if err != nil {
 		return err
 	}
-	s.cutOff(n, refuse(wire.RefusedRemoved, "an admin removed this node: to join again, "+newJoin))
+	why := s.state.Load().removed(n.Machine)
+	if why == nil {
+		why = refuse(wire.RefusedRemoved, "this node has left the mesh: to join again, "+newJoin)
+	}
+	s.cutOff(n, why)
 	s.presence.forget(n.ID)
 	return nil
 }

@@ -155,7 +155,7 @@ func (s *Server) hello(conn *wire.Conn, msg any) (*session, *wire.Refused) {
 	}
 	m := s.mapFor(w, n.ID)
 	if m == nil {
-		return nil, outOf(w, n.ID)
+		return nil, w.outOf(n)
 	}
 	first, err := wire.Missing(h.Revision, h.Have, m)
 	if err != nil {
@@ -179,12 +179,15 @@ func (s *Server) hello(conn *wire.Conn, msg any) (*session, *wire.Refused) {
 	return x, nil
 }
 
-// outOf says why a node is not part of the mesh.
-func outOf(w *world, id acl.NodeID) *wire.Refused {
-	if w.expired[id] {
+// outOf says why a node that was in the mesh is not part of this world.
+func (w *world) outOf(n *node) *wire.Refused {
+	if w.expired[n.ID] {
 		return refuse(wire.RefusedExpired, "this node's key has expired: to keep its name and address, "+newJoin+" and join with it")
 	}
-	return refuse(wire.RefusedRemoved, "this node was removed: to join again, "+newJoin)
+	if no := w.state.removed(n.Machine); no != nil {
+		return no
+	}
+	return refuse(wire.RefusedRemoved, "this node is not part of the mesh any more: to join again, "+newJoin)
 }
 
 // admit makes durable what the Hello means, before anyone is told.
@@ -347,7 +350,7 @@ func (x *session) tellMap() error {
 	w := x.s.world.Load()
 	m := x.s.mapFor(w, x.id)
 	if m == nil {
-		x.end(outOf(w, x.id))
+		x.end(w.outOf(x.node))
 		return nil
 	}
 	d := wire.Diff(sent, m)

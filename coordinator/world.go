@@ -86,7 +86,7 @@ func (s *Server) buildWorld() {
 	}
 	for id := range expired {
 		if n := w.state.nodes[id]; n != nil && (old == nil || !old.expired[id]) {
-			s.cutOff(n, outOf(w, id))
+			s.cutOff(n, w.outOf(n))
 		}
 	}
 	s.told.Store(w.revision)
