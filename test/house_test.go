@@ -70,6 +70,7 @@ var mayImport = map[string][]string{
 	"node":              {"acl", "acl/filter", "coordinator/wire", "derp", "netstack", "node/bind", "node/path", "node/key", "node/proxy"},
 	"cmd/hedge":         {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key", "node/path"},
 	"test":              {},
+	"test/bench":        {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key"},
 	"test/lab":          {},
 }
 

@@ -28,8 +28,8 @@ type peer struct {
 	session atomic.Int64 // last answer to a handshake, or data
 	strayed atomic.Int64
 	staled  atomic.Int64 // when Stale was last called
-	up      atomic.Bool // the loop ticks it
-	gone    atomic.Bool // removed, or replaced by another
+	up      atomic.Bool  // the loop ticks it
+	gone    atomic.Bool  // removed, or replaced by another
 }
 
 // routes is where packets go, swapped whole.
