@@ -85,7 +85,7 @@ func (b *Bind) SetPeers(set []Peer) {
 	for k, p := range old.byNode {
 		if t.byNode[k] != p {
 			p.gone.Store(true)
-			b.book.drop(p)
+			b.book.drop(p, t.byNode[k])
 			b.reset = append(b.reset, k)
 		}
 		if t.byNode[k] == nil {
@@ -172,8 +172,9 @@ func (k *book) push(list []uint32, i uint32, most int) []uint32 {
 	return append(list, i)
 }
 
-// drop forgets a peer's addresses; its sessions pass to its successor, if it has one.
-func (k *book) drop(p *peer) {
+// drop forgets a peer's addresses; its sessions pass to its successor, if it has one (not nil): WireGuard goes on with
+// them, or has just begun one, whatever disco key we are told of.
+func (k *book) drop(p, successor *peer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, a := range k.addrsOf[p] {
@@ -182,7 +183,14 @@ func (k *book) drop(p *peer) {
 		}
 	}
 	for _, i := range k.byPeer[p] {
-		delete(k.indexes, i)
+		if successor != nil {
+			k.indexes[i] = successor
+		} else {
+			delete(k.indexes, i)
+		}
+	}
+	if successor != nil && len(k.byPeer[p]) > 0 {
+		k.byPeer[successor] = k.byPeer[p]
 	}
 	delete(k.addrsOf, p)
 	delete(k.byPeer, p)
