@@ -90,8 +90,8 @@ func newMesh(t *testing.T) *mesh {
 		if m.stop != nil {
 			m.stop()
 		}
-		if t.Failed() {
-			t.Log(tail(m.logs.String(), 12000))
+		if t.Failed() || os.Getenv("HEDGE_LOGS") != "" {
+			t.Log(tail(m.logs.String(), 60000))
 		}
 		m.noSecrets(m.control.Secret(), m.relay.Secret())
 	})
@@ -103,7 +103,7 @@ func newMesh(t *testing.T) *mesh {
 func tail(s string, n int) string {
 	var b strings.Builder
 	for line := range strings.Lines(s) {
-		if !strings.Contains(line, `"level":"trace"`) {
+		if !strings.Contains(line, `"level":"trace"`) || os.Getenv("HEDGE_LOGS") != "" {
 			b.WriteString(line)
 		}
 	}

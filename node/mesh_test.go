@@ -160,7 +160,7 @@ func TestMeshWithoutCoordinator(t *testing.T) {
 	m.stop()
 	until(t, web, "offline", func(s Status) bool { return s.State == StateOffline })
 	if err := say(t, web, "db:5432"); err != nil {
-		t.Errorf("without the coordinator: %v", err)
+		t.Errorf("without the coordinator: %v\nweb %+v\ndb %+v", err, web.Status(), db.Status())
 	}
 	web.Close()
 	begin := time.Now()

@@ -174,6 +174,7 @@ func (n *Node) start(ctx context.Context) error {
 			n.log.Warn().Err(err).Msg("cannot use the map on disk; waiting for the coordinator's")
 		} else {
 			have = true
+			n.greetAll(m)
 		}
 	}
 	rctx, cancel := context.WithCancel(context.Background())
@@ -212,14 +213,14 @@ func (n *Node) await(ctx context.Context) error {
 // build makes the data path, which denies everything until a Map is set.
 func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.machine, n.self = key.PublicOf(id.machine), key.ExchangePublic(id.node)
-	disco := key.NewDisco()
+	disco := key.ExchangePublic(id.disco)
 	name := n.cfg.Name
 	if name == "" {
 		name = hostName()
 	}
 	n.control = &control{
-		id: id, state: n.state, disco: key.ExchangePublic(disco), log: n.log, changed: n.news.tell,
-		hello: newHello(id, name, n.cfg.Version, n.cfg.Ephemeral, key.ExchangePublic(disco)),
+		id: id, state: n.state, disco: disco, log: n.log, changed: n.news.tell,
+		hello: newHello(id, name, n.cfg.Version, n.cfg.Ephemeral, disco),
 		moved: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
 	}
 	var exclude []netip.Prefix
@@ -227,10 +228,11 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		exclude = m.Self.Prefixes
 	}
 	n.bind, err = bind.New(bind.Config{
-		Node: n.self, Disco: disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.OfferLoopback, Exclude: exclude,
+		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.OfferLoopback, Exclude: exclude,
 		Endpoints: func([]netip.AddrPort) { n.control.move() },
 		Home:      func(uint16) { n.control.move() },
 		Changed:   n.pathChanged,
+		Stale:     n.greet,
 		Log:       func(format string, args ...any) { n.log.Debug().Msgf("bind: "+format, args...) },
 	})
 	if err != nil {
@@ -246,7 +248,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
-	n.wg = device.NewDevice(n.tun, n.bind, wgLogger(n.log))
+	n.wg = device.NewDevice(n.tun, newOnceBind(n.bind), wgLogger(n.log))
 	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
 		return fmt.Errorf("set the WireGuard key: %w", err)
 	}
@@ -262,14 +264,38 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	return nil
 }
 
-// wgLogger gives WireGuard's words to our log; they hold no secrets.
+// greetAll makes new sessions at a restart. Peers still have those of the process before, whose keys are gone, and would
+// send into them for a quarter of a minute before WireGuard gives them up.
+func (n *Node) greetAll(m *wire.Map) {
+	greeted := 0
+	for i := range m.Peers {
+		if p := &m.Peers[i]; m.Presence[p.ID].Online && greeted < maxGreet {
+			n.greet(p.Key)
+			greeted++
+		}
+	}
+}
+
+// maxGreet is how many peers are greeted: in a larger mesh most have no session with us, and those that do are
+// greeted when they use it.
+const maxGreet = 64
+
+// greet makes a new session with a peer, if there is none being made.
+func (n *Node) greet(k key.NodePublic) {
+	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
+		_ = p.SendHandshakeInitiation(false) // the bind repeats it
+	}
+}
+
+// wgLogger gives WireGuard's words to our log; they hold no secrets. What it calls errors are packets that could not be
+// sent just now.
 func wgLogger(l zerolog.Logger) *device.Logger {
 	w := &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
 	if l.GetLevel() <= zerolog.TraceLevel {
 		w.Verbosef = func(format string, args ...any) { l.Trace().Msgf("wireguard: "+format, args...) }
 	}
-	if l.GetLevel() <= zerolog.WarnLevel {
-		w.Errorf = func(format string, args ...any) { l.Warn().Msgf("wireguard: "+format, args...) }
+	if l.GetLevel() <= zerolog.DebugLevel {
+		w.Errorf = func(format string, args ...any) { l.Debug().Msgf("wireguard: "+format, args...) }
 	}
 	return w
 }

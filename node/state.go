@@ -21,7 +21,7 @@ import (
 // The files of a state directory.
 //
 //	lock           held (flock) by the process that uses the state; holds its process number
-//	identity.json  machine and node private keys, coordinator URLs and pin
+//	identity.json  machine, node and disco private keys, coordinator URLs and pin
 //	map.cbor       the last Map, with a checksum ([wire.EncodeMap])
 //
 // Each is replaced as a whole (write beside, fsync, rename, fsync the directory), so that a crash leaves the old or the
@@ -48,9 +48,14 @@ type state struct {
 type identity struct {
 	machine key.MachinePrivate
 	node    key.NodePrivate
+	disco   key.DiscoPrivate // kept, so that peers know it after a restart while the coordinator is down
 	urls    []string
 	pin     key.ControlPublic
 	joined  bool // it has had a Map
+}
+
+func newIdentity() identity {
+	return identity{machine: key.NewMachine(), node: key.NewNode(), disco: key.NewDisco()}
 }
 
 // identityJSON is identity as it stands in its file.
@@ -58,6 +63,7 @@ type identityJSON struct {
 	Version int               `json:"version"`
 	Machine string            `json:"machine"`
 	Node    string            `json:"node"`
+	Disco   string            `json:"disco"`
 	URLs    []string          `json:"coordinator_urls"`
 	Pin     key.ControlPublic `json:"coordinator_pin"`
 	Joined  bool              `json:"joined"`
@@ -156,6 +162,9 @@ func (s *state) identity() (id identity, ok bool, err error) {
 	if id.node, err = key.ParseNodePrivate(j.Node); err != nil {
 		return damaged(errors.New("the node key is damaged"))
 	}
+	if id.disco, err = key.ParseDiscoPrivate(j.Disco); err != nil {
+		return damaged(errors.New("the disco key is damaged"))
+	}
 	if j.Pin.IsZero() || len(j.URLs) == 0 {
 		return damaged(errors.New("the coordinator is missing"))
 	}
@@ -174,7 +183,8 @@ func (s *state) member(join wire.Join) (identity, error) {
 	case !ok && !given:
 		return id, ErrNotJoined
 	case !ok:
-		id = identity{machine: key.NewMachine(), node: key.NewNode(), urls: join.URLs, pin: join.Pin}
+		id = newIdentity()
+		id.urls, id.pin = join.URLs, join.Pin
 		return id, s.saveIdentity(id)
 	case !given:
 		return id, nil
@@ -183,7 +193,7 @@ func (s *state) member(join wire.Join) (identity, error) {
 			"this node's is %s); leave the present one first with hedge logout, or choose another --state-dir",
 			join.Pin.Short(), id.pin.Short())}
 	case id.pin != join.Pin:
-		id = identity{machine: key.NewMachine(), node: key.NewNode()} // it never became a member of the other
+		id = newIdentity() // it never became a member of the other
 	case slices.Equal(id.urls, join.URLs):
 		return id, nil
 	}
@@ -194,7 +204,7 @@ func (s *state) member(join wire.Join) (identity, error) {
 // saveIdentity replaces the node's identity.
 func (s *state) saveIdentity(id identity) error {
 	b, err := json.MarshalIndent(identityJSON{
-		Version: identityV1, Machine: id.machine.Secret(), Node: id.node.Secret(),
+		Version: identityV1, Machine: id.machine.Secret(), Node: id.node.Secret(), Disco: id.disco.Secret(),
 		URLs: id.urls, Pin: id.pin, Joined: id.joined,
 	}, "", "  ")
 	if err != nil {
