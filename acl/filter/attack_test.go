@@ -116,6 +116,40 @@ func TestSourceBehindPeer(t *testing.T) {
 	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), ByRule)
 }
 
+// An address of the mesh is a node's or nobody's: no exit, and no route around it or inside it, stands in for a node
+// that this one may not know, in either direction.
+//
+//	V ── to 100.64.0.77, hidden from it ──▶ R, an exit      must not pass as "*"
+//	R ── from 100.64.0.77 ──▶ V                             must not pass as R's
+func TestMeshAddressesNeverMatchThroughRoutes(t *testing.T) {
+	const hidden4, hidden6 = "100.64.0.77", "fd68::77"
+	c := mesh(1, rule(1, acl.Accept, "*", "*", anyPort), rule(2, acl.Accept, "earth", "earth", anyPort))
+	for _, p := range []string{"100.64.0.0/24", "100.0.0.0/8", "fd68::/64", "fd68::/16", "100.64.0.77/32"} {
+		c.Peers[2].Routes = append(c.Peers[2].Routes, netip.MustParsePrefix(p))
+		c.Self.Routes = append(c.Self.Routes, netip.MustParsePrefix(p))
+	}
+	c.Self.Routes = append(c.Self.Routes, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"))
+	f := New(Options{})
+	f.Set(c, t0)
+	for _, ends := range [][3]string{{v4, hidden4, a4}, {v6, hidden6, a6}} {
+		us, hidden, alice := ends[0], ends[1], ends[2]
+		out(t, f, ip(us, hidden, tcp(5000, 443, syn)), DstNotOwned)
+		in(t, f, ip(hidden, us, tcp(5000, 443, syn)), SrcNotOwned)
+		in(t, f, ip(alice, hidden, tcp(5000, 443, syn)), DstNotOwned) // V is an exit too, and no way into the mesh
+		out(t, f, ip(hidden, alice, tcp(5000, 443, syn)), SrcNotOwned)
+		if id, ok := f.Peer(netip.MustParseAddr(hidden)); ok {
+			t.Errorf("%s is of peer %d", hidden, id)
+		}
+		out(t, f, ip(us, alice, tcp(5000, 443, syn)), ByRule)
+		in(t, f, ip(alice, us, tcp(6000, 443, syn)), ByRule)
+	}
+	out(t, f, ip(v4, "8.8.8.8", tcp(5000, 443, syn)), ByRule) // the exit is still one
+	out(t, f, ip(v4, "100.1.2.3", tcp(5000, 443, syn)), ByRule)
+	c.Mesh = nil // none known: then routes are all there is to go by
+	f.Set(c, t0)
+	out(t, f, ip(v4, hidden4, tcp(5000, 443, syn)), ByRule)
+}
+
 // T2.3: every combination of flags, in every state of a connection between A and V on the very same ports.
 func TestTCPFlagsFromUnauthorisedPeer(t *testing.T) {
 	states := map[string][]struct {

@@ -175,21 +175,36 @@ func (k *compiler) indexSets() {
 			}
 		}
 	}
+	k.inherit(prefixes, k.owners(prefixes))
+}
+
+// owners says whose the routes are, and names them among prefixes.
+func (k *compiler) owners(prefixes map[netip.Prefix][]int32) map[netip.Prefix]cover {
 	owners := make(map[netip.Prefix]cover)
-	claim := func(n *acl.Node, enter func(c *cover, k kind)) {
+	enter := func(p netip.Prefix, c cover) {
+		owners[p] = c
+		if _, named := prefixes[p]; !named {
+			prefixes[p] = nil
+		}
+	}
+	var mesh []netip.Prefix
+	for _, p := range k.conf.Mesh {
+		if p = clean(p); p.IsValid() {
+			mesh = append(mesh, p)
+			enter(p, cover{owner: noOwner}) // whatever is routed around it
+		}
+	}
+	claim := func(n *acl.Node, as func(c *cover, k kind)) {
 		for _, p := range n.Routes {
-			if p = clean(p); !p.IsValid() {
+			if p = clean(p); !p.IsValid() || slices.ContainsFunc(mesh, func(m netip.Prefix) bool { return within(p, m) }) {
 				continue
 			}
 			c, claimed := owners[p]
 			if !claimed {
 				c.owner = noOwner
 			}
-			enter(&c, kindOfRoute(p))
-			owners[p] = c
-			if _, named := prefixes[p]; !named {
-				prefixes[p] = nil
-			}
+			as(&c, kindOfRoute(p))
+			enter(p, c)
 		}
 	}
 	for i := range k.conf.Peers {
@@ -200,8 +215,11 @@ func (k *compiler) indexSets() {
 		})
 	}
 	claim(&k.conf.Self, func(c *cover, k kind) { c.here = k })
-	k.inherit(prefixes, owners)
+	return owners
 }
+
+// within reports whether all of p is in m.
+func within(p, m netip.Prefix) bool { return m.Bits() <= p.Bits() && m.Contains(p.Addr()) }
 
 func kindOfRoute(p netip.Prefix) kind {
 	if p.Bits() == 0 {

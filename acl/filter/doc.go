@@ -13,7 +13,8 @@
 //
 // WireGuard has already tied a packet's source address to the key of a peer. So the filter asks whose the address
 // is (the peer's own, or a prefix approved for it) and then judges the peer, not the address. The same packet is
-// judged twice, by the sender on its way out and by the receiver on its way in, and either is enough to stop it.
+// judged twice, by the sender on its way out and by the receiver on its way in, and either is enough to stop it. The
+// mesh's own addresses are each a node's or nobody's: no route or exit covers them.
 //
 // # Rules
 //

@@ -32,6 +32,9 @@ func (f *Filter) Explain(v Verdict, src, dst netip.AddrPort, proto uint8) string
 	case SrcNotOwned:
 		return fmt.Sprintf("denied: source %v belongs to no known peer and is not ours to send from", src.Addr())
 	case DstNotOwned:
+		if v.Peer == 0 {
+			return fmt.Sprintf("denied: destination %v belongs to no peer that this node may know", dst.Addr())
+		}
 		return fmt.Sprintf("denied: destination %v is not at the receiver", dst.Addr())
 	}
 	return fmt.Sprintf("denied: %s to %s on %s: %s", from, to, on, v.Reason.text())

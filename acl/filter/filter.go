@@ -16,7 +16,10 @@ type Config struct {
 	Self acl.Node
 	// Peers are who may be talked to. If two carry the same prefix the first of them owns it; WireGuard's allowed
 	// addresses must say the same.
-	Peers    []acl.Node
+	Peers []acl.Node
+	// Mesh are the prefixes of the mesh's own addresses: each belongs to the node that has it and to nobody else, so
+	// no route or exit covers one. Without them, a node that a deny hides would be reached "through the exit".
+	Mesh     []netip.Prefix
 	View     acl.View
 	Revision uint64
 }

@@ -70,6 +70,7 @@ func mesh(revision uint64, rules ...acl.Rule) *Config {
 			node(idX, "mallory", []string{x4, x6}),
 			node(idR, "router", []string{r4, r6}, "10.3.0.0/16", "0.0.0.0/0", "::/0"),
 		},
+		Mesh: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd68::/48")},
 		View: acl.View{Rules: rules, Sets: map[string]acl.Set{
 			"a": {Nodes: []acl.NodeID{idA}}, "x": {Nodes: []acl.NodeID{idX}}, "r": {Nodes: []acl.NodeID{idR}},
 			"v": {Nodes: []acl.NodeID{idV}}, "*": {Any: true},

@@ -49,6 +49,11 @@ func (o *oracle) owner(a netip.Addr) (peer *acl.Node, isOurs, viaExit, viaRoute 
 			return
 		}
 	}
+	for _, m := range o.c.Mesh {
+		if m.Contains(a) { // and is none of the nodes above
+			return
+		}
+	}
 	longest := -1
 	consider := func(p netip.Prefix) bool {
 		if !p.Contains(a) || p.Bits() < longest {
@@ -242,7 +247,7 @@ type world struct{ *rand.Rand }
 var (
 	worldAddrs = []string{v4, v6, a4, a6, x4, x6, r4, r6, "100.64.0.4", "fd68::4", "10.9.0.1", "10.9.1.1", "10.3.0.1", "10.3.200.7",
 		"10.4.0.1", "8.8.8.8", "192.168.1.1", "2001:db8::1", "fd00:3::1", "127.0.0.1", "169.254.1.1", "fe80::1", "224.0.0.1", "::1"}
-	worldRoutes = []string{"10.3.0.0/16", "10.9.0.0/16", "10.9.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:3::/32", "192.168.1.0/24"}
+	worldRoutes = []string{"10.3.0.0/16", "10.9.0.0/16", "10.9.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:3::/32", "192.168.1.0/24", "100.64.0.0/29", "100.0.0.0/8", "fd68::/64"}
 	worldSets   = []string{"*", "g0", "g1", "g2", "h0", "h1", "h2", "mix", "autogroup:internet", "missing"}
 	worldPorts  = []uint16{0, 1, 22, 53, 80, 443, 65535}
 	worldProtos = []uint8{6, 17, 1, 58, 47, 132, 4}
@@ -269,6 +274,9 @@ func (w world) config() *Config {
 		if w.IntN(5) > 0 {
 			c.Peers = append(c.Peers, peers[i])
 		}
+	}
+	if w.IntN(2) == 0 {
+		c.Mesh = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd68::/32")}
 	}
 	for range w.IntN(3) {
 		c.Self.Routes = append(c.Self.Routes, netip.MustParsePrefix(pick(w, worldRoutes)))
