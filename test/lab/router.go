@@ -1,0 +1,306 @@
+package lab
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+)
+
+// Dependence is on what of the far end a router's mapping or filtering depends (RFC 4787 sections 4.1 and 5).
+type Dependence uint8
+
+const (
+	EndpointIndependent Dependence = iota
+	AddressDependent
+	AddressAndPortDependent
+)
+
+func (d Dependence) String() string {
+	return [...]string{"endpoint-independent", "address-dependent", "address- and port-dependent"}[d]
+}
+
+// of is the part of a far end that counts.
+func (d Dependence) of(a netip.AddrPort) netip.AddrPort {
+	switch d {
+	case EndpointIndependent:
+		return netip.AddrPort{}
+	case AddressDependent:
+		return netip.AddrPortFrom(a.Addr(), 0)
+	}
+	return a
+}
+
+// Ports is how a router chooses the outside port of a mapping (RFC 4787 section 4.2).
+type Ports uint8
+
+const (
+	Preserving Ports = iota // the inside one, unless another machine has it
+	Sequential              // one after the other, for all machines and far ends
+	Random                  // any from 1024 up
+	Block                   // any of 1024 in a row
+)
+
+func (p Ports) String() string { return [...]string{"preserving", "sequential", "random", "block"}[p] }
+
+const blockSize = 1024
+
+// NAT is how a router translates IPv4.
+type NAT struct {
+	Mapping, Filtering Dependence
+	Ports              Ports
+	Hairpin            bool          // its machines reach each other by their outside addresses
+	Trap               bool          // as Linux without a firewall of its own: a packet that nobody asked for spoils its port for the sender
+	Timeout            time.Duration // how long mappings and filters last; 0 for 2 min
+}
+
+// RouterConfig says what a router is. The zero value has a full-cone NAT and no IPv6.
+type RouterConfig struct {
+	NAT      NAT
+	NoIPv4   bool
+	IPv6     bool // with a firewall that lets in what was asked for
+	BlockUDP bool // nothing passes
+	CGN      bool // its inside has shared addresses (RFC 6598), for other routers
+}
+
+// Router stands between a segment and the one above it.
+type Router struct {
+	segment // the inside
+	cfg     RouterConfig
+	outside *segment
+	wire    *wire
+	addr    netip.Addr
+	rng     *rand.Rand
+
+	maps  map[mapKey]*mapping
+	ports map[uint16][]*mapping
+	next  uint16 // sequential
+	low   uint16 // of the block
+	ghost map[flow]time.Time
+	six   map[flow]time.Time
+}
+
+// flow is one machine, or outside port, and one far end.
+type flow struct{ near, far netip.AddrPort }
+
+type mapKey struct {
+	in, far netip.AddrPort
+	spoiled bool
+}
+
+type mapping struct {
+	mapKey
+	port uint16
+	used time.Time
+	sent map[netip.AddrPort]time.Time // far ends, as filtering sees them
+}
+
+// Router adds a router to the core, or inside another router.
+func (s *segment) Router(cfg RouterConfig) *Router {
+	n := s.net
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if cfg.NAT.Timeout == 0 {
+		cfg.NAT.Timeout = 2 * time.Minute
+	}
+	n.hosts++
+	k := byte(n.hosts)
+	r := &Router{cfg: cfg, outside: s, rng: rand.New(rand.NewPCG(n.seed, uint64(k)<<32))}
+	r.segment = segment{net: n, up: r, routes: map[netip.Addr]*wire{},
+		prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, k, 0}), 24),
+		six:    netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, k}), 48)}
+	if cfg.CGN {
+		r.segment.prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, k, 0}), 24)
+	}
+	r.wire = n.wire(r, s.linkDefault())
+	r.addr = s.next()
+	s.routes[r.addr] = r.wire
+	r.forget()
+	return r
+}
+
+func (s *segment) linkDefault() Link {
+	if s.up == nil {
+		return Link{Latency: Edge}
+	}
+	return Link{}
+}
+
+// Addr is the outside address.
+func (r *Router) Addr() netip.Addr {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	return r.addr
+}
+
+// Links replaces the directions of the link to the outside.
+func (r *Router) Links(up, down Link) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	r.wire.up.Link, r.wire.down.Link = up, down
+}
+
+// Forget drops all state, as a restart or a timeout does.
+func (r *Router) Forget() {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	r.forget()
+}
+
+func (r *Router) forget() {
+	r.maps, r.ports = map[mapKey]*mapping{}, map[uint16][]*mapping{}
+	r.ghost, r.six = map[flow]time.Time{}, map[flow]time.Time{}
+	r.next = 1024 + uint16(r.rng.IntN(50000))
+	r.low = 1024 + uint16(r.rng.IntN(60))*blockSize
+}
+
+// Rebind gives the router another outside address, and drops all state.
+func (r *Router) Rebind() {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	delete(r.outside.routes, r.addr)
+	r.addr = r.outside.next()
+	r.outside.routes[r.addr] = r.wire
+	r.forget()
+}
+
+// BlockUDP stops everything, or lets it pass again.
+func (r *Router) BlockUDP(block bool) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	r.cfg.BlockUDP = block
+}
+
+// outbound takes a packet from the inside.
+func (r *Router) outbound(p packet) {
+	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP {
+		return
+	}
+	now := time.Now()
+	if p.dst.Addr().Is6() {
+		if r.cfg.IPv6 {
+			r.six[flow{p.src, p.dst}] = now
+			r.net.cross(&r.wire.up, p, r.outside.forward)
+		}
+		return
+	}
+	if r.cfg.NoIPv4 {
+		return
+	}
+	m := r.translate(now, p.src, p.dst)
+	m.used = now
+	m.sent[r.cfg.NAT.Filtering.of(p.dst)] = now
+	p.src = netip.AddrPortFrom(r.addr, m.port)
+	if p.dst.Addr() == r.addr {
+		if r.cfg.NAT.Hairpin {
+			r.receive(p)
+		}
+		return
+	}
+	r.net.cross(&r.wire.up, p, r.outside.forward)
+}
+
+// receive takes a packet from the outside.
+func (r *Router) receive(p packet) {
+	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP {
+		return
+	}
+	now := time.Now()
+	if p.dst.Addr().Is6() {
+		if r.fresh(now, r.six[flow{p.dst, p.src}]) {
+			r.six[flow{p.dst, p.src}] = now
+			r.segment.inside(p)
+		}
+		return
+	}
+	for _, m := range r.ports[p.dst.Port()] {
+		if !r.fresh(now, m.used) || m.spoiled && m.far != p.src {
+			continue
+		}
+		from := r.cfg.NAT.Filtering.of(p.src)
+		if r.cfg.NAT.Filtering == EndpointIndependent || r.fresh(now, m.sent[from]) {
+			if r.cfg.NAT.Filtering != EndpointIndependent {
+				m.sent[from] = now
+			}
+			p.dst = m.in
+			r.segment.inside(p)
+			return
+		}
+	}
+	if r.cfg.NAT.Trap {
+		r.ghost[flow{netip.AddrPortFrom(r.addr, p.dst.Port()), p.src}] = now
+	}
+}
+
+// inside delivers what was let in; it never goes out again.
+func (s *segment) inside(p packet) {
+	if w := s.routes[p.dst.Addr()]; w != nil {
+		s.net.cross(&w.down, p, w.end.receive)
+	}
+}
+
+func (r *Router) fresh(now, t time.Time) bool { return !t.IsZero() && now.Sub(t) < r.cfg.NAT.Timeout }
+
+const ghostLife = 30 * time.Second // nf_conntrack_udp_timeout
+
+// translate finds the mapping of a flow, or makes it.
+func (r *Router) translate(now time.Time, in, far netip.AddrPort) *mapping {
+	k := mapKey{in: in, far: r.cfg.NAT.Mapping.of(far)}
+	spoiled := mapKey{in: in, far: far, spoiled: true}
+	if m := r.maps[spoiled]; m != nil && r.fresh(now, m.used) {
+		return m
+	}
+	m := r.maps[k]
+	if m == nil || !r.fresh(now, m.used) {
+		m = r.add(now, k, in.Port())
+	}
+	if g := r.ghost[flow{netip.AddrPortFrom(r.addr, m.port), far}]; r.cfg.NAT.Trap && !g.IsZero() &&
+		now.Sub(g) < ghostLife && !r.fresh(now, m.sent[r.cfg.NAT.Filtering.of(far)]) {
+		return r.add(now, spoiled, 0)
+	}
+	return m
+}
+
+func (r *Router) add(now time.Time, k mapKey, want uint16) *mapping {
+	if old := r.maps[k]; old != nil {
+		r.drop(old)
+	}
+	m := &mapping{mapKey: k, used: now, sent: map[netip.AddrPort]time.Time{}}
+	switch {
+	case want != 0 && r.cfg.NAT.Ports == Preserving && r.free(now, want, k):
+		m.port = want
+	case r.cfg.NAT.Ports == Sequential:
+		r.next++
+		m.port = max(r.next, 1024)
+		r.next = m.port
+	case r.cfg.NAT.Ports == Block:
+		m.port = r.low + uint16(r.rng.IntN(blockSize))
+	default:
+		for m.port == 0 || !r.free(now, m.port, k) {
+			m.port = 1024 + uint16(r.rng.IntN(1<<16-1024))
+		}
+	}
+	r.maps[k] = m
+	r.ports[m.port] = append(r.ports[m.port], m)
+	return m
+}
+
+// free reports whether a port may be given: to far ends other than those that have it, as Linux does.
+func (r *Router) free(now time.Time, port uint16, k mapKey) bool {
+	for _, m := range r.ports[port] {
+		if r.fresh(now, m.used) && (m.in != k.in || m.far == k.far) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Router) drop(m *mapping) {
+	delete(r.maps, m.mapKey)
+	list := r.ports[m.port]
+	for i, o := range list {
+		if o == m {
+			r.ports[m.port] = append(list[:i:i], list[i+1:]...)
+			return
+		}
+	}
+}
