@@ -31,7 +31,9 @@ const (
 	ClassTestShape          = "test-shape"
 	ClassTestFailed         = "test-failed"
 	ClassNeverBroken        = "never-broken" // a never that the rules do not keep
-	ClassUnsupportedFeature = "unsupported"  // part of the language that Hedge refuses rather than ignores
+	ClassWindow             = "window"
+	ClassInventory          = "inventory"   // of an inventory file
+	ClassUnsupportedFeature = "unsupported" // part of the language that Hedge refuses rather than ignores
 )
 
 // maxErrors bounds what one file can make us remember and print.

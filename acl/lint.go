@@ -73,7 +73,7 @@ func (l *linter) shadowed() {
 			continue
 		}
 		for _, d := range l.p.rows {
-			if d.action != Deny || !d.expires.IsZero() || len(d.protos) > 0 && !slices.Equal(d.protos, a.protos) {
+			if d.action != Deny || d.timed() || len(d.protos) > 0 && !slices.Equal(d.protos, a.protos) {
 				continue
 			}
 			l.shadows(d, a)

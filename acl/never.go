@@ -61,7 +61,7 @@ func (p *parser) nevers(v value) {
 
 // prove looks, for each never, for nodes that could be and that some rule would let meet. What it finds it has
 // checked by compiling the policy for just these nodes. Roles, tags, addresses and postures may fall together in
-// any way; a rule that expires is taken to be in force if it accepts, and to have ended if it denies.
+// any way; a rule that is not always in force is taken to be if it accepts, and not to be if it denies.
 func (p *parser) prove() {
 	if len(p.pol.nevers) == 0 || len(p.errs) > 0 {
 		return
@@ -143,7 +143,7 @@ func newProver(p *Policy) *prover {
 	pr := &prover{p: p, known: map[[2]string][]actor{}}
 	all := p.allProtos()
 	for _, r := range p.rows {
-		if r.action != Deny || !r.expires.IsZero() {
+		if r.action != Deny || r.timed() {
 			continue
 		}
 		for _, pt := range parts(r, all) {
@@ -511,7 +511,7 @@ func (pr *prover) confirm(c *counter) bool {
 	p.defaultPosture = nil
 	p.rows = make([]*row, 0, len(pr.p.rows))
 	for _, r := range pr.p.rows {
-		if r.action == Deny && !r.expires.IsZero() {
+		if r.action == Deny && r.timed() {
 			continue
 		}
 		q := *r

@@ -56,7 +56,11 @@ type row struct {
 	via      []string // tags
 	postures []string // any of them must hold of the source; never nil when the file gave some
 	expires  time.Time
+	window   Window
 }
+
+// timed reports whether the row is not always in force.
+func (r *row) timed() bool { return !r.expires.IsZero() || r.window != "" }
 
 // dest is one entry of dst; a grant's has no ports of its own.
 type dest struct {

@@ -180,7 +180,7 @@ func (p *Policy) allProtos() []uint8 {
 
 // add compiles one part of a row: a rule for its shared destinations, and one for each owner with autogroup:self.
 func (c *Program) add(seq int, r *row, pt part) {
-	base := Rule{Pos: r.pos, Path: r.path, Action: r.action, Protos: pt.protos, Expires: r.expires}
+	base := Rule{Pos: r.pos, Path: r.path, Action: r.action, Protos: pt.protos, Expires: r.expires, Window: r.window}
 	postures := c.w.policy.posturesOf(r)
 	if r.action == Deny {
 		postures = nil // Parse refused it otherwise
@@ -213,7 +213,7 @@ func (c *Program) add(seq int, r *row, pt part) {
 		}
 		cr.aim(c, shared)
 		if len(cr.Dst) > 0 {
-			cr.blanket = pt.any && r.expires.IsZero() && !slices.ContainsFunc(cr.Dst, func(t Target) bool { return !slices.Contains(t.Ports, AllPorts) })
+			cr.blanket = pt.any && !r.timed() && !slices.ContainsFunc(cr.Dst, func(t Target) bool { return !slices.Contains(t.Ports, AllPorts) })
 			c.rules = append(c.rules, cr)
 		}
 	}

@@ -43,6 +43,8 @@ type Rule struct {
 	Protos []uint8 `cbor:"6,keyasint,omitempty" json:"protos,omitempty"`
 	// Expires ends the rule; zero means never.
 	Expires time.Time `cbor:"7,keyasint,omitzero" json:"expires,omitzero"`
+	// Window is when in the week the rule is in force; empty means always.
+	Window Window `cbor:"8,keyasint,omitempty" json:"window,omitempty"`
 }
 
 // Target is a destination: a set of addresses or nodes, and ports on them.

@@ -121,7 +121,7 @@ func sameSet(a, b acl.Set) bool {
 func sameRule(a, b acl.Rule) bool {
 	return a.Pos == b.Pos && a.Path == b.Path && a.Action == b.Action && slices.Equal(a.Src, b.Src) &&
 		slices.EqualFunc(a.Dst, b.Dst, func(x, y acl.Target) bool { return x.Set == y.Set && slices.Equal(x.Ports, y.Ports) }) &&
-		slices.Equal(a.Protos, b.Protos) && sameTime(a.Expires, b.Expires)
+		slices.Equal(a.Protos, b.Protos) && sameTime(a.Expires, b.Expires) && a.Window == b.Window
 }
 
 // The durable sections of a Map.
