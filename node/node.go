@@ -43,7 +43,8 @@ type Config struct {
 	// Join is the join string "hedge1-…", a secret. It is needed once: a state that is a member already ignores it,
 	// if it is for the same mesh, and refuses it if not.
 	Join string
-	// Name is the name to ask for at enrolment, one DNS label; the host's name by default.
+	// Name is the name to have from enrolment on, one DNS label: this or none. By default it is the host's name,
+	// with a number if that is taken.
 	Name string
 	// Ephemeral asks the coordinator to forget this node soon after it goes away.
 	Ephemeral bool
@@ -223,6 +224,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		hello: newHello(id, name, n.cfg.Version, n.cfg.Ephemeral, disco),
 		moved: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
 	}
+	n.control.hello.Exact = n.cfg.Name != ""
 	var exclude []netip.Prefix
 	if m != nil {
 		exclude = m.Self.Prefixes
