@@ -246,6 +246,7 @@ type side struct {
 	wg    sync.WaitGroup
 	got   chan packet
 	addrs chan []netip.AddrPort
+	small bool // room for small packets only, few at once
 }
 
 type packet struct {
@@ -260,7 +261,12 @@ func newSide(t testing.TB, cfg Config) *side {
 	cfg.Node = key.ExchangePublic(key.NewNode())
 	cfg.Disco, cfg.Machine = key.NewDisco(), key.NewMachine()
 	cfg.Log = func(f string, a ...any) { t.Logf(f, a...) }
-	cfg.Endpoints = func(a []netip.AddrPort) { s.addrs <- a }
+	cfg.Endpoints = func(a []netip.AddrPort) {
+		select {
+		case s.addrs <- a:
+		default: // a test that cares reads
+		}
+	}
 	b, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -283,9 +289,13 @@ func (s *side) attach() {
 	}
 	for _, fn := range fns {
 		s.wg.Go(func() {
-			bufs, sizes, eps := make([][]byte, s.BatchSize()), make([]int, s.BatchSize()), make([]conn.Endpoint, s.BatchSize())
+			n, size := s.BatchSize(), 65535
+			if s.small {
+				n, size = 4, 2048
+			}
+			bufs, sizes, eps := make([][]byte, n), make([]int, n), make([]conn.Endpoint, n)
 			for i := range bufs {
-				bufs[i] = make([]byte, 65535)
+				bufs[i] = make([]byte, size)
 			}
 			for {
 				n, err := fn(bufs, sizes, eps)
