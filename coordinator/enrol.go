@@ -189,7 +189,7 @@ func (s *state) nameFor(h *wire.Hello) (string, *wire.Refused) {
 		return name, nil
 	}
 	if h.Exact {
-		return "", refuse(wire.RefusedName, "the name %q is taken: choose another with --name, or have the admin remove the node that has it (hedge admin nodes remove %s)", name, name)
+		return "", refuse(wire.RefusedName, "the name %q is taken: choose another with --name, or have the admin remove the node that has it (hedge admin node remove %s)", name, name)
 	}
 	for i := 2; ; i++ {
 		suffix := fmt.Sprintf("-%d", i)

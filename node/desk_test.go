@@ -135,7 +135,7 @@ func (d *desk) join(enrol string) string {
 }
 
 func (d *desk) config(name, enrol string) Config {
-	return Config{StateDir: d.t.TempDir(), Join: d.join(enrol), Name: name, OfferLoopback: true, Log: d.logs.logger(name)}
+	return Config{StateDir: d.t.TempDir(), Join: d.join(enrol), Name: name, LoopbackOnly: true, Log: d.logs.logger(name)}
 }
 
 // deskMap is a Map for the first of the nodes; the others are its peers. web may reach db on 5432.

@@ -169,7 +169,7 @@ func (m *mesh) key(tag string) string {
 
 func (m *mesh) config(name, join string) Config {
 	return Config{
-		StateDir: filepath.Join(m.dir, "state", name), Join: join, Name: name, OfferLoopback: true, Version: "test",
+		StateDir: filepath.Join(m.dir, "state", name), Join: join, Name: name, LoopbackOnly: true, Version: "test",
 		Log: m.logs.logger(name),
 	}
 }

@@ -62,8 +62,8 @@ type Config struct {
 	Tun tun.Device
 	// Version is the software's version as Status and the coordinator show it.
 	Version string
-	// OfferLoopback offers loopback addresses to peers, for several nodes on one machine.
-	OfferLoopback bool
+	// LoopbackOnly keeps WireGuard and path probes to loopback addresses, for several nodes on one machine.
+	LoopbackOnly bool
 	// Log is where the node and what it is made of log. No secret is ever written to it. The zero value is silent.
 	Log zerolog.Logger
 }
@@ -230,7 +230,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		exclude = m.Self.Prefixes
 	}
 	n.bind, err = bind.New(bind.Config{
-		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.OfferLoopback, Exclude: exclude,
+		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.LoopbackOnly, Exclude: exclude,
 		Endpoints: func([]netip.AddrPort) { n.control.move() },
 		Home:      func(uint16) { n.control.move() },
 		Changed:   n.pathChanged,

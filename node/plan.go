@@ -48,7 +48,7 @@ func planFor(m *wire.Map, self key.NodePublic, now time.Time) (*plan, error) {
 	}
 	p.paths = pathsOf(m, now)
 	p.filter = &filter.Config{
-		Self: m.Self.Node, Peers: peers, Revision: m.Revision,
+		Self: m.Self.Node, Peers: peers, Mesh: m.Self.Prefixes, Revision: m.Revision,
 		View: acl.View{Rules: m.Rules, Sets: m.Sets, Peers: ids(peers)},
 	}
 	return p, nil

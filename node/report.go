@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hedge-mesh/hedge/acl/filter"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
@@ -228,7 +229,14 @@ func (n *Node) why(src, dst netip.AddrPort, proto uint8, now time.Time) WhyResul
 		w.Direction = "egress"
 	}
 	w.Src, w.Dst = named(cur.m, src.Addr()), named(cur.m, dst.Addr())
+	if v.Reason == filter.DstNotOwned && w.Direction == "egress" && within(cur.m.Self.Prefixes, dst.Addr()) {
+		w.Text = fmt.Sprintf("denied: no rule lets %s reach %s, nor the other way: neither knows of the other", w.Src, w.Dst)
+	}
 	return w
+}
+
+func within(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // named is the name of the node that has an address, or the address.

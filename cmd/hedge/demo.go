@@ -192,7 +192,7 @@ func (d *demo) startNode(ctx context.Context, i int, proxy string, log zerolog.L
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 	n, err := node.Start(ctx, node.Config{StateDir: filepath.Join(d.dir, what.name), Join: k.Join, Name: what.name, Proxy: proxy,
-		OfferLoopback: true, Version: buildInfo().Version, Log: log.With().Str("node", what.name).Logger()})
+		LoopbackOnly: true, Version: buildInfo().Version, Log: log.With().Str("node", what.name).Logger()})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", what.name, err)
 	}

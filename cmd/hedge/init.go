@@ -153,17 +153,18 @@ func (a *app) settle(cmd *cobra.Command, d dirs, asked settings) (s settings, al
 	if changed("user") && asked.User != s.User {
 		return s, true, usage(fmt.Errorf("the first user is %s", s.User), "make another with hedge admin user create "+asked.User)
 	}
-	if !changed("listen") && !changed("url") {
-		return s, true, nil
-	}
-	if _, running := holder(d.lock("coordinator")); running {
-		return s, true, usage(errors.New("the coordinator is running with its earlier --listen and --url"), "stop it first: hedge down --all")
-	}
+	before := s
 	if changed("listen") {
 		s.Listen = asked.Listen
 	}
 	if changed("url") {
 		s.URLs = asked.URLs
+	}
+	if s.Listen == before.Listen && slices.Equal(s.URLs, before.URLs) {
+		return s, true, nil
+	}
+	if _, running := holder(d.lock("coordinator")); running {
+		return before, true, usage(errors.New("the coordinator is running with its earlier --listen and --url"), "stop it first: hedge down --all")
 	}
 	return s, true, nil
 }

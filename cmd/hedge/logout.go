@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/node"
 )
 
@@ -40,6 +42,9 @@ func (a *app) logout(ctx context.Context) error {
 		return err
 	}
 	n, err := node.Start(ctx, node.Config{StateDir: d.node(), Version: buildInfo().Version}) // not running: just for this
+	if _, refused := errors.AsType[*wire.Refused](err); refused {
+		return node.Forget(d.node()) // the coordinator has forgotten it already
+	}
 	if err != nil {
 		return err
 	}

@@ -73,6 +73,11 @@ func New(cfg Config) (*Bind, error) {
 	}
 	if cfg.Interfaces == nil {
 		cfg.Interfaces = systemAddrs
+		if cfg.Loopback {
+			cfg.Interfaces = func() ([]netip.Addr, error) {
+				return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
+			}
+		}
 	}
 	if cfg.DialRelay == nil {
 		cfg.DialRelay = func(c derp.ClientConfig) RelayClient { return derp.NewClient(c) }

@@ -17,7 +17,7 @@ type Config struct {
 	Machine key.MachinePrivate // authenticates us to relays
 	Port    uint16             // UDP port of both sockets; 0 lets the system choose
 
-	Loopback bool           // offer and probe loopback addresses too: for several nodes on one machine
+	Loopback bool           // keep to loopback addresses, offered and probed: for several nodes on one machine
 	Exclude  []netip.Prefix // addresses never offered nor probed: the mesh's own
 
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.

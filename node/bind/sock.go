@@ -121,6 +121,9 @@ func (b *Bind) listenSystem(ctx context.Context, network, address string) (net.P
 		tune(c)
 		return b.markConn("", "", c)
 	}}
+	if b.cfg.Loopback {
+		address = map[string]string{"udp4": "127.0.0.1", "udp6": "[::1]"}[network] + address
+	}
 	return lc.ListenPacket(ctx, network, address)
 }
 

@@ -102,7 +102,7 @@ func (w *hedgeWorld) enrol(dir, name string, admin *coordinator.AdminClient) (*n
 	if err != nil {
 		return nil, err
 	}
-	n, err := node.Start(ctx, node.Config{StateDir: filepath.Join(dir, name), Join: k.Join, Name: name, OfferLoopback: true})
+	n, err := node.Start(ctx, node.Config{StateDir: filepath.Join(dir, name), Join: k.Join, Name: name, LoopbackOnly: true})
 	if err != nil {
 		return nil, err
 	}
