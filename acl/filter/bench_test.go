@@ -176,7 +176,7 @@ func BenchmarkBuild(b *testing.B) {
 			at := s.locate(&addr{0, v4in6 | 100<<24 | 65<<16})
 			here := addrOf(netip.MustParseAddr(v4))
 			for b.Loop() {
-				s.build(at.src, s.locate(&here).hdst)
+				s.build(at.src, s.locate(&here).hdst, clock.UnixNano())
 			}
 		})
 	}

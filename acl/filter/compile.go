@@ -25,6 +25,7 @@ type snapshot struct {
 	epoch    uint64    // of the Set that made it; flows remember it
 	rules    []acl.Rule
 	expires  []int64 // by rule, Unix ns
+	windowed []int32 // rules with a window
 	peers    []*peer // by place.owner
 	names    map[acl.NodeID]string
 	exact    exactTable
@@ -124,6 +125,9 @@ func (k *compiler) indexRules() {
 	for i := range k.rules {
 		r := &k.rules[i]
 		k.expires[i] = unixNano(r.Expires)
+		if r.Window != "" {
+			k.windowed = append(k.windowed, int32(i))
+		}
 		if r.Action != acl.Accept && r.Action != acl.Deny {
 			continue
 		}

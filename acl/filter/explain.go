@@ -29,6 +29,8 @@ func (f *Filter) Explain(v Verdict, src, dst netip.AddrPort, proto uint8) string
 	case RuleExpired:
 		return fmt.Sprintf("denied: %s (%v) let %s reach %s on %s only until %s", v.Rule.Path, v.Rule.Pos, from, to, on,
 			v.Rule.Expires.UTC().Format(time.RFC3339))
+	case RuleShut:
+		return fmt.Sprintf("denied: %s (%v) lets %s reach %s on %s only at %s", v.Rule.Path, v.Rule.Pos, from, to, on, v.Rule.Window)
 	case SrcNotOwned:
 		return fmt.Sprintf("denied: source %v belongs to no known peer and is not ours to send from", src.Addr())
 	case DstNotOwned:
@@ -118,7 +120,7 @@ func (f *Filter) Flows(yield func(Flow) bool) {
 
 func (fl *flow) describe(base time.Time) Flow {
 	d := Flow{Peer: fl.peer.id, Proto: fl.proto(), Inbound: fl.inbound, State: stateNames[fl.state], Rule: fl.rule,
-		Revision: fl.revision, Opened: base.Add(time.Duration(fl.opened)), Last: base.Add(time.Duration(fl.last)),
+		Revision: fl.revision, Opened: base.Add(time.Duration(fl.opened)), Last: base.Add(time.Duration(fl.deadline - fl.idle())),
 		BytesIn: fl.bytes[theirs], BytesOut: fl.bytes[ours]}
 	d.Src, d.Dst = fl.addrPorts()
 	return d

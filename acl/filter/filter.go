@@ -54,7 +54,8 @@ type Filter struct {
 	frags   fragments
 	counts  [2][reasonCount]atomic.Uint64
 	setting sync.Mutex
-	peers   map[acl.NodeID]*peer // under setting
+	peers   map[acl.NodeID]*peer // under setting, as is wall
+	wall    int64                // of the last Set or Tick
 }
 
 // New returns a filter that denies everything until Set.
@@ -81,6 +82,7 @@ func (f *Filter) Set(c *Config, now time.Time) []Cut {
 	if s.base = old.base; s.base.IsZero() {
 		s.base = now
 	}
+	f.warm(old, s, now.UnixNano())
 	f.snap.Store(s)
 	cuts := f.review(s, now)
 	f.forget(c)
@@ -112,7 +114,7 @@ func (f *Filter) forget(c *Config) {
 	}
 }
 
-// Tick forgets idle flows and returns those cut because their rule has expired. Call it every few seconds, and at
+// Tick forgets idle flows and returns those cut because their rule is no longer in force. Call it every few seconds, and at
 // Deadline.
 func (f *Filter) Tick(now time.Time) []Cut {
 	f.setting.Lock()
@@ -121,12 +123,18 @@ func (f *Filter) Tick(now time.Time) []Cut {
 	f.frags.mu.Lock()
 	f.frags.expire(s.since(now))
 	f.frags.mu.Unlock()
+	f.warm(s, s, now.UnixNano())
 	return f.review(s, now)
 }
 
-// Deadline is when the next rule expires; zero means never.
+// Deadline is when the next rule expires, or enters or leaves its window; zero means never.
 func (f *Filter) Deadline(now time.Time) time.Time {
 	s, wall, next := f.snap.Load(), now.UnixNano(), int64(math.MaxInt64)
+	for _, rule := range s.windowed {
+		if at := s.rules[rule].Next(now); !at.IsZero() {
+			next = min(next, unixNano(at))
+		}
+	}
 	for _, at := range s.expires {
 		if wall < at && at < next {
 			next = at
@@ -139,8 +147,11 @@ func (f *Filter) Deadline(now time.Time) time.Time {
 }
 
 // review goes through all flows under snapshot s: it forgets the idle and cuts those that nothing admits any more.
+// If the clock was set back, what it said of windows since counts for nothing.
 func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 	at, wall := s.since(now), now.UnixNano()
+	back := wall < f.wall
+	f.wall = wall
 	for i := range f.shards {
 		sh := &f.shards[i]
 		sh.mu.Lock()
@@ -148,6 +159,9 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 			if at >= fl.deadline {
 				f.release(fl.peer)
 				return true
+			}
+			if back && fl.expires != math.MaxInt64 {
+				fl.expires = math.MinInt64
 			}
 			v := f.current(fl, s, wall)
 			if v.Allow {
@@ -162,6 +176,32 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 	return cuts
 }
 
+// warm compiles for s what is in use under old, so that packets need not wait for it when s comes into force. It does
+// so much of it and leaves the rest to the packets that ask.
+func (f *Filter) warm(old, s *snapshot, wall int64) {
+	if s.conf == nil || old == s && len(s.windowed) == 0 {
+		return
+	}
+	work := maxWarm
+	for i := range old.programs.slots {
+		g := old.programs.slots[i].Load()
+		if g == nil || old == s && g.from <= wall && wall < g.until {
+			continue
+		}
+		for d := range 2 { // whoever owns them now
+			if _, at, r := s.classify(&g.asker, &g.asked, d); r == ByRule {
+				work -= 64 + s.program(&g.asker, &g.asked, at, wall).work
+			}
+		}
+		if work < 0 {
+			return
+		}
+	}
+}
+
+// maxWarm is some 50 ms of compiling, counted in matches.
+const maxWarm = 1 << 18
+
 func (fl *flow) cut(why Verdict) Cut {
 	c := Cut{Peer: fl.peer.id, Proto: fl.proto(), Why: why, Rule: fl.rule, Revision: fl.revision}
 	c.Src, c.Dst = fl.addrPorts()
@@ -171,14 +211,14 @@ func (fl *flow) cut(why Verdict) Cut {
 	return c
 }
 
-// current says whether a flow is still admitted under s, judging it again if s is not what judged it last or its
-// rule has expired. A flow whose remote address has gone to another peer is not: the flow of one admits no other.
+// current says whether a flow is still admitted under s, judging it again if s is not what judged it last or time has
+// changed what is in force. A flow whose remote address has gone to another peer is not: the flow of one admits no other.
 func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 	if fl.epoch == s.epoch && wall < fl.expires {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, _, port := fl.ends()
-	v, owner, rule := s.admit(&src, &dst, fl.proto(), port, fl.opener(), wall)
+	v, owner, until := s.admit(&src, &dst, fl.proto(), port, fl.opener(), wall)
 	if owner != nil && owner.id != fl.peer.id {
 		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
 		if !fl.inbound {
@@ -188,7 +228,7 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 	if !v.Allow {
 		return v
 	}
-	fl.epoch, fl.revision, fl.rule, fl.expires = s.epoch, s.conf.Revision, v.Rule, s.expires[rule]
+	fl.epoch, fl.revision, fl.rule, fl.expires = s.epoch, s.conf.Revision, v.Rule, until
 	v.Reason = ByFlow
 	return v
 }
@@ -201,9 +241,6 @@ func (f *Filter) Out(pkt []byte, now time.Time) Verdict { return f.judge(pkt, no
 
 func (f *Filter) judge(pkt []byte, now time.Time, d int) Verdict {
 	var p packet
-	if f.snap.Load().conf == nil {
-		return f.count(Verdict{Reason: NoPolicy}, d)
-	}
 	if r, ok := p.parse(pkt); !ok {
 		return f.count(Verdict{Reason: r}, d)
 	}
@@ -271,7 +308,7 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 	if fl != nil && at < fl.deadline && !(p.proto == protoTCP && fl.reopens(p, d)) {
 		v = f.onFlow(fl, p, s, now, d)
 		if v.Allow {
-			fl.last, fl.deadline = at, at+fl.idle()
+			fl.deadline = at + fl.idle()
 			fl.bytes[d] += uint64(p.size)
 		}
 	} else {
@@ -307,7 +344,7 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 	if r := opens(p); r != ByRule {
 		return s.owned(p, d, r)
 	}
-	v, owner, rule := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+	v, owner, until := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
 	if !v.Allow {
 		return v
 	}
@@ -333,8 +370,8 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 		}
 	}
 	fl := sh.insert(t, h)
-	fl.inbound, fl.peer, fl.rule, fl.expires = d == theirs, owner, v.Rule, s.expires[rule]
-	fl.epoch, fl.revision, fl.opened, fl.last = s.epoch, s.conf.Revision, at, at
+	fl.inbound, fl.peer, fl.rule, fl.expires = d == theirs, owner, v.Rule, until
+	fl.epoch, fl.revision, fl.opened = s.epoch, s.conf.Revision, at
 	fl.bytes[d] = uint64(p.size)
 	if p.proto == protoTCP {
 		fl.open(p, d)

@@ -58,17 +58,16 @@ type flow struct {
 	next *flow
 	hash uint64
 	tuple
-	deadline  int64 // ns since snapshot.base, as are opened and last
+	deadline  int64 // ns since snapshot.base, as is opened: the last packet and idle()
 	inbound   bool  // opened by the peer
 	state     state
 	loose     bool
 	peer      *peer
 	rule      *acl.Rule
-	expires   int64  // of rule, Unix ns
+	expires   int64  // when it must be judged again, Unix ns
 	epoch     uint64 // of the snapshot that judged it last
 	revision  uint64 // and its revision
 	opened    int64
-	last      int64
 	bytes     [2]uint64
 	challenge uint32
 	side      [2]tcpSide

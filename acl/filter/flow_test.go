@@ -364,6 +364,58 @@ func TestExpiry(t *testing.T) {
 	play(t, f, []step{{"< S 999", ByRule}}, after(time.Minute))
 }
 
+// A rule with a window opens and shuts by the wall clock; so do the flows that it admitted, and denies.
+func TestWindow(t *testing.T) {
+	open := rule(1, acl.Accept, "a", "v", ports(22))
+	open.Window = "Sun 12:01-12:10 UTC" // t0 is a Sunday, 12:00
+	f := newMesh(t, open)
+	dial := func(at time.Time, port uint16, want Reason) Verdict {
+		t.Helper()
+		return expect(t, f.In(ip(a4, v4, udp(port, 22, 0)), at), want)
+	}
+	v := dial(t0, 1, RuleShut)
+	from, to := netip.MustParseAddrPort(a4+":1"), netip.MustParseAddrPort(v4+":22")
+	if got, want := f.Explain(v, from, to, protoUDP), "denied: acls[1] (acl.hujson:1:5) lets alice reach victim on udp/22 only at Sun 12:01-12:10 UTC"; got != want {
+		t.Error(got)
+	}
+	if at := f.Deadline(t0); !at.Equal(after(time.Minute)) {
+		t.Errorf("the deadline is %v", at)
+	}
+	dial(after(time.Minute), 1, ByRule)
+	dial(after(599*time.Second), 2, ByRule)
+	if at := f.Deadline(after(5 * time.Minute)); !at.Equal(after(10 * time.Minute)) {
+		t.Errorf("the deadline is %v", at)
+	}
+	dial(after(600*time.Second), 2, RuleShut)
+	cuts := f.Tick(after(600 * time.Second))
+	if len(cuts) != 1 || cuts[0].Why.Reason != RuleShut || cuts[0].Src.Port() != 2 {
+		t.Errorf("cuts %+v", cuts)
+	}
+	dial(after(7*24*time.Hour), 1, RuleShut)
+	dial(after(7*24*time.Hour+time.Minute), 1, ByRule)
+
+	shut := rule(2, acl.Deny, "a", "v", anyPort)
+	shut.Window = "Sun 12:05-12:10 UTC"
+	f = newMesh(t, rule(1, acl.Accept, "a", "v", ports(22)), shut)
+	dial(after(299*time.Second), 1, ByRule)
+	dial(after(300*time.Second), 1, DenyRule)
+	if cuts := f.Tick(after(300 * time.Second)); len(cuts) != 1 || cuts[0].Why.Reason != DenyRule {
+		t.Errorf("cuts %+v", cuts)
+	}
+	dial(after(600*time.Second), 1, ByRule)
+
+	f = newMesh(t, open) // and the clock is set back: what it had opened is shut
+	dial(after(2*time.Minute), 1, ByRule)
+	f.Tick(after(2 * time.Minute))
+	if cuts := f.Tick(t0); len(cuts) != 1 || cuts[0].Why.Reason != RuleShut {
+		t.Errorf("cuts %+v", cuts)
+	}
+
+	open.Window = "whenever" // not to be read: admits nothing
+	f = newMesh(t, open)
+	dial(t0, 1, RuleShut)
+}
+
 // Set, In and Out at once: under -race, and no packet of the revoked connection passes after Set has returned.
 func TestConcurrentSet(t *testing.T) {
 	f := newMesh(t)
@@ -411,6 +463,35 @@ func TestConcurrentSet(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// What was asked of the old rules is compiled for the new before they come into force.
+func TestSetCompilesWhatIsInUse(t *testing.T) {
+	f := newMesh(t)
+	compiled := func() (n int) {
+		s := f.snap.Load()
+		for i := range s.programs.slots {
+			if s.programs.slots[i].Load() != nil {
+				n++
+			}
+		}
+		return
+	}
+	if n := compiled(); n != 0 {
+		t.Errorf("%d programs are compiled before anyone asks", n)
+	}
+	in(t, f, ip(a4, v4, udp(1, 53, 0)), ByRule)
+	in(t, f, ip(x4, v4, udp(1, 53, 0)), NoRule)
+	before := compiled()
+	f.Set(mesh(2), t0)
+	if n := compiled(); n != before || n == 0 {
+		t.Errorf("%d programs are compiled, %d were in use", n, before)
+	}
+	in(t, f, ip(a4, v4, udp(2, 53, 0)), ByRule)
+	in(t, f, ip(x6, v6, udp(2, 53, 0)), NoRule)
+	if n := compiled(); n != before {
+		t.Error("a packet had to wait for the compiler")
+	}
 }
 
 func TestExplain(t *testing.T) {

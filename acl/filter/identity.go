@@ -13,50 +13,50 @@ func (s *snapshot) since(now time.Time) int64 { return int64(now.Sub(s.base)) }
 // parties finds the peer at the other end of a packet in direction d, and checks that either address belongs to who
 // uses it. The reason is ByRule when they do.
 func (s *snapshot) parties(src, dst *addr, d int) (*peer, Reason) {
-	owner, _, _, r := s.classify(src, dst, d)
+	owner, _, r := s.classify(src, dst, d)
 	return owner, r
 }
 
 // classify does the same and finds the classes of both.
-func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, srcClass, dstClass int32, r Reason) {
+func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, at way, r Reason) {
 	if s.conf == nil {
-		return nil, 0, 0, NoPolicy
+		return nil, at, NoPolicy
 	}
 	from, to := s.locate(src), s.locate(dst)
 	if d == theirs {
 		switch {
 		case from.owner == noOwner:
-			return nil, 0, 0, SrcNotOwned
+			return nil, at, SrcNotOwned
 		case to.here == nobody:
-			return s.peers[from.owner], 0, 0, DstNotOwned
+			return s.peers[from.owner], at, DstNotOwned
 		}
-		return s.peers[from.owner], from.src, to.hdst, ByRule
+		return s.peers[from.owner], way{from.src, to.hdst}, ByRule
 	}
 	switch {
 	case from.here == nobody:
-		return nil, 0, 0, SrcNotOwned
+		return nil, at, SrcNotOwned
 	case to.owner == noOwner:
-		return nil, 0, 0, DstNotOwned
+		return nil, at, DstNotOwned
 	}
-	return s.peers[to.owner], from.hsrc, to.dst, ByRule
+	return s.peers[to.owner], way{from.hsrc, to.dst}, ByRule
 }
 
-// admit judges a new flow by identity and rules.
-func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int32) {
-	owner, from, to, r := s.classify(src, dst, d)
+// admit judges a new flow by identity and rules, and says until when it need not be judged again.
+func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int64) {
+	owner, at, r := s.classify(src, dst, d)
 	v := Verdict{Reason: r}
 	if owner != nil {
 		v.Peer = owner.id
 	}
 	if r != ByRule {
-		return v, owner, noRule
+		return v, owner, 0
 	}
-	reason, rule := s.rule(from, to, proto, port, wall)
+	reason, rule, until := s.rule(src, dst, at, proto, port, wall)
 	v.Reason, v.Allow = reason, reason == ByRule
 	if rule != noRule {
 		v.Rule = &s.rules[rule]
 	}
-	return v, owner, rule
+	return v, owner, until
 }
 
 // owned is a denial: for reason r, or because an address is not its user's, which counts first.

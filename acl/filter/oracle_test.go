@@ -124,7 +124,7 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 			return DstNotOwned, 0
 		}
 	}
-	accepted, expired := false, false
+	accepted, expired, shut := false, false, false
 	for _, r := range o.c.View.Rules {
 		srcOK, dstOK := false, false
 		for _, s := range r.Src {
@@ -143,8 +143,10 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 		}
 		over := !r.Expires.IsZero() && !now.Before(r.Expires)
 		switch {
-		case r.Action == acl.Deny && !over:
+		case r.Action == acl.Deny && r.InForce(now):
 			return DenyRule, peer.ID
+		case r.Action == acl.Accept && r.Window != "" && !r.InForce(now):
+			shut = true
 		case r.Action == acl.Accept && over:
 			expired = true
 		case r.Action == acl.Accept:
@@ -156,6 +158,8 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 		return ByRule, peer.ID
 	case expired:
 		return RuleExpired, peer.ID
+	case shut:
+		return RuleShut, peer.ID
 	}
 	return NoRule, peer.ID
 }
@@ -250,7 +254,9 @@ var (
 	worldRoutes = []string{"10.3.0.0/16", "10.9.0.0/16", "10.9.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:3::/32", "192.168.1.0/24", "100.64.0.0/29", "100.0.0.0/8", "fd68::/64"}
 	worldSets   = []string{"*", "g0", "g1", "g2", "h0", "h1", "h2", "mix", "autogroup:internet", "missing"}
 	worldPorts  = []uint16{0, 1, 22, 53, 80, 443, 65535}
-	worldProtos = []uint8{6, 17, 1, 58, 47, 132, 4}
+	// t0 is noon of a Sunday in UTC.
+	worldWindows = []acl.Window{"Sun 12:01-12:03 UTC", "Sun 00:00-12:02,12:04-24:00 UTC", "Mon-Fri 08:00-18:00 Europe/Zurich", "daily 13:02-23:00 Europe/Zurich", "nonsense"}
+	worldProtos  = []uint8{6, 17, 1, 58, 47, 132, 4}
 )
 
 func pick[T any](w world, list []T) T { return list[w.IntN(len(list))] }
@@ -318,6 +324,9 @@ func (w world) config() *Config {
 		}
 		if w.IntN(4) == 0 {
 			r.Expires = after(time.Duration(w.IntN(300)) * time.Second)
+		}
+		if w.IntN(4) == 0 {
+			r.Window = pick(w, worldWindows)
 		}
 		c.View.Rules = append(c.View.Rules, r)
 	}
@@ -395,7 +404,7 @@ func (r *trial) check() {
 	want, peer := r.o.rules(src, dst, proto, port, !outbound, at)
 	v := r.f.Check(netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, port), proto, at)
 	r.compare(src, dst, v.Reason, want)
-	named := want == ByRule || want == DenyRule || want == RuleExpired
+	named := want == ByRule || want == DenyRule || want == RuleExpired || want == RuleShut
 	if v.Peer != peer || v.Allow != (want == ByRule) || (v.Rule != nil) != named {
 		r.Fatalf("%v > %v: %+v, want peer %d", src, dst, v, peer)
 	}

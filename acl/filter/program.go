@@ -2,26 +2,34 @@ package filter
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
 )
 
 // program is what addresses of one class may send to addresses of another. It is compiled when the first packet
-// between the two asks for it.
+// between the two asks for it, and again when a rule of it has entered or left its window.
 type program struct {
 	src, dst       int32
+	from, until    int64 // Unix ns: between them no window opens or shuts
+	asker, asked   addr  // two of these classes, from which the next snapshot knows that they are in use
+	work           int   // how many matches it was compiled from
 	tcp, udp, sctp portTable
 	icmp           [2]cell // echo: ICMP, ICMPv6
 	other          []otherCell
 }
 
 // cell is the answer for one kind of packet: of the accepts and of the denies that match, the one that is in force
-// longest. Rules only ever end, so it stands for all of them.
+// longest. While no window opens or shuts rules only ever end, so it stands for all of them. An accept outside its
+// window is named if there is no other, as shut(rule).
 type cell struct{ accept, deny int32 }
 
 const noRule = -1
+
+func shut(rule int32) int32 { return -2 - rule }
 
 var closed = cell{noRule, noRule}
 
@@ -84,32 +92,53 @@ func hasProto(r *acl.Rule, proto uint8) bool {
 // match is a rule of a program with the ports of one of its targets.
 type match struct {
 	rule  int32
+	ends  int64 // Unix ns; a rule outside its window has ended
 	ports []acl.PortRange
 }
 
-// build compiles the program from src to dst.
-func (s *snapshot) build(src, dst int32) *program {
+// build compiles the program from src to dst for a time around wall.
+func (s *snapshot) build(src, dst int32, wall int64) *program {
 	from := make([]uint64, (len(s.rules)+63)/64)
 	for _, set := range s.classes[src] {
 		for _, r := range s.srcRules[set] {
 			from[r>>6] |= 1 << (r & 63)
 		}
 	}
+	g := &program{src: src, dst: dst, from: math.MinInt64, until: math.MaxInt64, icmp: [2]cell{closed, closed}}
 	var found []match
 	for _, set := range s.classes[dst] {
 		for _, t := range s.dstRules[set] {
-			if from[t.rule>>6]&(1<<(t.rule&63)) != 0 {
-				found = append(found, match{t.rule, s.rules[t.rule].Dst[t.target].Ports})
+			if from[t.rule>>6]&(1<<(t.rule&63)) == 0 {
+				continue
 			}
+			r, m := &s.rules[t.rule], match{rule: t.rule, ends: s.expires[t.rule]}
+			if r.Window != "" && !g.within(r, wall) {
+				if r.Action == acl.Deny {
+					continue
+				}
+				m.ends = math.MinInt64
+			}
+			m.ports = r.Dst[t.target].Ports
+			found = append(found, m)
 		}
 	}
-	slices.SortStableFunc(found, func(a, b match) int { return cmp.Compare(a.rule, b.rule) })
-	g := &program{src: src, dst: dst, icmp: [2]cell{closed, closed}}
+	slices.SortFunc(found, func(a, b match) int { return cmp.Or(cmp.Compare(b.ends, a.ends), cmp.Compare(a.rule, b.rule)) })
+	g.work = len(found)
 	g.tcp, g.udp, g.sctp = s.ports(found, protoTCP), s.ports(found, protoUDP), s.ports(found, protoSCTP)
 	for _, m := range found {
 		s.buildPortless(g, m)
 	}
 	return g
+}
+
+// within reports whether a rule with a window is in force at wall, and has the program end when that changes.
+func (g *program) within(r *acl.Rule, wall int64) bool {
+	now := time.Unix(0, wall)
+	g.from = wall
+	if next := r.Next(now); !next.IsZero() {
+		g.until = min(g.until, unixNano(next))
+	}
+	return r.InForce(now)
 }
 
 // buildPortless enters m for the protocols that have no ports. Those are matched by AllPorts only, except that any
@@ -119,7 +148,7 @@ func (s *snapshot) buildPortless(g *program, m match) {
 	all := slices.Contains(m.ports, acl.AllPorts)
 	for i, proto := range [...]uint8{protoICMP, protoICMPv6} {
 		if r.Action == acl.Accept && len(m.ports) > 0 || all && hasProto(r, proto) {
-			s.improve(&g.icmp[i], m.rule)
+			s.enter(&g.icmp[i], m)
 		}
 	}
 	if !all {
@@ -135,23 +164,30 @@ func (s *snapshot) buildPortless(g *program, m match) {
 			i = len(g.other)
 			g.other = append(g.other, otherCell{proto, closed})
 		}
-		s.improve(&g.other[i].cell, m.rule)
+		s.enter(&g.other[i].cell, m)
 	}
 }
 
-// improve enters a rule in a cell if it is in force longer than the one there.
-func (s *snapshot) improve(c *cell, rule int32) {
-	at := &c.accept
-	if s.rules[rule].Action == acl.Deny {
-		at = &c.deny
-	}
-	if *at == noRule || s.expires[rule] > s.expires[*at] {
-		*at = rule
+// enter puts a rule in a cell unless a better one, which came before, is there.
+func (s *snapshot) enter(c *cell, m match) {
+	switch {
+	case s.rules[m.rule].Action == acl.Deny:
+		if c.deny == noRule {
+			c.deny = m.rule
+		}
+	case c.accept != noRule:
+	case m.ends == math.MinInt64 && s.rules[m.rule].Window != "":
+		c.accept = shut(m.rule)
+	default:
+		c.accept = m.rule
 	}
 }
 
 // stripe is one range of one rule, from lo up to hi.
-type stripe struct{ lo, hi, rule int32 }
+type stripe struct {
+	lo, hi int32
+	match
+}
 
 // ports lays the ranges for one protocol side by side. The rules paint their ranges, best first, and what is painted
 // stays: so the work does not depend on how many overlap.
@@ -164,14 +200,13 @@ func (s *snapshot) ports(found []match, proto uint8) portTable {
 		}
 		for _, pr := range m.ports {
 			if pr.First <= pr.Last {
-				st := stripe{int32(pr.First), int32(pr.Last) + 1, m.rule}
+				st := stripe{int32(pr.First), int32(pr.Last) + 1, m}
 				stripes, bounds = append(stripes, st), append(bounds, st.lo, st.hi)
 			}
 		}
 	}
 	slices.Sort(bounds)
 	bounds = slices.Compact(bounds)
-	slices.SortStableFunc(stripes, func(a, b stripe) int { return cmp.Compare(s.expires[b.rule], s.expires[a.rule]) })
 	cells := make([]cell, len(bounds)-1)
 	for i := range cells {
 		cells[i] = closed
@@ -181,9 +216,9 @@ func (s *snapshot) ports(found []match, proto uint8) portTable {
 		lo, _ := slices.BinarySearch(bounds, st.lo)
 		hi, _ := slices.BinarySearch(bounds, st.hi)
 		if s.rules[st.rule].Action == acl.Deny {
-			denies.paint(lo, hi, func(i int) { cells[i].deny = st.rule })
+			denies.paint(lo, hi, func(i int) { s.enter(&cells[i], st.match) })
 		} else {
-			accepts.paint(lo, hi, func(i int) { cells[i].accept = st.rule })
+			accepts.paint(lo, hi, func(i int) { s.enter(&cells[i], st.match) })
 		}
 	}
 	t := portTable{first: []uint16{0}, cells: cells[:1]}
@@ -238,38 +273,56 @@ func (pc *programCache) init(classes int) {
 	pc.slots, pc.mask = make([]atomic.Pointer[program], size), uint64(size-1)
 }
 
-func (s *snapshot) program(src, dst int32) *program {
+// program is that of two addresses, of these classes, at wall.
+func (s *snapshot) program(src, dst *addr, at way, wall int64) *program {
 	pc := &s.programs
-	h := (uint64(uint32(src))<<32 | uint64(uint32(dst))) * 0x9e3779b97f4a7c15
+	h := (uint64(uint32(at.src))<<32 | uint64(uint32(at.dst))) * 0x9e3779b97f4a7c15
 	h ^= h >> 32
 	for i := range uint64(ways) {
 		slot := &pc.slots[(h+i)&pc.mask]
 		g := slot.Load()
 		if g == nil {
-			g = s.build(src, dst)
+			g = s.compile(src, dst, at, wall)
 			slot.CompareAndSwap(nil, g)
 			return g
 		}
-		if g.src == src && g.dst == dst {
+		if g.src == at.src && g.dst == at.dst {
+			if wall < g.from || g.until <= wall {
+				g = s.compile(src, dst, at, wall)
+				slot.Store(g)
+			}
 			return g
 		}
 	}
-	g := s.build(src, dst)
+	g := s.compile(src, dst, at, wall)
 	pc.slots[h&pc.mask].Store(g)
 	return g
 }
 
-// rule judges one kind of packet by the rules alone, at wall (Unix ns).
-func (s *snapshot) rule(src, dst int32, proto uint8, port uint16, wall int64) (Reason, int32) {
-	c := s.program(src, dst).at(proto, port)
+func (s *snapshot) compile(src, dst *addr, at way, wall int64) *program {
+	g := s.build(at.src, at.dst, wall)
+	g.asker, g.asked = *src, *dst
+	return g
+}
+
+// way is from which class to which a packet goes.
+type way struct{ src, dst int32 }
+
+// rule judges one kind of packet by the rules alone, at wall (Unix ns), and says until when that stands.
+func (s *snapshot) rule(src, dst *addr, at way, proto uint8, port uint16, wall int64) (Reason, int32, int64) {
+	g := s.program(src, dst, at, wall)
+	c := g.at(proto, port)
 	if c.deny != noRule && wall < s.expires[c.deny] {
-		return DenyRule, c.deny
+		return DenyRule, c.deny, 0
 	}
-	if c.accept == noRule {
-		return NoRule, noRule
+	if c.accept < 0 {
+		if c.accept == noRule {
+			return NoRule, noRule, 0
+		}
+		return RuleShut, shut(c.accept), 0
 	}
 	if wall >= s.expires[c.accept] {
-		return RuleExpired, c.accept
+		return RuleExpired, c.accept, 0
 	}
-	return ByRule, c.accept
+	return ByRule, c.accept, min(s.expires[c.accept], g.until)
 }

@@ -47,6 +47,7 @@ const (
 	NoRule                      // no rule admits it
 	DenyRule                    // a deny rule matches
 	RuleExpired                 // only rules past their end match
+	RuleShut                    // only rules outside their window match
 	TCPNoFlow                   // not a SYN, and no flow
 	TCPFlags                    // a combination of flags that no TCP sends
 	TCPState                    // the flow is not in a state for this segment
@@ -81,6 +82,7 @@ var reasons = [reasonCount]struct{ label, text string }{
 	NoRule:        {"no_rule", "no rule admits it"},
 	DenyRule:      {"deny_rule", "a deny rule matches"},
 	RuleExpired:   {"rule_expired", "the rule has expired"},
+	RuleShut:      {"rule_shut", "it is outside the rule's window"},
 	TCPNoFlow:     {"tcp_no_flow", "TCP without a connection opened through this filter"},
 	TCPFlags:      {"tcp_flags", "impossible TCP flags"},
 	TCPState:      {"tcp_state", "the TCP connection is not in a state for this segment"},
