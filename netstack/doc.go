@@ -4,8 +4,8 @@
 //	──────────────────────────┬──────────────────────────────────┬──────────────
 //	                gVisor: TCP, UDP, ICMP, IPv4, IPv6
 //	──────────────────────────┬──────────────────────────────────┬──────────────
-//	                   queue (bounded)                           │
-//	                 Read(batch) ↓                       Write(batch) ↑
+//	            queue (bounded), 64 KiB segments          runs joined again
+//	            cut to the MTU, Read(batch) ↓               Write(batch) ↑
 //
 // A process without privileges so gets its own addresses on the mesh: the WireGuard device reads and writes
 // packets below, programs dial and listen above. What nobody listens for is offered to Options.Accept, and

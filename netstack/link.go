@@ -17,6 +17,9 @@ const queueLen = 4096
 // batchSize is what wireguard-go's conn.IdealBatchSize is: the most packets one Read or Write moves.
 const batchSize = 128
 
+// gsoMax bounds what TCP hands down at once, headers included: what an IPv4 header can say.
+const gsoMax = 1 << 16
+
 // link is the lower edge of the gVisor stack: a bounded ring of packets going out, an injector for those coming in.
 //
 // Writing never blocks. A packet that finds the ring full is dropped, as a device's queue would: the writer may be
@@ -30,12 +33,19 @@ type link struct {
 	closed  bool
 	dropped uint64
 
-	dmu sync.RWMutex
-	up  stack.NetworkDispatcher // nil when detached
-	mtu uint32
+	rmu sync.Mutex // of the reader
+	out segmenter  // what it has taken from the ring last
+
+	dmu      sync.RWMutex
+	up       stack.NetworkDispatcher // nil when detached
+	ip4, ip6 stack.NetworkEndpoint   // of the interface; set before anything is written
+	mtu      uint32
 }
 
-var _ stack.LinkEndpoint = (*link)(nil)
+var (
+	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
+)
 
 func newLink(mtu int) *link {
 	l := &link{mtu: uint32(mtu)}
@@ -65,61 +75,67 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	return n, nil
 }
 
-// read waits for packets and copies as many as there are, and fit, into bufs.
-//
-// This is the place that will split the segments of a HostGSO link (pkt.GSOOptions) into MTU-sized packets.
+// read waits for packets and fills bufs with as many as there are. One caller at a time makes progress.
 func (l *link) read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	var batch [batchSize]*stack.PacketBuffer
-	limit := min(len(bufs), len(sizes), batchSize)
+	l.rmu.Lock()
+	defer l.rmu.Unlock()
+	limit := min(len(bufs), len(sizes))
+	if limit == 0 {
+		return 0, l.err()
+	}
 	for {
-		l.mu.Lock()
-		for l.n == 0 && !l.closed {
-			l.more.Wait()
-		}
-		if l.closed {
-			l.mu.Unlock()
-			return 0, os.ErrClosed
-		}
-		n := min(l.n, limit)
-		for i := range n {
-			batch[i] = l.ring[l.head]
-			l.ring[l.head] = nil
-			l.head = (l.head + 1) % queueLen
-		}
-		l.n -= n
-		l.mu.Unlock()
-
-		out := 0
-		for _, p := range batch[:n] {
-			if size := copyPacket(bufs[out][min(offset, len(bufs[out])):], p); size > 0 { // else the buffer is too small for it
-				sizes[out] = size
-				out++
+		n := 0
+		for n < limit {
+			if l.out.pkt == nil {
+				p, err := l.take(n == 0)
+				if err != nil {
+					return 0, err
+				}
+				if p == nil {
+					break
+				}
+				l.out.start(p)
 			}
-			p.DecRef()
+			b := bufs[n]
+			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it
+				sizes[n] = size
+				n++
+			}
 		}
-		if out > 0 || limit == 0 {
-			return out, nil
+		if n > 0 {
+			return n, nil
 		}
 	}
 }
 
-// copyPacket copies p to dst and returns its length, 0 if it does not fit.
-func copyPacket(dst []byte, p *stack.PacketBuffer) int {
-	if p.Size() > len(dst) {
-		return 0
+// err is os.ErrClosed after shut.
+func (l *link) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return os.ErrClosed
 	}
-	views, skip := p.AsViewList()
-	n := 0
-	for v := views.Front(); v != nil; v = v.Next() {
-		b := v.AsSlice()
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
-		}
-		n += copy(dst[n:], b[skip:])
-		skip = 0
+	return nil
+}
+
+// take returns the next packet of the ring, and the ring's reference to it. If there is none it waits, or returns nil.
+func (l *link) take(wait bool) (*stack.PacketBuffer, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.n == 0 && !l.closed && wait {
+		l.more.Wait()
 	}
-	return n
+	if l.closed {
+		return nil, os.ErrClosed
+	}
+	if l.n == 0 {
+		return nil, nil
+	}
+	p := l.ring[l.head]
+	l.ring[l.head] = nil
+	l.head = (l.head + 1) % queueLen
+	l.n--
+	return p, nil
 }
 
 // inject hands one IP packet to the stack. Anything that is not IP is ignored.
@@ -144,7 +160,19 @@ func (l *link) inject(packet []byte) {
 	p.DecRef()
 }
 
-// shut makes read return os.ErrClosed from now on and lets go of what is queued.
+// injectRun hands a run of segments to the stack as one packet. It goes to the network endpoint directly: the way
+// through the interface would have the checksums verified again.
+func (l *link) injectRun(r run, bufs [][]byte, offset int) {
+	to := l.ip4
+	if r.ip == header.IPv6MinimumSize {
+		to = l.ip6
+	}
+	p := r.join(bufs, offset)
+	to.HandlePacket(p)
+	p.DecRef()
+}
+
+// shut makes read return os.ErrClosed from now on and lets go of what is queued. It waits for a read under way.
 func (l *link) shut() {
 	l.mu.Lock()
 	l.closed = true
@@ -155,6 +183,9 @@ func (l *link) shut() {
 	}
 	l.mu.Unlock()
 	l.more.Broadcast()
+	l.rmu.Lock()
+	l.out.end()
+	l.rmu.Unlock()
 }
 
 func (l *link) drops() uint64 {
@@ -180,7 +211,14 @@ func (l *link) IsAttached() bool {
 // MTU implements stack.NetworkLinkEndpoint.
 func (l *link) MTU() uint32 { return l.mtu }
 
-// Capabilities implements stack.NetworkLinkEndpoint: none, so every checksum is computed and verified in software.
+// GSOMaxSize implements stack.GSOEndpoint.
+func (l *link) GSOMaxSize() uint32 { return gsoMax }
+
+// SupportedGSO implements stack.GSOEndpoint: TCP leaves cutting and checksums to the segmenter.
+func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// Capabilities implements stack.NetworkLinkEndpoint: none, so that what is not a run or a TCP segment has its checksums
+// computed and verified by the stack.
 func (l *link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityNone }
 
 // The rest of stack.LinkEndpoint: a link without headers, addresses or goroutines of its own.

@@ -123,6 +123,12 @@ func (s *Stack) setUp(addrs []netip.Addr) error {
 	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
 		return fmt.Errorf("netstack: create the interface: %s", err)
 	}
+	var err4, err6 tcpip.Error
+	s.link.ip4, err4 = s.ip.GetNetworkEndpoint(nicID, ipv4.ProtocolNumber)
+	s.link.ip6, err6 = s.ip.GetNetworkEndpoint(nicID, ipv6.ProtocolNumber)
+	if err4 != nil || err6 != nil {
+		return errors.New("netstack: the interface has no IPv4 or IPv6") // cannot be: New asks for both
+	}
 	s.ip.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
 	return s.SetAddrs(addrs)
 }
@@ -202,12 +208,19 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 	if s.closed {
 		return 0, os.ErrClosed
 	}
-	for _, b := range bufs {
-		if len(b) <= offset {
+	for rest := bufs; len(rest) > 0; {
+		if len(rest[0]) <= offset {
+			rest = rest[1:]
 			continue
 		}
-		s.normaliseICMP(b[offset:])
-		s.link.inject(b[offset:])
+		if r := findRun(rest, offset); r.n > 0 {
+			s.link.injectRun(r, rest, offset)
+			rest = rest[r.n:]
+			continue
+		}
+		s.normaliseICMP(rest[0][offset:])
+		s.link.inject(rest[0][offset:])
+		rest = rest[1:]
 	}
 	return len(bufs), nil
 }
