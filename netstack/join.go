@@ -109,28 +109,28 @@ func follows(first, p []byte, ip, hdr int, seq uint32) bool {
 		(a[13]^b[13])&^uint8(header.TCPFlagPsh) == 0 && bytes.Equal(a[14:16], b[14:16]) && bytes.Equal(a[18:], b[18:])
 }
 
-// join makes one packet of a run.
+// join makes one packet of a run. Its headers have a view of their own: the stack keeps a second reference to the
+// packet, and copies the whole of a shared view when it looks at a header in it.
 func (r run) join(bufs [][]byte, offset int) *stack.PacketBuffer {
-	v := buffer.NewViewSize(r.size)
-	out := v.AsSlice()
-	at := copy(out, bufs[0][offset:])
-	flags := out[r.ip+13]
-	for _, b := range bufs[1:r.n] {
-		flags |= b[offset+r.ip+13]
+	head, body := buffer.NewViewSize(r.hdr), buffer.NewViewSize(r.size-r.hdr)
+	h, out := head.AsSlice(), body.AsSlice()
+	copy(h, bufs[0][offset:])
+	at := 0
+	for _, b := range bufs[:r.n] {
+		h[r.ip+13] |= b[offset+r.ip+13] & uint8(header.TCPFlagPsh)
 		at += copy(out[at:], b[offset+r.hdr:])
 	}
-	if r.n > 1 { // the TCP checksum stays the first's: nobody looks at it again
-		out[r.ip+13] = flags
-		if r.ip == header.IPv4MinimumSize {
-			h := header.IPv4(out)
-			h.SetTotalLength(uint16(r.size))
-			h.SetChecksum(0)
-			h.SetChecksum(^h.CalculateChecksum())
-		} else {
-			header.IPv6(out).SetPayloadLength(uint16(r.size - r.ip))
-		}
+	if r.ip == header.IPv4MinimumSize { // the TCP checksum stays the first's: nobody looks at it again
+		ip := header.IPv4(h)
+		ip.SetTotalLength(uint16(r.size))
+		ip.SetChecksum(0)
+		ip.SetChecksum(^ip.CalculateChecksum())
+	} else {
+		header.IPv6(h).SetPayloadLength(uint16(r.size - r.ip))
 	}
-	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	payload := buffer.MakeWithView(head)
+	_ = payload.Append(body)
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: payload})
 	p.RXChecksumValidated = true
 	return p
 }
