@@ -281,3 +281,39 @@ func (m *mesh) pathIs(want string, h *lab.Host, peer string) {
 		return nil
 	})
 }
+
+// The README's two commands on two hosts: init here, the line it prints there, and a request across.
+func TestTwoMachines(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the binary")
+	}
+	m := bare(t)
+	first, second := m.lab.Host("first"), m.lab.Host("second")
+	m.serve(first, 80)
+	var line string
+	for l := range strings.Lines(m.must(first, "init", "--user", "me@lab", "--name", "first")) {
+		if l = strings.TrimSpace(l); strings.HasPrefix(l, "hedge up hedge1-") {
+			line = l
+		}
+	}
+	if line == "" {
+		t.Fatal("hedge init prints no line for the next machine")
+	}
+	m.end(func() { m.hedge(first, "down", "--all") })
+	args := append(strings.Fields(line)[1:], "--name", "second")
+	start := time.Now()
+	m.must(second, args...)
+	out, err := m.curl(second, "http://first.hedge.internal/")
+	if err != nil || !strings.Contains(out, "first says") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("hedge up to the first HTTP answer: %v", time.Since(start).Round(time.Millisecond))
+	m.pathIs("direct", second, "first")
+	if out, code, _ := m.hedge(second, append(args, "--state-dir", filepath.Join(m.dir, "third"))...); code == 0 {
+		t.Errorf("the line was good twice: %s", out)
+	}
+	m.must(second, "logout")
+	if out, err := m.curl(second, "http://first.hedge.internal/"); err == nil {
+		t.Errorf("after logout it still answers: %s", out)
+	}
+}

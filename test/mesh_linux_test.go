@@ -67,8 +67,8 @@ func build(t *testing.T) string {
 	return bin
 }
 
-// newMesh brings all of it up with the given policy.
-func newMesh(t *testing.T, policy string) *mesh {
+// bare is the binary and a network without hosts.
+func bare(t *testing.T) *mesh {
 	t.Helper()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("needs curl")
@@ -86,6 +86,13 @@ func newMesh(t *testing.T, policy string) *mesh {
 		}
 		os.RemoveAll(dir)
 	})
+	return m
+}
+
+// newMesh brings all of it up with the given policy.
+func newMesh(t *testing.T, policy string) *mesh {
+	t.Helper()
+	m := bare(t)
 	m.hub, m.relay = m.lab.Host("hub"), m.lab.Host("relay")
 	m.alice, m.web, m.db = m.lab.Host("alice"), m.lab.Host("web"), m.lab.Host("db")
 	m.writePolicy(policy)
