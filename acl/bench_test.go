@@ -108,3 +108,48 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkQuestions is what the offline verbs ask of a large mesh, parsing and compiling aside.
+func BenchmarkQuestions(b *testing.B) {
+	p, inv := large(b, 10000, 2000)
+	c := mustCompile(b, p, inv)
+	text := string(p.doc.src)
+	widen := func(last string) *Program {
+		q, err := Parse("acl.hujson", []byte(strings.TrimSuffix(text, "]}")+",\n"+last+"]}"), Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return mustCompile(b, q, inv)
+	}
+	one, all := widen(`{"action": "accept", "src": ["group:t7"], "dst": ["tag:s3:9"]}`), widen(`{"action": "accept", "src": ["*"], "dst": ["*:9"]}`)
+	none := mustCompile(b, func() *Policy {
+		q, err := Parse("acl.hujson", []byte(`{"acls": []}`), Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return q
+	}(), inv)
+	for _, q := range []struct {
+		name string
+		ask  func() int
+	}{
+		{"why", func() int { a, _ := c.Why(2, inv.Nodes[3].Addrs[0], 1, protoTCP, noon); return len(a.Missing) }},
+		{"who", func() int { return len(c.WhoReaches([]NodeID{4}, noon)) }},
+		{"reach", func() int { return len(c.Reach([]NodeID{1}, noon)) }},
+		{"diff/same", func() int { return 1 + len(Diff(c, c, noon)) }},
+		{"diff/one rule", func() int { return len(Diff(c, one, noon)) }},
+		{"diff/everyone", func() int { return len(Diff(c, all, noon)) }},
+		{"diff/every rule", func() int { return len(Diff(none, c, noon)) }},
+	} {
+		b.Run(q.name, func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				n = q.ask()
+			}
+			if n == 0 {
+				b.Error("no answer")
+			}
+			b.ReportMetric(float64(n), "rows")
+		})
+	}
+}

@@ -1,7 +1,7 @@
 // Package acl is Hedge's policy: an HuJSON file in the Tailscale policy language, and what it means.
 //
 //	policy.hujson ─ Parse ─ *Policy ─ Compile(policy, inventory) ─ *Program ─ View(node) ─ rules and sets
-//	                  │        ├─ Test(inventory)                     ├─ Check, Who
+//	                  │        ├─ Test(inventory)                     ├─ Check, Why, Reach
 //	                Errors     └─ Lint, MayTag, Approves              └─ Diff(before, after)
 //
 // [Parse] reports every error of a file at once, each with its place. [Compile] is a pure function: the same policy

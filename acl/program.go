@@ -209,7 +209,7 @@ func (c *Program) add(seq int, r *row, pt part) {
 			cr.Src = append(cr.Src, s.name)
 		}
 		if len(r.via) > 0 {
-			cr.via, shared = c.carriers(r.via, shared)
+			cr.via, shared = c.steered(r.via, shared)
 		}
 		cr.aim(c, shared)
 		if len(cr.Dst) > 0 {
@@ -240,8 +240,8 @@ func (cr *compiled) aim(c *Program, ds []dest) {
 	}
 }
 
-// carriers are the nodes with one of the tags, and of the destinations those that can lie behind a router.
-func (c *Program) carriers(via []string, ds []dest) ([]int32, []dest) {
+// steered are the nodes with one of the tags, and of the destinations those that can lie behind a router.
+func (c *Program) steered(via []string, ds []dest) ([]int32, []dest) {
 	idx := []int32{}
 	for _, t := range via {
 		idx = append(idx, c.w.byTag[t]...)

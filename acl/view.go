@@ -194,17 +194,62 @@ func (c *Program) cutSet(sets map[string]Set, name string, known bitset) {
 }
 
 // Check says whether src may open a flow to a destination, and which rule says so: the rule that admits it, or the
-// deny rule that stops it, or nil when no rule covers it. Expiry is not judged here; it is the node's to judge.
+// deny rule that stops it, or nil when no rule covers it. What is no node's own address must lie behind one that
+// carries it, by the narrowest route there is. When rules are in force is not judged here; it is the node's to judge.
 // proto is an IANA protocol number; port means nothing to a protocol without ports.
 func (c *Program) Check(src NodeID, dst netip.Addr, port uint16, proto uint8) (rule *Rule, ok bool) {
 	from, known := c.w.byID[src]
 	if !known {
 		return nil, false
 	}
-	return c.judge(c.relevant(from), from, dst, port, proto)
+	return c.check(c.relevant(from), from, dst, port, proto)
 }
 
-// judge is Check with the rules that concern the source at hand.
+func (c *Program) check(rules []*compiled, from int32, dst netip.Addr, port uint16, proto uint8) (rule *Rule, ok bool) {
+	if _, own := c.w.byAddr[dst]; own {
+		return c.judge(rules, from, dst, port, proto)
+	}
+	carriers, exit := c.carriers(dst)
+	for _, to := range carriers {
+		var hit *Rule
+		for _, r := range rules {
+			if hit != nil && r.Action == Accept || to == from || !r.admitsFrom(c, from, dst) || !r.admitsBehind(to, exit, dst, port, proto) {
+				continue
+			}
+			if hit = &r.Rule; r.Action == Deny {
+				break
+			}
+		}
+		if hit != nil {
+			rule, ok = hit, hit.Action == Accept
+		}
+		if ok {
+			break
+		}
+	}
+	return rule, ok
+}
+
+// admitsBehind is admitsTo for an address that a node carries a route to. Through an exit, only "*" and the internet
+// are reached: a rule for a network means its router.
+func (r *compiled) admitsBehind(to int32, exit bool, dst netip.Addr, port uint16, proto uint8) bool {
+	if !r.reaches(to) {
+		return false
+	}
+	for n, m := range r.dst {
+		if !m.set.Any && (m.whole || !m.has(to) || !m.set.holds(dst) || exit && !isInternet(m.name)) {
+			continue
+		}
+		if slices.ContainsFunc(r.Dst[n].Ports, func(p PortRange) bool { return r.speaks(p, port, proto) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func isInternet(set string) bool { return set == "autogroup:internet" }
+
+// judge is Check with the rules that concern the source at hand, for any address as if somebody carried it.
 func (c *Program) judge(rules []*compiled, from int32, dst netip.Addr, port uint16, proto uint8) (*Rule, bool) {
 	to, owned := c.w.byAddr[dst]
 	if !owned {
