@@ -39,6 +39,9 @@ const (
 )
 
 func child(o options) (err error) {
+	if o.allocs != "" {
+		runtime.MemProfileRate = 256
+	}
 	w, err := open(o)
 	if err != nil {
 		return err
@@ -60,7 +63,6 @@ func child(o options) (err error) {
 		defer pprof.StopCPUProfile()
 	}
 	if o.allocs != "" {
-		runtime.MemProfileRate = 4096
 		defer func() { err = errors.Join(err, writeAllocs(o.allocs)) }()
 	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
@@ -89,6 +91,7 @@ func writeAllocs(file string) error {
 	if err != nil {
 		return err
 	}
+	runtime.GC() // the profile is that of the last collection
 	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
 }
 
