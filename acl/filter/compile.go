@@ -40,9 +40,10 @@ type targetRef struct{ rule, target int32 }
 
 // peer is what outlives a snapshot: how many flows a peer has.
 type peer struct {
-	id    acl.NodeID
-	flows atomic.Int32
-	frags int32 // under the lock of fragments
+	id       acl.NodeID
+	flows    atomic.Int32
+	frags    int32        // under the lock of fragments
+	answered atomic.Int64 // when its allowance of answers is whole again, on the clock of flows
 }
 
 // How an address belongs to its owner.

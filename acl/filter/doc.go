@@ -30,4 +30,11 @@
 // windows, UDP, ICMP echo replies, SCTP, and the ICMP errors that quote one of these. Fragments follow the verdict
 // of their first. A flow belongs to one peer, and a peer can fill only its own share of the table. When the rules
 // change, each live flow is judged again before its next packet passes; those that no rule covers are cut.
+//
+// # Lost connections
+//
+// After a restart a filter knows no flows, and a peer's segment of an old connection is denied: it proves nothing, and
+// to take it up midway would let in what no SYN has asked for. But silence would leave the peer's application waiting
+// for many minutes. So [Verdict].Answer asks for an RST, if the rules would admit a new connection from this peer to
+// this port: then it learns no more than its SYN would tell it, and any other peer learns nothing.
 package filter

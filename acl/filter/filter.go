@@ -217,8 +217,13 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 	if fl.epoch == s.epoch && wall < fl.expires {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
-	src, dst, _, port := fl.ends()
+	src, dst, back, port := fl.ends()
 	v, owner, until := s.admit(&src, &dst, fl.proto(), port, fl.opener(), wall)
+	if !v.Allow && fl.crossed { // either end may be its opener
+		if w, o, u := s.admit(&dst, &src, fl.proto(), back, 1-fl.opener(), wall); w.Allow {
+			v, owner, until = w, o, u
+		}
+	}
 	if owner != nil && owner.id != fl.peer.id {
 		v = Verdict{Reason: SrcNotOwned, Peer: owner.id}
 		if !fl.inbound {
@@ -330,7 +335,15 @@ func (f *Filter) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) 
 		}
 	}
 	if p.proto == protoTCP {
-		if r := fl.segment(p, d); r != ByFlow {
+		switch r := fl.segment(p, d); r {
+		case ByFlow:
+		case crossing:
+			w, _, _ := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+			if !w.Allow {
+				return w
+			}
+			fl.cross(p, d)
+		default:
 			return Verdict{Reason: r, Peer: fl.peer.id}
 		}
 	} else if fl.state == fresh && d != fl.opener() {
@@ -341,10 +354,14 @@ func (f *Filter) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) 
 
 // onNew judges a packet without a live flow, and makes one if a rule admits it. A dead flow in its place goes.
 func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *snapshot, now time.Time, d int) Verdict {
-	if r := opens(p); r != ByRule {
-		return s.owned(p, d, r)
+	why := opens(p)
+	if why != ByRule && !(why == TCPNoFlow && d == theirs && p.flags&rst == 0) {
+		return s.owned(p, d, why)
 	}
 	v, owner, until := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+	if why != ByRule {
+		return lost(v, owner, s.since(now))
+	}
 	if !v.Allow {
 		return v
 	}
@@ -378,6 +395,31 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 	}
 	fl.deadline = at + fl.idle()
 	return v
+}
+
+// lost is the verdict on a segment of a peer for a connection that is not known here, as after a restart. v is what
+// the rules say of a new connection to its port.
+func lost(v Verdict, owner *peer, at int64) Verdict {
+	switch v.Reason {
+	case NoPolicy, SrcNotOwned, DstNotOwned:
+		return v
+	}
+	return Verdict{Reason: TCPNoFlow, Peer: v.Peer, Answer: v.Allow && owner.answer(at)}
+}
+
+// answer reports whether a peer may be sent one more packet that it did not ask for: 100 at once, 100 a second.
+func (p *peer) answer(at int64) bool {
+	const every, burst = int64(10 * time.Millisecond), int64(time.Second)
+	for {
+		old := p.answered.Load()
+		next := max(old, at) + every
+		if next > at+burst {
+			return false
+		}
+		if p.answered.CompareAndSwap(old, next) {
+			return true
+		}
+	}
 }
 
 // opens reports whether p may be the first packet of a flow (ByRule), or why not.

@@ -62,6 +62,7 @@ type flow struct {
 	inbound   bool  // opened by the peer
 	state     state
 	loose     bool
+	crossed   bool
 	peer      *peer
 	rule      *acl.Rule
 	expires   int64  // when it must be judged again, Unix ns

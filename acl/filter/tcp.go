@@ -31,6 +31,9 @@ func sane(flags uint8) bool {
 //	─ rule ────── synSent ──────────── synReceived ─── established ───── closing ─────────────── timeWait
 //	                 │                     │                │               │
 //	                 └─────────────────────┴── RST ─────────┴───────────────┴── closed
+//
+// Two SYNs that cross are one connection (RFC 9293 section 3.5), if the rules would let either end open it; then both
+// ends send SYN+ACK.
 type state uint8
 
 const (
@@ -63,6 +66,9 @@ type tcpSide struct {
 	acks   bool // acked is set
 }
 
+// crossing is what segment says of a SYN that crosses another: the rules decide. It is never a verdict.
+const crossing = reasonCount
+
 func before(a, b uint32) bool { return int32(a-b) < 0 }
 
 // maxAckWindow is how far back an acknowledgment may lie at least (netfilter's MAXACKWINCONST).
@@ -71,7 +77,7 @@ const maxAckWindow = 66000
 // open starts a flow with its SYN; d is the side that sent it.
 func (f *flow) open(p *packet, d int) {
 	f.side = [2]tcpSide{}
-	f.state, f.loose, f.challenge = synSent, false, 0
+	f.state, f.loose, f.crossed, f.challenge = synSent, false, false, 0
 	f.side[d].start(p)
 }
 
@@ -120,7 +126,10 @@ func (f *flow) segment(p *packet, d int) Reason {
 	}
 	switch {
 	case kind == syn:
-		if !opener {
+		if !opener && f.state == synSent {
+			return crossing
+		}
+		if !opener && !(f.crossed && f.state == synReceived && p.seq+1 == snd.first) {
 			return TCPState
 		}
 		// Again, or of an end that forgot the connection and will be told so by a challenge (RFC 5961 section 4).
@@ -142,9 +151,33 @@ func (f *flow) segment(p *packet, d int) Reason {
 	return ByFlow
 }
 
+// cross takes the SYN of side d, which crossed that of the other.
+func (f *flow) cross(p *packet, d int) {
+	snd, rcv := &f.side[d], &f.side[1-d]
+	snd.start(p)
+	f.meet(snd, rcv)
+	rcv.maxEnd = rcv.end + snd.maxWin
+	f.state, f.crossed = synReceived, true
+}
+
+// meet agrees on what both SYNs have said.
+func (f *flow) meet(snd, rcv *tcpSide) {
+	if !snd.scaled || !rcv.scaled {
+		snd.scale, rcv.scale = 0, 0
+	}
+	snd.maxEnd += rcv.maxWin
+}
+
 // synAck takes the second segment of a handshake, or sees it again.
 func (f *flow) synAck(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 	switch {
+	case f.crossed && f.state <= established:
+		if p.seq+1 != snd.first || before(rcv.end, p.ack) || before(p.ack, rcv.first) {
+			return TCPSeq
+		}
+		snd.acked, snd.acks = p.ack, true
+		f.progress(snd, rcv, opener)
+		return ByFlow
 	case opener:
 		return TCPState
 	case f.state == synSent:
@@ -152,11 +185,8 @@ func (f *flow) synAck(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 			return TCPSeq
 		}
 		snd.start(p)
-		if !snd.scaled || !rcv.scaled {
-			snd.scale, rcv.scale = 0, 0
-		}
+		f.meet(snd, rcv)
 		snd.acked, snd.acks = p.ack, true
-		snd.maxEnd += rcv.maxWin
 		rcv.maxEnd = p.ack + snd.maxWin
 		f.state = synReceived
 		return ByFlow
@@ -265,7 +295,7 @@ func (f *flow) advance(p *packet, snd, rcv *tcpSide, opener bool) {
 }
 
 func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
-	if f.state == synReceived && opener && snd.acks && !before(snd.acked, rcv.first) {
+	if f.state == synReceived && (opener || f.crossed && rcv.acks) && snd.acks && !before(snd.acked, rcv.first) {
 		f.state = established
 	}
 	if snd.fin || rcv.fin {

@@ -9,7 +9,10 @@ import (
 
 // Verdict is what becomes of one packet. The zero Verdict denies.
 type Verdict struct {
-	Allow  bool
+	Allow bool
+	// Answer: this denial of a peer's packet should be answered, through the tunnel, with what [Reject] makes of it.
+	// The peer may open a connection to this port, but this segment is of one that is not known here.
+	Answer bool
 	Reason Reason
 	Rule   *acl.Rule  // the rule that admitted or denied it; nil when there is none
 	Peer   acl.NodeID // the other end; zero when unknown
