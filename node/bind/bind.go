@@ -33,6 +33,8 @@ type Bind struct {
 	endpoints  atomic.Pointer[[]netip.AddrPort]
 	home       atomic.Uint32
 	mark       atomic.Uint32
+	nat        atomic.Pointer[NAT]
+	pins       atomic.Pointer[map[netip.AddrPort]*extra] // addresses that packets go to by a socket of their own
 
 	mu      sync.Mutex
 	ses     *session         // nil while no device is attached
@@ -50,6 +52,7 @@ type Bind struct {
 	strays  chan stray
 	probes  chan *probe
 	names   chan resolved
+	samples chan []uint16
 	done    <-chan struct{} // of ctx
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -95,6 +98,7 @@ func New(cfg Config) (*Bind, error) {
 		strays:  make(chan stray, 64),
 		probes:  make(chan *probe),
 		names:   make(chan resolved),
+		samples: make(chan []uint16),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.done = b.ctx.Done()
@@ -106,6 +110,7 @@ func New(cfg Config) (*Bind, error) {
 	b.relays.b = b
 	b.relays.conns.Store(&map[uint16]*relayConn{})
 	b.table.Store(&table{})
+	b.pins.Store(&map[netip.AddrPort]*extra{})
 	b.endpoints.Store(&[]netip.AddrPort{})
 	s4, s6, err := b.listen(cfg.Port)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
 )
 
 // Config is what a Bind is made from. Node, Disco and Machine are required.
@@ -19,6 +20,7 @@ type Config struct {
 
 	Loopback bool           // keep to loopback addresses, offered and probed: for several nodes on one machine
 	Exclude  []netip.Prefix // addresses never offered nor probed: the mesh's own
+	Budget   path.Budget    // of guessing the ports of NATs that are hard to get through; zero for the default
 
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed

@@ -26,6 +26,8 @@ type loop struct {
 	net  netmon
 	stun stunClient
 	here path.Here // as last told
+
+	extras extras
 }
 
 const pollEvery = 3 * time.Second
@@ -34,12 +36,14 @@ func newLoop(b *Bind) *loop {
 	l := &loop{b: b, timer: time.NewTimer(0), shakes: make(map[*peer]*handshake), probes: make(map[uint64]*probe)}
 	l.stun.init(l)
 	l.net.poll(l)
-	l.paths = path.New(path.Config{Usable: l.net.usable})
+	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
+	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget})
 	return l
 }
 
 func (l *loop) run() {
 	defer l.timer.Stop()
+	defer l.extras.close()
 	l.announce(time.Now())
 	for {
 		l.timer.Reset(time.Until(l.next()))
@@ -58,6 +62,8 @@ func (l *loop) run() {
 			l.stun.answer(m)
 		case r := <-l.b.names:
 			l.stun.named(r)
+		case ports := <-l.b.samples:
+			l.stun.sampled(ports)
 		case s := <-l.b.strays:
 			l.step(path.Seen{Peer: s.peer.key, From: s.from})
 		case p := <-l.b.probes:
@@ -139,6 +145,7 @@ func (l *loop) tend(now time.Time) {
 
 // announce tells the owner and the peers where we are, if that changed.
 func (l *loop) announce(now time.Time) {
+	nat := l.stun.judge(now)
 	eps := l.stun.reflexive(now)
 	for _, a := range l.net.addrs {
 		if e := netip.AddrPortFrom(a, l.b.Port()); !slices.Contains(eps, e) {
@@ -146,9 +153,9 @@ func (l *loop) announce(now time.Time) {
 		}
 	}
 	eps = eps[:min(len(eps), path.MaxHere)]
-	h := path.Here{Relay: l.b.Home(), Endpoints: eps}
+	h := path.Here{Relay: l.b.Home(), NAT: nat, Endpoints: eps}
 	same := slices.Equal(eps, l.here.Endpoints)
-	if same && h.Relay == l.here.Relay {
+	if same && h.Relay == l.here.Relay && h.NAT == l.here.NAT {
 		return
 	}
 	l.here = h
@@ -180,6 +187,9 @@ func (l *loop) disco(m message) {
 	if err != nil {
 		return // forged, or sealed for another
 	}
+	if m.extra != nil && (m.extra.peer != m.peer.key || !l.extras.pin(m.extra, m.from)) {
+		return // another socket of ours was hit before
+	}
 	m.peer.any.Store(l.b.now())
 	if h, ok := msg.(path.Here); ok && h.Relay != 0 {
 		m.peer.relay.Store(uint32(h.Relay))
@@ -205,8 +215,10 @@ func (l *loop) step(ev path.Event) {
 		switch a := a.(type) {
 		case path.Send:
 			if p := t.byNode[a.Peer]; p != nil {
-				l.send(p, a.To, a.Msg)
+				l.send(p, a)
 			}
+		case path.Sockets:
+			l.extras.set(a.Peer, a.Count)
 		case path.Use:
 			if p := t.byNode[a.Peer]; p != nil {
 				l.use(p, a)
@@ -233,14 +245,21 @@ func (l *loop) step(ev path.Event) {
 }
 
 // send seals a message and sends it; a failure is a message lost, which the paths expect.
-func (l *loop) send(p *peer, to path.Route, m path.Message) {
+func (l *loop) send(p *peer, a path.Send) {
 	box := l.box(p)
 	if box == nil {
 		return
 	}
-	l.buf = box.Seal(l.buf[:0], m)
-	if to.IsValid() {
-		_ = l.b.sendUDP([][]byte{l.buf}, to)
+	l.buf = box.Seal(l.buf[:0], a.Msg)
+	switch {
+	case a.Socket > 0:
+		l.extras.send(a, l.buf)
+		return
+	case a.TTL > 0:
+		_ = l.b.sendTTL(l.buf, a.To, a.TTL)
+		return
+	case a.To.IsValid():
+		_ = l.b.sendUDP([][]byte{l.buf}, a.To)
 		return
 	}
 	l.b.sendRelay([][]byte{l.buf}, p)
@@ -257,6 +276,9 @@ func (l *loop) use(p *peer, u path.Use) {
 	if old.primary == u.Primary {
 		return
 	}
+	l.extras.tidy(func(e *extra) bool {
+		return e.peer == p.key && e.pinned != u.Primary && time.Since(e.since) > pinKeeps
+	})
 	p.waiting.Store(0)
 	p.heard.Store(0)
 	if u.Primary.IsValid() {

@@ -226,22 +226,22 @@ func (m *meeting) both() time.Duration {
 }
 
 // How two machines reach each other: the one on the left speaks first. A number is the most milliseconds until both
-// send directly, and "-" is by relay for good.
+// send directly, and "-" is by relay for good. Where ports are guessed ("?") luck has a part: a few may fail.
 const matrix = `
-           none  easy  easyopen fullcone addrrestr hard  hardseq hardblk cgn   cgn+hp blocked v6   dual
-none       150   150   150      150      150       150   150     150     150   150    -       -    150
-easy       150   150   -        150      150       -     -       -       150   150    -       -    150
-easyopen   150   150   -        150      150       -     -       -       150   150    -       -    150
-fullcone   150   150   150      150      150       150   150     150     150   150    -       -    150
-addrrestr  150   150   150      150      150       150   150     150     150   150    -       -    150
-hard       150   -     -        150      150       -     -       -       -     -      -       -    -
-hardseq    150   -     -        150      150       -     -       -       -     -      -       -    -
-hardblk    150   -     -        150      150       -     -       -       -     -      -       -    -
-cgn        150   150   -        150      150       -     -       -       -     150    -       -    150
-cgn+hp     150   150   -        150      150       -     -       -       150   150    -       -    150
-blocked    -     -     -        -        -         -     -       -       -     -      -       -    -
-v6         -     -     -        -        -         -     -       -       -     -      -       150  150
-dual       150   150   -        150      150       -     -       -       150   150    -       150  150
+          none      easy      easyopen  fullcone  addrrestr hard      hardseq   hardblk   cgn       cgn+hp    blocked   v6        dual
+none      150       150       150       150       150       150       150       150       150       150       -         -         150
+easy      150       150       150       150       150       4000?     1000?     3000?     150       150       -         -         150
+easyopen  150       150       150       150       150       4000?     1000?     3000?     150       150       -         -         150
+fullcone  150       150       150       150       150       150       150       150       150       150       -         -         150
+addrrestr 150       150       150       150       150       150       150       150       150       150       -         -         150
+hard      150       4000?     4000?     150       150       -         -         -         4000?     4000?     -         -         4000?
+hardseq   150       1000?     1000?     150       150       -         1000?     -         1000?     1000?     -         -         1000?
+hardblk   150       3000?     3000?     150       150       -         -         5000?     3000?     3000?     -         -         3000?
+cgn       150       150       150       150       150       4000?     1000?     3000?     -         150       -         -         150
+cgn+hp    150       150       150       150       150       4000?     1000?     3000?     150       150       -         -         150
+blocked   -         -         -         -         -         -         -         -         -         -         -         -         -
+v6        -         -         -         -         -         -         -         -         -         -         -         150       150
+dual      150       150       150       150       150       4000?     1000?     3000?     150       150       -         150       150
 `
 
 // TestMatrix sets the places against each other. HEDGE_MATRIX_SEEDS asks for more runs of each pair.
@@ -250,6 +250,7 @@ func TestMatrix(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(matrix), "\n")
 	columns := strings.Fields(lines[0])
 	var table strings.Builder
+	guessed, unlucky := 0, 0
 	for _, line := range lines[1:] {
 		cells := strings.Fields(line)
 		fmt.Fprintf(&table, "%-10s", cells[0])
@@ -264,7 +265,15 @@ func TestMatrix(t *testing.T) {
 						if took == 0 {
 							relayed++
 						}
-						judge(t, want, took, f)
+						limit, luck := strings.CutSuffix(want, "?")
+						if luck {
+							guessed++
+							if took == 0 {
+								unlucky++
+								limit = "-"
+							}
+						}
+						judge(t, limit, took, f)
 					})
 				})
 			}
@@ -276,7 +285,10 @@ func TestMatrix(t *testing.T) {
 		}
 		table.WriteByte('\n')
 	}
-	t.Logf("milliseconds until both sides are direct:\n%10s %s\n%s", "", strings.Join(columns, " "), table.String())
+	if unlucky > 3+guessed/20 {
+		t.Errorf("%d of %d guesses failed", unlucky, guessed)
+	}
+	t.Logf("%d of %d guesses failed; milliseconds until both sides are direct:\n%10s %s\n%s", unlucky, guessed, "", strings.Join(columns, " "), table.String())
 }
 
 func judge(t *testing.T, want string, took time.Duration, f fate) {

@@ -18,6 +18,7 @@ type message struct {
 	from  netip.AddrPort // zero by relay
 	peer  *peer          // the sender it claims; nil for STUN
 	relay uint16
+	extra *extra // the socket it came by, if not the usual one
 }
 
 // stray is a packet of a peer's session from an address not known as the peer's.
@@ -69,7 +70,7 @@ func (b *Bind) sort(pkt []byte, from netip.AddrPort, now int64, last *lookup) co
 		return b.attribute(pkt, t, from, now, last)
 	}
 	if d, ok := path.Sender(pkt); ok {
-		b.disco(pkt, d, from, 0, nil)
+		b.disco(pkt, d, message{from: from}, nil)
 	} else if stun.IsMessage(pkt) && len(pkt) <= maxSTUN {
 		m := message{pkt: append([]byte(nil), pkt...), from: from}
 		select {
@@ -81,12 +82,12 @@ func (b *Bind) sort(pkt []byte, from netip.AddrPort, now int64, last *lookup) co
 }
 
 // disco hands a probe to the loop, if its sender is one of ours, and not too many wait.
-func (b *Bind) disco(pkt []byte, sender key.DiscoPublic, from netip.AddrPort, relay uint16, via *peer) {
+func (b *Bind) disco(pkt []byte, sender key.DiscoPublic, m message, via *peer) {
 	p := b.table.Load().byDisco[sender]
 	if p == nil || via != nil && via != p {
 		return
 	}
-	m := message{pkt: append([]byte(nil), pkt...), from: from, peer: p, relay: relay}
+	m.pkt, m.peer = append([]byte(nil), pkt...), p
 	select {
 	case b.discoIn <- m:
 	default:
@@ -163,7 +164,7 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 			}
 			b.ring.push(pkt, p.ep)
 		} else if d, ok := path.Sender(pkt); ok {
-			b.disco(pkt, d, netip.AddrPort{}, relay, p)
+			b.disco(pkt, d, message{relay: relay}, p)
 		}
 	}
 }

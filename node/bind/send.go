@@ -174,6 +174,11 @@ func (b *Bind) sendStranger(bufs [][]byte, s *stranger) error {
 }
 
 func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
+	if pins := *b.pins.Load(); len(pins) > 0 {
+		if e := pins[to]; e != nil {
+			return e.batch.write(bufs, to)
+		}
+	}
 	if to.Addr().Is4() {
 		return b.udp4.write(bufs, to)
 	}

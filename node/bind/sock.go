@@ -186,3 +186,6 @@ func (s *session) closed() bool {
 		return false
 	}
 }
+
+// isClosed reports whether a socket is gone.
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -233,6 +233,23 @@ func tune(c syscall.RawConn) {
 	})
 }
 
+const systemTTL = true
+
+// writeTTL sends one packet with a time to live, by ancillary data (ip(7)), so that other packets keep theirs.
+func writeTTL(pc net.PacketConn, pkt []byte, to netip.AddrPort, ttl int) error {
+	c, ok := pc.(*net.UDPConn)
+	if !ok {
+		return syscall.EOPNOTSUPP
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	h := unix.Cmsghdr{Level: unix.IPPROTO_IP, Type: unix.IP_TTL}
+	h.SetLen(unix.CmsgLen(4))
+	putHeader(oob, h)
+	binary.NativeEndian.PutUint32(oob[unix.CmsgLen(0):], uint32(ttl))
+	_, _, err := c.WriteMsgUDPAddrPort(pkt, oob, to)
+	return err
+}
+
 func setMark(c syscall.RawConn, mark uint32) error {
 	var err error
 	if e := c.Control(func(fd uintptr) {

@@ -5,6 +5,7 @@ package bind
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 )
 
@@ -18,6 +19,10 @@ func newBatcher(_ string, pc net.PacketConn) batcher {
 	}
 	return single{pc}
 }
+
+const systemTTL = false
+
+func writeTTL(net.PacketConn, []byte, netip.AddrPort, int) error { return errors.ErrUnsupported }
 
 func tune(syscall.RawConn) {}
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v3"
+
+	"github.com/hedge-mesh/hedge/node/path"
 )
 
 const (
@@ -37,6 +39,7 @@ type stunClient struct {
 	seen    map[netip.AddrPort]reflexive
 	names   map[string]named
 	relays  []Relay
+	samples sampler
 }
 
 type stunServer struct {
@@ -143,17 +146,16 @@ func (s *stunClient) tick(now time.Time) {
 			s.next = v.again
 		}
 	}
-	if t := s.started.Add(stunSettle); t.After(now) && t.Before(s.next) {
-		s.next = t
+	for _, d := range [...]time.Duration{stunSettle, stunGiveUp} {
+		if t := s.started.Add(d); t.After(now) && t.Before(s.next) {
+			s.next = t
+		}
 	}
 	s.l.announce(now) // what was seen long ago is no more
 }
 
 func (s *stunClient) ask(now time.Time, server int) {
-	m, err := stun.Build(stun.TransactionID, stun.BindingRequest)
-	if err != nil {
-		return // no randomness: does not happen
-	}
+	m := newRequest()
 	s.asked[m.TransactionID] = question{server, now}
 	_ = s.l.b.sendUDP([][]byte{m.Raw}, s.servers[server].addr) // asked again if it is lost
 }
@@ -161,32 +163,45 @@ func (s *stunClient) ask(now time.Time, server int) {
 // answer takes a packet that looks like STUN. Nothing is ever sent because of it.
 func (s *stunClient) answer(p message) {
 	now := time.Now()
-	m := stun.New()
-	if err := stun.Decode(p.pkt, m); err != nil || m.Type != stun.BindingSuccess {
+	mapped, id, ok := readAnswer(p.pkt)
+	if !ok {
 		return
 	}
-	q, ok := s.asked[m.TransactionID]
+	q, ok := s.asked[id]
 	if !ok || now.Sub(q.sent) > stunGiveUp || s.servers[q.server].addr != p.from {
 		return
 	}
-	delete(s.asked, m.TransactionID)
-	var x stun.XORMappedAddress
-	if err := x.GetFrom(m); err != nil {
-		return
-	}
-	ip, ok := netip.AddrFromSlice(x.IP)
-	if !ok || x.Port <= 0 || x.Port > 0xffff {
-		return
-	}
+	delete(s.asked, id)
 	v := &s.servers[q.server]
 	rtt := max(now.Sub(q.sent), time.Microsecond)
 	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
 		s.latency[v.relay] = rtt
 	}
 	v.answered = true
-	s.seen[v.addr] = reflexive{netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), now}
+	s.seen[v.addr] = reflexive{mapped, now}
 	s.l.tend(now)
 	s.l.announce(now)
+}
+
+func newRequest() *stun.Message {
+	return stun.MustBuild(stun.TransactionID, stun.BindingRequest) // fails for want of randomness only, which there is
+}
+
+// readAnswer decodes an answer to a binding request.
+func readAnswer(pkt []byte) (mapped netip.AddrPort, id [stun.TransactionIDSize]byte, ok bool) {
+	m := stun.New()
+	if err := stun.Decode(pkt, m); err != nil || m.Type != stun.BindingSuccess {
+		return mapped, id, false
+	}
+	var x stun.XORMappedAddress
+	if err := x.GetFrom(m); err != nil {
+		return mapped, id, false
+	}
+	ip, ok := netip.AddrFromSlice(x.IP)
+	if !ok || x.Port <= 0 || x.Port > 0xffff {
+		return mapped, id, false
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), m.TransactionID, true
 }
 
 // settled reports whether the first round has told enough to choose a home relay by.
@@ -207,6 +222,9 @@ func (s *stunClient) reflexive(now time.Time) []netip.AddrPort {
 		}
 	}
 	slices.SortFunc(out, netip.AddrPort.Compare)
+	if n := s.l.b.NAT(); n.Kind > path.Easy { // ports that nobody else gets in by: one will do, to tell the address
+		out = slices.CompactFunc(out, func(a, b netip.AddrPort) bool { return a.Addr() == b.Addr() })
+	}
 	return out[:min(len(out), 8)]
 }
 

@@ -2,6 +2,7 @@ package path
 
 import (
 	"fmt"
+	"hash/crc32"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,6 +23,7 @@ type candidate struct {
 	by     source
 	added  time.Time
 	pinged time.Time     // last ping to it
+	opened time.Time     // last packet that opens our NAT for it, and goes no further
 	pong   time.Time     // last pong from it; zero if it stopped answering
 	rtt    time.Duration // smoothed (RFC 6298: 7/8)
 	missed int           // pings unanswered since the last pong
@@ -116,8 +118,9 @@ func (pr *peer) gotPing(now time.Time, from Route, m Ping) {
 	}
 	pr.heardTx[pr.heardAt] = m.Tx
 	pr.heardAt = (pr.heardAt + 1) % len(pr.heardTx)
-	pr.p.do(Send{pr.key, from, Pong{m.Tx, from}})
+	pr.p.do(Send{Peer: pr.key, To: from, Msg: Pong{m.Tx, from}})
 	if from.IsValid() {
+		pr.clear = now
 		pr.pingBack(now, from, pingLeast)
 	}
 }
@@ -187,24 +190,30 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	if !pr.heres.take(now, hereRate, hereBurst) {
 		return
 	}
-	pr.called = now
+	pr.called, pr.nat = now, m.NAT
 	fresh := pr.setCandidates(now, m.Endpoints, called)
-	pr.call(now, hereEvery)
+	if m.Opened == sum(pr.p.self.Endpoints) {
+		pr.clear = now
+	}
 	if pr.best != nil {
 		for _, c := range pr.candidates {
 			if fresh && c != pr.best && c.by&called != 0 {
-				pr.ping(now, c.addr, 0, false)
+				pr.reach(now, c)
 			}
 		}
+		pr.call(now, hereEvery)
 		pr.other, pr.until = Relay, now.Add(bothFor)
 		if !pr.asked(pr.best.addr) {
 			pr.ping(now, pr.best.addr, 0, true)
 		}
 		return
 	}
-	pr.restart(now)
-	pr.round = 1 // the call was answered already
+	if pr.try == nil {
+		pr.restart(now)
+	}
+	pr.round = max(pr.round, 1) // the call is answered here
 	pr.seek(now)
+	pr.call(now, hereEvery)
 }
 
 func smooth(old, sample time.Duration) time.Duration {
@@ -212,4 +221,63 @@ func smooth(old, sample time.Duration) time.Duration {
 		return sample
 	}
 	return (7*old + sample) / 8
+}
+
+// openTTL lets a packet through our own NAT and no further: at least one router stands between that and the peer's.
+const (
+	openTTL   = 2
+	openFor   = 150 * time.Millisecond // by then the peer has had the time to open its side
+	clearFor  = 10 * time.Second
+	openedFor = 20 * time.Second
+)
+
+// reach pings a candidate, or just opens our NAT for it while it is early to do more.
+func (pr *peer) reach(now time.Time, c *candidate) {
+	if !pr.early(now, c) {
+		pr.ping(now, c.addr, 0, false)
+	} else if pr.probes.take(now, probeRate, probeBurst) {
+		c.opened = now
+		pr.p.do(Send{Peer: pr.key, To: c.addr, Msg: Ping{pr.p.cfg.Tx()}, TTL: openTTL})
+	}
+}
+
+// early reports whether a packet to a candidate would come before the peer has opened its NAT for us. Some NATs, Linux
+// without a firewall of its own, take such a packet for their own, and never use that port towards us after it: then
+// the pair could not meet. So at first we open our side only, and say so by relay; who hears that pings in earnest.
+// A NAT of ours with a port for each far end gains nothing by it, and behind addresses that are not public is no NAT.
+func (pr *peer) early(now time.Time, c *candidate) bool {
+	if pr.p.cfg.Plain || c.proven || !public(c.addr.Addr()) || pr.p.self.NAT.hard() || recent(now, pr.clear, clearFor) {
+		return false
+	}
+	waited := now.Sub(pr.began)
+	return pr.began.IsZero() || waited < openFor || waited < pr.relayRTT/2+openFor/3
+}
+
+// public reports whether an address may be a NAT's outside, and is IPv4, for which NATs are made.
+func public(ip netip.Addr) bool {
+	return ip.Is4() && !ip.IsPrivate() && !ip.IsLoopback() && !shared.Contains(ip)
+}
+
+var shared = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+
+// sum is a checksum of a set of addresses in any order, of those that may be a NAT's outside.
+func sum(set []netip.AddrPort) (s uint32) {
+	for _, a := range set {
+		if public(a.Addr()) {
+			b, _ := a.MarshalBinary()
+			s += crc32.ChecksumIEEE(b)
+		}
+	}
+	return s
+}
+
+// openedSum is the sum of those addresses of the peer's that we sent to of late.
+func (pr *peer) openedSum(now time.Time) uint32 {
+	var set []netip.AddrPort
+	for _, c := range pr.candidates {
+		if c.by&(told|called) != 0 && recent(now, latest(c.pinged, c.opened), openedFor) {
+			set = append(set, c.addr)
+		}
+	}
+	return sum(set)
 }

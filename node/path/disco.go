@@ -32,6 +32,8 @@ type (
 	}
 	Here struct {
 		Relay     uint16           // our home relay; 0 if none
+		NAT       NAT              // ours
+		Opened    uint32           // sum of the peer's public IPv4 addresses that we have sent to, in any order
 		Endpoints []netip.AddrPort // at most MaxHere
 	}
 )
@@ -58,7 +60,8 @@ const (
 	MaxHere = 16
 
 	minPlain = 32
-	maxPlain = 1500 // a ping may be padded, to learn what size of packet a path carries
+	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without kind and addresses
+	maxPlain = 1500                  // a ping may be padded, to learn what size of packet a path carries
 )
 
 // Box seals and opens the messages of two disco keys. Every message looks alike from outside:
@@ -70,7 +73,7 @@ const (
 //	sealed (NaCl secretbox: XSalsa20, Poly1305):
 //	ping   01│ tx (12) │ zeros (19, more if padded)
 //	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
-//	here   03│ relay (2) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
+//	here   03│ relay (2) │ NAT (1) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
 //
 // Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
 // than its ping, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
@@ -118,7 +121,7 @@ func (b *Box) seal(dst []byte, m Message, nonce *[nonceSize]byte) []byte {
 	dst = append(dst, magic...)
 	dst = append(dst, b.from[:]...)
 	dst = append(dst, nonce[:]...)
-	plain := encode(make([]byte, 0, 4+MaxHere*addrSize), m)
+	plain := encode(make([]byte, 0, 1+hereSize+MaxHere*addrSize), m)
 	return secretbox.Seal(dst, plain, nonce, &b.ours)
 }
 
@@ -159,6 +162,10 @@ func encode(b []byte, m Message) []byte {
 	case Here:
 		eps := m.Endpoints[:min(len(m.Endpoints), MaxHere)]
 		b = binary.BigEndian.AppendUint16(b, m.Relay)
+		b = append(b, byte(m.NAT.Kind))
+		b = binary.BigEndian.AppendUint16(b, m.NAT.Low)
+		b = binary.BigEndian.AppendUint16(b, m.NAT.High)
+		b = binary.BigEndian.AppendUint32(b, m.Opened)
 		b = append(b, byte(len(eps)))
 		for _, a := range eps {
 			b = appendAddr(b, a)
@@ -190,12 +197,13 @@ func decode(b []byte) (Message, error) {
 		p.Seen = readAddr(body[used:])
 		m, used = p, used+addrSize
 	case kindHere:
-		n := int(body[2])
-		if want := max(minPlain, 4+n*addrSize); n > MaxHere || len(b) != want {
+		n := int(body[hereSize-1])
+		if want := max(minPlain, 1+hereSize+n*addrSize); n > MaxHere || len(b) != want {
 			return nil, fmt.Errorf("path: here of %d addresses has %d bytes", n, len(b))
 		}
-		h := Here{Relay: binary.BigEndian.Uint16(body)}
-		used = 3
+		h := Here{Relay: binary.BigEndian.Uint16(body), Opened: binary.BigEndian.Uint32(body[7:])}
+		h.NAT = NAT{Kind(body[2]), binary.BigEndian.Uint16(body[3:]), binary.BigEndian.Uint16(body[5:])}
+		used = hereSize
 		for range n {
 			h.Endpoints = append(h.Endpoints, readAddr(body[used:]))
 			used += addrSize

@@ -44,9 +44,9 @@ func TestEncoding(t *testing.T) {
 		{Pong{tx1, v4}, "02 0102030405060708090a0b0c 00000000000000000000ffffc0000207 a2a9 00"},
 		{Pong{tx1, v6}, "02 0102030405060708090a0b0c 20010db8000000000000000000000007 01bb 00"},
 		{Pong{Tx: tx1}, "02 0102030405060708090a0b0c" + zeros(19)},
-		{Here{Relay: 258}, "03 0102 00" + zeros(28)},
-		{Here{1, []netip.AddrPort{v4}}, "03 0001 01 00000000000000000000ffffc0000207 a2a9" + zeros(10)},
-		{Here{1, []netip.AddrPort{v4, v6}}, "03 0001 02 00000000000000000000ffffc0000207 a2a9 20010db8000000000000000000000007 01bb"},
+		{Here{Relay: 258}, "03 0102 00 0000 0000 00000000 00" + zeros(19)},
+		{Here{1, NAT{Block, 258, 772}, 0x05060708, []netip.AddrPort{v4}}, "03 0001 03 0102 0304 05060708 01 00000000000000000000ffffc0000207 a2a9" + zeros(1)},
+		{Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}, "03 0001 00 0000 0000 00000000 02 00000000000000000000ffffc0000207 a2a9 20010db8000000000000000000000007 01bb"},
 	} {
 		want := strings.ReplaceAll(tt.want, " ", "")
 		if got := hex.EncodeToString(encode(nil, tt.m)); got != want {
@@ -81,10 +81,10 @@ func TestSealOpen(t *testing.T) {
 	for range MaxHere + 3 {
 		many.Endpoints = append(many.Endpoints, v4)
 	}
-	for _, m := range []Message{Ping{tx1}, Pong{tx1, v6}, Here{7, []netip.AddrPort{v4}}, many} {
+	for _, m := range []Message{Ping{tx1}, Pong{tx1, v6}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
 		pkt := a.Seal(nil, m)
 		if h, ok := m.(Here); ok && len(h.Endpoints) > MaxHere {
-			m = Here{h.Relay, h.Endpoints[:MaxHere]}
+			m = Here{Relay: h.Relay, Endpoints: h.Endpoints[:MaxHere]}
 		}
 		got, err := b.Open(pkt)
 		if err != nil || !cmp.Equal(got, m, cmpA) {
@@ -157,7 +157,7 @@ func TestNewBoxRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []Message{Ping{tx1}, Pong{tx1, v4}, Here{1, []netip.AddrPort{v4, v6}}} {
+	for _, m := range []Message{Ping{tx1}, Pong{tx1, v4}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
 		f.Add(encode(nil, m))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -3,6 +3,7 @@ package path
 import (
 	"container/heap"
 	"crypto/rand"
+	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -65,6 +66,12 @@ type Config struct {
 	// Usable reports whether an address may be probed at all; nil for all that make sense. Our own mesh's addresses
 	// must not be: packets to them would go around in circles.
 	Usable func(netip.Addr) bool
+	// Plain says that packets cannot be sent with a short time to live.
+	Plain bool
+	// Budget bounds the guessing of ports.
+	Budget Budget
+	// Rand returns a number below n; nil for a random one.
+	Rand func(n int) int
 	// Tx makes the IDs of pings; nil for random ones, which is what keeps others from answering for a peer.
 	Tx func() TxID
 }
@@ -122,15 +129,23 @@ func (Seen) event()  {}
 func (Tick) event()  {}
 func (Probe) event() {}
 
-// Action is something to do: Send, Use, Sleep, Alive or Probed.
+// Action is something to do: Send, Use, Sleep, Alive, Probed or Sockets.
 type Action interface{ action() }
 
 type (
 	// Send seals and sends a message.
 	Send struct {
-		Peer key.NodePublic
-		To   Route
-		Msg  Message
+		Peer   key.NodePublic
+		To     Route
+		Msg    Message
+		TTL    int // how many routers it may cross, plus one; 0 for as many as usual
+		Socket int // one of those opened for the peer, from 1 on; 0 for the usual one
+	}
+	// Sockets wants so many sockets opened for a peer, each with a port of its own, or all closed. The one by which the
+	// first message of the peer comes from an address is the one for that address from then on, and stays.
+	Sockets struct {
+		Peer  key.NodePublic
+		Count int
 	}
 	// Use says which routes a peer's WireGuard packets take from now on.
 	Use struct {
@@ -164,20 +179,22 @@ type (
 	}
 )
 
-func (Send) action()   {}
-func (Use) action()    {}
-func (Sleep) action()  {}
-func (Alive) action()  {}
-func (Probed) action() {}
+func (Send) action()    {}
+func (Use) action()     {}
+func (Sleep) action()   {}
+func (Alive) action()   {}
+func (Probed) action()  {}
+func (Sockets) action() {}
 
 // Paths is the state of all peers. It is not safe for concurrent use.
 type Paths struct {
-	cfg   Config
-	peers map[key.NodePublic]*peer
-	sets  uint64 // of peers, so far
-	due   queue
-	self  Here
-	out   []Action
+	cfg    Config
+	peers  map[key.NodePublic]*peer
+	sets   uint64 // of peers, so far
+	due    queue
+	self   Here
+	budget Budget
+	out    []Action
 }
 
 // New returns Paths without peers.
@@ -185,7 +202,10 @@ func New(cfg Config) *Paths {
 	if cfg.Tx == nil {
 		cfg.Tx = func() (tx TxID) { rand.Read(tx[:]); return }
 	}
-	return &Paths{cfg: cfg, peers: make(map[key.NodePublic]*peer)}
+	if cfg.Rand == nil {
+		cfg.Rand = mrand.IntN
+	}
+	return &Paths{cfg: cfg, budget: cfg.Budget.orDefault(), peers: make(map[key.NodePublic]*peer)}
 }
 
 // Step takes one event and returns what to do about it, valid until the next Step. Time must not run backwards.
@@ -219,6 +239,8 @@ func (p *Paths) Next() (key.NodePublic, time.Time, bool) {
 	}
 	return p.due[0].key, p.due[0].wake, true
 }
+
+func (p *Paths) rand(n int) int { return p.cfg.Rand(n) }
 
 func (p *Paths) do(a Action) { p.out = append(p.out, a) }
 
@@ -262,6 +284,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 	}
 	for k, pr := range p.peers {
 		if pr.kept != p.sets {
+			pr.endTry()
 			if pr.at >= 0 {
 				heap.Remove(&p.due, pr.at)
 			}

@@ -35,12 +35,20 @@ type peer struct {
 	compareAt time.Time // next round of a search for a better path
 	compares  int       // rounds left in it
 
+	began   time.Time // of the search; in its beginning addresses are opened, not pinged
+	clear   time.Time // when we knew that the peer has opened its side
+	nat     NAT       // the peer's
+	try     *try
+	tried   time.Time // the last attempt
+	tryWait time.Duration
+
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight
 	probes, pongs, heres bucket
 	heardTx              [32]TxID // of pings, so that a copy is not answered twice
 	heardAt              int
 
+	now    time.Time
 	used   Use // as last told
 	first  bool
 	ticked bool // in this Step
@@ -59,6 +67,7 @@ type ping struct {
 
 // settle tells what changed and sets the time of the next Tick.
 func (pr *peer) settle(now time.Time) {
+	pr.now = now
 	pr.tell(now)
 	wake, ok := pr.next(now)
 	switch {
@@ -99,6 +108,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		default:
 			sooner(pr.traffic.Waiting.Add(pr.patience()))
 		}
+		if pr.try != nil {
+			sooner(pr.try.next)
+		}
 		if pr.compares > 0 && pr.best != nil && !pr.doubt {
 			sooner(pr.compareAt)
 		}
@@ -127,6 +139,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.traffic, pr.ticked = t, true
 	pr.expire(now)
 	if !pr.busy(now) {
+		pr.endTry()
 		return
 	}
 	if !pr.hereDue.IsZero() && !pr.hereDue.After(now) {
@@ -138,6 +151,8 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	if (pr.best == nil || pr.doubt) && !pr.seekAt.After(now) {
 		pr.seek(now)
 	}
+	pr.consider(now)
+	pr.guessOn(now)
 	pr.lookForBetter(now)
 }
 
@@ -259,7 +274,7 @@ func (pr *peer) lookForBetter(now time.Time) {
 	if len(pr.candidates) > 1 && pr.best.rtt > goodEnough {
 		for _, c := range pr.candidates {
 			if c != pr.best && !recent(now, c.pinged, pingLeast) {
-				pr.ping(now, c.addr, 0, false)
+				pr.reach(now, c)
 			}
 		}
 	}
@@ -272,6 +287,11 @@ func (pr *peer) lookForBetter(now time.Time) {
 
 // seek pings every candidate, and at first tells the peer by relay to do the same.
 func (pr *peer) seek(now time.Time) {
+	for _, c := range pr.candidates {
+		if c != pr.best {
+			pr.reach(now, c)
+		}
+	}
 	switch {
 	case pr.round >= 4 && recent(now, pr.traffic.Sent, awake):
 		// In vain so far: the first call may have been lost. Being called is no reason, or two would call each other for ever.
@@ -282,17 +302,12 @@ func (pr *peer) seek(now time.Time) {
 			pr.ping(now, Relay, 0, false)
 		}
 	}
-	for _, c := range pr.candidates {
-		if c != pr.best {
-			pr.ping(now, c.addr, 0, false)
-		}
-	}
 	pr.seekAt = now.Add(seekWaits[min(pr.round, len(seekWaits)-1)])
 	pr.round++
 }
 
 // restart begins the search anew.
-func (pr *peer) restart(now time.Time) { pr.round, pr.seekAt = 0, now }
+func (pr *peer) restart(now time.Time) { pr.round, pr.seekAt, pr.began = 0, now, now }
 
 // call tells the peer where we are, unless it was told within least.
 func (pr *peer) call(now time.Time, least time.Duration) {
@@ -300,7 +315,9 @@ func (pr *peer) call(now time.Time, least time.Duration) {
 		return
 	}
 	pr.hereSent, pr.hereDue = now, time.Time{}
-	pr.p.do(Send{pr.key, Relay, pr.p.self})
+	h := pr.p.self
+	h.Opened = pr.openedSum(now)
+	pr.p.do(Send{Peer: pr.key, To: Relay, Msg: h})
 }
 
 // news is a call that must not get lost: at once, or as soon as the last is old enough.
@@ -364,7 +381,7 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	}
 	g := ping{pr.p.cfg.Tx(), to, now, now.Add(wait), id}
 	pr.pings = append(pr.pings, g)
-	pr.p.do(Send{pr.key, to, Ping{g.tx}})
+	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{g.tx}})
 }
 
 // asked reports whether a ping to a route is in flight.
@@ -392,7 +409,7 @@ func (pr *peer) tell(now time.Time) {
 		u.Both, u.Other, u.Until = true, pr.used.Other, pr.used.Until
 	}
 	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
-		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.Since.Equal(pr.used.Since) &&
+		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
 		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
 	if !same {
 		pr.used, pr.first = u, true
@@ -408,7 +425,7 @@ func (pr *peer) firstOnes() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, proven := range [...]bool{true, false} {
 		for _, c := range pr.candidates {
-			if c != pr.best && !c.pong.IsZero() == proven && len(out) < maxFirst {
+			if c != pr.best && !c.pong.IsZero() == proven && !pr.early(pr.now, c) && len(out) < maxFirst {
 				out = append(out, c.addr)
 			}
 		}

@@ -32,6 +32,9 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT here NAME ADDR,ADDR       a Here of the peer
 //	AT seen NAME ADDR            a WireGuard packet of its session from an unknown address
 //	AT probe NAME                hedge ping
+//	AT openers                   packets can be sent with a short time to live
+//	AT nat KIND LOW-HIGH         ours
+//	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
 //	AT run                       nothing: time passes up to AT
 //
 // AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
@@ -103,7 +106,7 @@ type flow struct {
 
 func newScript(t *testing.T) *script {
 	s := &script{t: t, now: epoch, flows: map[key.NodePublic]*flow{}}
-	s.p = New(Config{Tx: func() (tx TxID) { s.n++; binary.BigEndian.PutUint32(tx[8:], s.n); return }})
+	s.p = New(Config{Plain: true, Rand: func(n int) int { return n / 3 }, Tx: func() (tx TxID) { s.n++; binary.BigEndian.PutUint32(tx[8:], s.n); return }})
 	return s
 }
 
@@ -199,9 +202,25 @@ func (s *script) line(verb string, arg []string) {
 	case "probe":
 		s.step(Probe{k, 7})
 	case "run":
+	case "openers":
+		s.p.cfg.Plain = false
+	case "nat":
+		s.p.self.NAT = natOf(arg)
+	case "heard":
+		h := Here{Relay: 2, NAT: natOf(arg[1:]), Opened: sum(s.p.self.Endpoints)}
+		for _, c := range s.p.peers[k].candidates {
+			h.Endpoints = append(h.Endpoints, c.addr)
+		}
+		s.step(Got{k, Relay, h})
 	default:
 		s.t.Fatalf("no verb %q", verb)
 	}
+}
+
+func natOf(arg []string) (n NAT) {
+	n.Kind = Kind(slices.Index(kindNames[:], arg[0]))
+	fmt.Sscanf(arg[1], "%d-%d", &n.Low, &n.High)
+	return n
 }
 
 func (s *script) send(k key.NodePublic) {
@@ -263,7 +282,7 @@ func (s *script) step(ev Event) {
 			s.flows[a.Peer].hear(s.now, a.From)
 		case Send:
 			rtt, ok := s.flows[a.Peer].net[a.To]
-			if m, isPing := a.Msg.(Ping); ok && isPing {
+			if m, isPing := a.Msg.(Ping); ok && isPing && a.TTL == 0 {
 				s.pongs = append(s.pongs, pong{s.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
 				slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
 			}
@@ -290,6 +309,12 @@ func (s *script) describe(a Action) string {
 		to := peerName(a.Peer) + " " + routeName(a.To)
 		switch m := a.Msg.(type) {
 		case Ping:
+			if a.Socket != 0 {
+				to += fmt.Sprintf(" by socket %d", a.Socket)
+			}
+			if a.TTL != 0 {
+				return "open " + to
+			}
 			return "ping " + to
 		case Pong:
 			return "pong " + to
@@ -314,6 +339,8 @@ func (s *script) describe(a Action) string {
 		return fmt.Sprintf("use  %s %s%s%s%s (%s)", peerName(a.Peer), routeName(a.Primary), both, rtt, first, a.Why)
 	case Sleep:
 		return "sleep " + peerName(a.Peer)
+	case Sockets:
+		return fmt.Sprintf("sockets %s %d", peerName(a.Peer), a.Count)
 	case Probed:
 		return fmt.Sprintf("probed %s by %s in %v", peerName(a.Peer), routeName(a.From), a.RTT)
 	}

@@ -1,0 +1,214 @@
+package bind
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// extra is one of the sockets opened for a peer while ports are guessed (path.Sockets). One is pinned to an address of
+// the peer when the first authentic message comes from there by it; the others are closed after the attempt.
+type extra struct {
+	*sock
+	peer   key.NodePublic
+	pinned netip.AddrPort
+	since  time.Time
+}
+
+// extras are the loop's, but for pins.
+type extras struct {
+	b    *Bind
+	open map[key.NodePublic][]*extra
+}
+
+const pinKeeps = 30 * time.Second // without being the path in use
+
+// set opens n sockets for a peer, or closes those that are of no use.
+func (x *extras) set(k key.NodePublic, n int) {
+	for _, e := range x.open[k] {
+		if !e.pinned.IsValid() {
+			e.pc.Close()
+		}
+	}
+	delete(x.open, k)
+	for range n {
+		s, err := x.b.listenOne("udp4", 0)
+		if err != nil {
+			x.b.cfg.Log("guessing ports with %d sockets of %d: %v", len(x.open[k]), n, err)
+			return
+		}
+		e := &extra{sock: s, peer: k}
+		x.open[k] = append(x.open[k], e)
+		x.b.wg.Go(func() { x.b.drain(e) })
+	}
+}
+
+// send sends by the i-th socket of a peer, from 1 on.
+func (x *extras) send(a path.Send, pkt []byte) {
+	list := x.open[a.Peer]
+	if a.Socket > len(list) {
+		return
+	}
+	if s := list[a.Socket-1].sock; a.TTL > 0 {
+		_ = s.writeTTL(pkt, a.To, a.TTL) // a guess lost
+	} else {
+		_ = s.batch.write([][]byte{pkt}, a.To)
+	}
+}
+
+// pin makes a socket the one for an address, and reports whether it is.
+func (x *extras) pin(e *extra, from netip.AddrPort) bool {
+	old := x.b.pins.Load()
+	if o := (*old)[from]; o != nil || e.pinned.IsValid() {
+		return o == e
+	}
+	e.pinned, e.since = from, time.Now()
+	pins := maps.Clone(*old)
+	pins[from] = e
+	x.b.pins.Store(&pins)
+	return true
+}
+
+// tidy closes the pinned sockets of a peer that are not its path.
+func (x *extras) tidy(which func(*extra) bool) {
+	old := *x.b.pins.Load()
+	if len(old) == 0 {
+		return
+	}
+	pins := maps.Clone(old)
+	maps.DeleteFunc(pins, func(_ netip.AddrPort, e *extra) bool {
+		if which(e) {
+			e.pc.Close()
+			return true
+		}
+		return false
+	})
+	x.b.pins.Store(&pins)
+}
+
+func (x *extras) close() {
+	for k := range x.open {
+		x.set(k, 0)
+	}
+	x.tidy(func(*extra) bool { return true })
+}
+
+// drain reads an extra socket until it is closed.
+func (b *Bind) drain(e *extra) {
+	bufs, sizes, from := [][]byte{make([]byte, slotSize)}, make([]int, 1), make([]netip.AddrPort, 1)
+	var last lookup
+	for bad := 0; bad < 100; {
+		n, err := single{e.pc}.read(bufs, sizes, from)
+		switch {
+		case b.ctx.Err() != nil || isClosed(err):
+			return
+		case err != nil || n == 0:
+			bad++ // an ICMP error, perhaps
+			continue
+		}
+		pkt := bufs[0][:sizes[0]]
+		a := netip.AddrPortFrom(from[0].Addr().Unmap(), from[0].Port())
+		if t := messageType(pkt); t != 0 {
+			if ep := b.attribute(pkt, t, a, b.now(), &last); ep != nil {
+				b.ring.push(pkt, ep)
+			}
+		} else if d, ok := path.Sender(pkt); ok {
+			b.disco(pkt, d, message{from: a, extra: e}, nil)
+		}
+	}
+}
+
+// ttlWriter is a socket that can send a packet with a time to live of its own.
+type ttlWriter interface {
+	WriteTTL(b []byte, to netip.AddrPort, ttl int) (int, error)
+}
+
+// canTTL reports whether sockets can, as far as we know.
+func (b *Bind) canTTL() bool {
+	s := b.udp4.cur.Load()
+	if s == nil {
+		return false
+	}
+	switch s.pc.(type) {
+	case ttlWriter:
+		return true
+	case *net.UDPConn:
+		return systemTTL
+	}
+	return false
+}
+
+func (b *Bind) sendTTL(pkt []byte, to netip.AddrPort, ttl int) error {
+	s := b.udp4.cur.Load()
+	if s == nil || !to.Addr().Is4() {
+		return conn.ErrWrongEndpointType
+	}
+	return s.writeTTL(pkt, to, ttl)
+}
+
+func (s *sock) writeTTL(pkt []byte, to netip.AddrPort, ttl int) error {
+	if w, ok := s.pc.(ttlWriter); ok {
+		_, err := w.WriteTTL(pkt, to, ttl)
+		return err
+	}
+	return writeTTL(s.pc, pkt, to, ttl)
+}
+
+// sampleWait is how long samples may take.
+const sampleWait = time.Second
+
+// sample asks a STUN server by n sockets, each of which gets a mapping of its own, and brings the outside ports in order.
+func (b *Bind) sample(server netip.AddrPort, n int) {
+	type asked struct {
+		s  *sock
+		id [12]byte
+	}
+	var list []asked
+	defer func() {
+		for _, a := range list {
+			a.s.pc.Close()
+		}
+	}()
+	for range n {
+		s, err := b.listenOne("udp4", 0)
+		if err != nil {
+			break
+		}
+		m := newRequest()
+		list = append(list, asked{s, m.TransactionID})
+		if s.batch.write([][]byte{m.Raw}, server) != nil {
+			break
+		}
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, sampleWait)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		for _, a := range list {
+			a.s.pc.SetReadDeadline(time.Unix(1, 0))
+		}
+	})()
+	var ports []uint16
+	bufs, sizes, from := [][]byte{make([]byte, slotSize)}, make([]int, 1), make([]netip.AddrPort, 1)
+	for _, a := range list {
+		for ctx.Err() == nil {
+			if _, err := (single{a.s.pc}).read(bufs, sizes, from); err != nil {
+				break
+			}
+			if mapped, id, ok := readAnswer(bufs[0][:sizes[0]]); ok && id == a.id {
+				ports = append(ports, mapped.Port())
+				break
+			}
+		}
+	}
+	select {
+	case b.samples <- ports:
+	case <-b.done:
+	}
+}

@@ -1,0 +1,171 @@
+package bind
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// NAT is how the network between us and the internet treats our UDP, as the STUN servers see it.
+type NAT struct {
+	Kind      path.Kind        // of the mapping of IPv4, by what it means for peers
+	Ports     [2]uint16        // the last port and the step of a sequential one, the bounds of a block
+	None      bool             // the outside address of IPv4 is our own, or we have none
+	Preserved bool             // the outside port is our own
+	Mapped    []netip.AddrPort // how each server that answered sees us, both families; in no order
+	Asked     int              // servers asked in this round
+	Answered  int              // and those that answered
+	IPv6      bool             // one of them saw an IPv6 address of ours
+}
+
+// String says it in words.
+func (n NAT) String() string {
+	switch n.Kind {
+	case path.Easy:
+		if n.None {
+			return "no NAT"
+		}
+		return "easy: one port for all peers"
+	case path.Sequential:
+		return fmt.Sprintf("hard: a port for each peer, in order (the last is %d)", n.Ports[0])
+	case path.Block:
+		return fmt.Sprintf("hard: a port for each peer, about %d to %d", n.Ports[0], n.Ports[1])
+	case path.Random:
+		return "hard: a port for each peer, anywhere"
+	case path.Blocked:
+		return "UDP is blocked: no server answers"
+	}
+	return "not known"
+}
+
+// NAT is what is known of our own.
+func (b *Bind) NAT() NAT {
+	if n := b.nat.Load(); n != nil {
+		c := *n
+		c.Mapped = slices.Clone(n.Mapped)
+		return c
+	}
+	return NAT{}
+}
+
+const (
+	manySamples = 16 // to know a NAT's way with ports
+	fewSamples  = 8  // enough to be sure
+	maxStep     = 8  // between ports of a sequential NAT: others use it too
+	blockSpan   = 1024
+)
+
+// classify says what the servers' answers mean; ports are those of the samples, in order.
+func classify(mapped map[netip.AddrPort]netip.AddrPort, own []netip.Addr, port uint16, ports []uint16) (n NAT) {
+	var distinct []netip.AddrPort
+	servers := 0
+	for _, a := range mapped {
+		n.Mapped = append(n.Mapped, a)
+		if a.Addr().Is6() {
+			n.IPv6 = true
+			continue
+		}
+		servers++
+		n.None = n.None || slices.Contains(own, a.Addr())
+		n.Preserved = n.Preserved || a.Port() == port
+		if !slices.Contains(distinct, a) {
+			distinct = append(distinct, a)
+		}
+	}
+	n.Answered = len(mapped)
+	n.None = n.None || servers == 0 && n.IPv6
+	switch {
+	case len(distinct) == 0 && n.IPv6, len(distinct) == 1 && (servers > 1 || n.None || n.Preserved):
+		n.Kind = path.Easy
+	case len(distinct) > 1:
+		n.Kind, n.Ports = classifyPorts(ports)
+	}
+	return n
+}
+
+func classifyPorts(ports []uint16) (path.Kind, [2]uint16) {
+	if len(ports) < fewSamples {
+		return path.Random, [2]uint16{}
+	}
+	step := uint16(maxStep + 1)
+	for i := range ports[1:] {
+		d := ports[i+1] - ports[i]
+		if d == 0 || d > maxStep {
+			step = 0
+			break
+		}
+		step = min(step, d)
+	}
+	if step > 0 {
+		return path.Sequential, [2]uint16{ports[len(ports)-1], step}
+	}
+	low, high := slices.Min(ports), slices.Max(ports)
+	if high-low < blockSpan {
+		rest := (blockSpan - 1 - int(high-low)) / 2 // as much on either side as was not seen
+		from := max(int(low)-rest, 1)
+		return path.Block, [2]uint16{uint16(from), uint16(min(from+blockSpan-1, 65535))}
+	}
+	return path.Random, [2]uint16{}
+}
+
+// sampler keeps the samples of a NAT with a port for each far end.
+type sampler struct {
+	ports []uint16
+	at    time.Time
+	busy  bool
+}
+
+// judge takes stock after a STUN answer, and asks for samples if the NAT is of a kind that wants them.
+func (s *stunClient) judge(now time.Time) path.NAT {
+	mapped := map[netip.AddrPort]netip.AddrPort{}
+	for server, r := range s.seen {
+		if now.Sub(r.at) <= reflexiveKeeps {
+			mapped[server] = r.addr
+		}
+	}
+	n := classify(mapped, s.l.net.all, s.l.b.Port(), s.samples.ports)
+	n.Asked = len(s.servers)
+	if n.Asked > 0 && n.Answered == 0 && now.Sub(s.started) >= stunGiveUp {
+		n.Kind = path.Blocked
+	}
+	s.l.b.nat.Store(&n)
+	p := path.NAT{Kind: n.Kind, Low: n.Ports[0], High: n.Ports[1]}
+	if n.Kind != path.Sequential && n.Kind != path.Block && n.Kind != path.Random || s.samples.busy {
+		return p
+	}
+	count := 0
+	switch {
+	case s.samples.at.IsZero() || now.Sub(s.samples.at) > 5*time.Minute:
+		count = manySamples
+	case n.Kind == path.Sequential && s.samples.at.Before(s.started):
+		count = 1
+	}
+	if count == 0 {
+		return p
+	}
+	for _, v := range s.servers {
+		if v.answered && v.addr.Addr().Is4() {
+			s.samples.busy = true
+			s.l.b.wg.Go(func() { s.l.b.sample(v.addr, count) })
+			break
+		}
+	}
+	return p
+}
+
+// sampled takes samples. A few more of a sequence only move it on.
+func (s *stunClient) sampled(ports []uint16) {
+	s.samples.busy, s.samples.at = false, time.Now()
+	if len(ports) >= fewSamples || len(s.samples.ports) < fewSamples {
+		s.samples.ports = ports
+	} else if len(ports) == 1 {
+		moved := ports[0] - s.samples.ports[len(s.samples.ports)-1]
+		for i := range s.samples.ports {
+			s.samples.ports[i] += moved
+		}
+	}
+	s.l.announce(time.Now())
+}

@@ -1,0 +1,119 @@
+package bind
+
+import (
+	"net"
+	"net/netip"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/ipv4"
+
+	"github.com/hedge-mesh/hedge/node/path"
+	"github.com/hedge-mesh/hedge/test/lab"
+)
+
+// Each place is known for what it is, within seconds.
+func TestNAT(t *testing.T) {
+	for kind, want := range map[string]path.Kind{
+		"none": path.Easy, "easy": path.Easy, "easyopen": path.Easy, "fullcone": path.Easy, "addrrestr": path.Easy,
+		"cgn": path.Easy, "cgn+hp": path.Easy, "dual": path.Easy, "v6": path.Easy,
+		"hard": path.Random, "hardseq": path.Sequential, "hardblk": path.Block, "blocked": path.Blocked,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := lab.NewInternet(1)
+			names := stunServersIn(t, n)
+			host, _, _, _ := n.Pair(kind, "none")
+			s := newSide(t, Config{Listen: host.Listen, Interfaces: host.Interfaces, DialRelay: newDoubles(0).dial})
+			s.small = true
+			s.attach()
+			if got := s.NAT(); got.Kind != path.Unknown {
+				t.Errorf("%s: %s before anybody was asked", kind, got)
+			}
+			s.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}, STUN: names}})
+			<-time.After(4 * time.Second)
+			got := s.NAT()
+			if got.Kind != want || got.None != (kind == "none" || kind == "v6") || got.IPv6 != (kind == "v6" || kind == "dual") {
+				t.Errorf("%s: %+v, want %v", kind, got, want)
+			}
+			t.Logf("%-10s %s", kind, got)
+		})
+	}
+}
+
+func TestClassifyPorts(t *testing.T) {
+	for _, c := range []struct {
+		ports []uint16
+		want  path.Kind
+		low   uint16
+	}{
+		{nil, path.Random, 0},
+		{[]uint16{1, 2, 3}, path.Random, 0}, // too few
+		{[]uint16{65532, 65533, 65534, 65535, 0, 1, 2, 3}, path.Sequential, 3},
+		{[]uint16{10, 12, 14, 18, 20, 22, 24, 26}, path.Sequential, 26}, // somebody else's among them
+		{[]uint16{20100, 20900, 20500, 20001, 20777, 20333, 20200, 20998}, path.Block, 19988},
+		{[]uint16{100, 900, 500, 1, 777, 333, 200, 998}, path.Block, 1},
+		{[]uint16{100, 60000, 500, 1, 777, 333, 200, 998}, path.Random, 0},
+		{[]uint16{9, 9, 9, 9, 9, 9, 9, 9}, path.Block, 1},
+	} {
+		if kind, r := classifyPorts(c.ports); kind != c.want || r[0] != c.low {
+			t.Errorf("%v: %v %v, want %v from %d", c.ports, kind, r, c.want, c.low)
+		}
+	}
+}
+
+// A packet's own time to live is on the wire, and the next has the usual one.
+func TestTimeToLive(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("packets have a time to live of their own on Linux only")
+	}
+	in, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	p := ipv4.NewPacketConn(in)
+	if err := p.SetControlMessage(ipv4.FlagTTL, true); err != nil {
+		t.Skip(err)
+	}
+	s := newSide(t, Config{})
+	to := netip.MustParseAddrPort(in.LocalAddr().String())
+	if !s.canTTL() {
+		t.Fatal("the socket cannot")
+	}
+	for _, want := range []int{3, 64} {
+		if want == 3 {
+			err = s.sendTTL([]byte("short"), to, 3)
+		} else {
+			err = s.sendUDP([][]byte{[]byte("usual")}, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, cm, _, err := p.ReadFrom(make([]byte, 100))
+		if err != nil || cm.TTL != want {
+			t.Errorf("time to live %+v, %v, want %d", cm, err, want)
+		}
+	}
+}
+
+// After an attempt no socket is left but the one in use, and that goes with its path.
+func TestExtraSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := meet(t, 4, "hardblk", "easy")
+		defer m.end()
+		m.shake()
+		m.talk(3*time.Second, nil)
+		if m.both() == 0 || len(*m.a.pins.Load()) > 1 { // none if the usual socket was hit
+			t.Fatalf("direct after %v, %d sockets pinned", m.both(), len(*m.a.pins.Load()))
+		}
+		<-time.After(pinKeeps)
+		m.rb.BlockUDP(true)
+		f := m.talk(5*time.Second, nil)
+		if f.gap > time.Second || len(*m.a.pins.Load()) != 0 {
+			t.Errorf("%+v, and %d sockets pinned", f, len(*m.a.pins.Load()))
+		}
+	})
+}

@@ -1,0 +1,235 @@
+package path
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind is how a NAT chooses the outside port of a far end, which decides who can reach whom (RFC 4787 section 4).
+type Kind uint8
+
+const (
+	Unknown    Kind = iota
+	Easy            // one for all far ends, or there is no NAT at all
+	Sequential      // another for each far end, the next one: Low is the last seen, High the step
+	Block           // another for each far end, somewhere from Low to High
+	Random          // another for each far end, anywhere
+	Blocked         // no answer at all
+)
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return "unknown"
+}
+
+var kindNames = [...]string{"unknown", "easy", "sequential", "block", "random", "blocked"}
+
+// NAT is what a node knows of its own.
+type NAT struct {
+	Kind      Kind
+	Low, High uint16
+}
+
+// hard reports whether peers cannot know in advance the port by which a packet to them leaves.
+func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.Kind == Random }
+
+// Budget bounds what is spent on guessing the ports of a hard NAT, per attempt; the zero value is the default.
+// A probe is 138 bytes on the wire.
+type Budget struct {
+	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 256, negative for no guessing
+	Probes  int           // guesses by the side that has one port; 0 for 1024. With 256 sockets 98 of 100 attempts succeed
+	Pairs   int           // probes of each side where both have a NAT with ports in a block; 0 for 2048
+	Rate    int           // probes a second; 0 for 300, and half as much again where both sides guess
+	Every   time.Duration // between attempts that failed; 0 for 10 min
+}
+
+func (b Budget) orDefault() Budget {
+	set := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	set(&b.Sockets, 256)
+	set(&b.Probes, 1024)
+	set(&b.Pairs, 2048)
+	set(&b.Rate, 300)
+	if b.Every == 0 {
+		b.Every = 10 * time.Minute
+	}
+	return b
+}
+
+const (
+	window    = 64 // ports that a sequential NAT may be at
+	someSocks = 64 // opened where that is enough
+	tryRound  = 4  // of the ordinary search, after which guessing begins
+	tryStep   = 10 * time.Millisecond
+	tryLinger = 1500 * time.Millisecond // for the last answers
+	tryAgain  = 20 * time.Second        // after one that succeeded, and was lost
+)
+
+// try is an attempt to guess ports. The side with the hard NAT opens many sockets, so that its NAT has many ports open
+// to the peer's one; the other side probes ports; any hit is a path (the birthday method). A NAT that gives ports in
+// order or from a small block narrows the guess.
+//
+//	hard:  256 sockets ─ ping ─▶ 256 ports of its NAT ─▶ the peer's one address
+//	easy:  1024 ports  ◀─ ping ─ one socket
+type try struct {
+	socks  int // extra sockets; 0 for the usual one
+	most   int // probes
+	rate   int
+	target func(i int) netip.AddrPort
+	short  int // probes at first that only open our NAT: the peer's may be one of those that early packets spoil
+	sent   int
+	start  time.Time
+	next   time.Time
+}
+
+// consider begins an attempt if the ordinary search was in vain and there is hope.
+func (pr *peer) consider(now time.Time) {
+	b := pr.p.budget
+	if pr.best != nil || pr.try != nil || pr.round < tryRound || b.Sockets < 0 {
+		return
+	}
+	if !pr.tried.IsZero() && now.Sub(pr.tried) < pr.tryWait {
+		return
+	}
+	t, why := pr.plan(b)
+	if why != "" {
+		pr.why = why
+	}
+	if t == nil {
+		return
+	}
+	pr.tried, pr.tryWait = now, b.Every
+	t.start, t.next = now, now
+	pr.try = t
+	if t.socks > 0 {
+		pr.p.do(Sockets{pr.key, t.socks})
+	}
+}
+
+// plan says how to guess, given both NATs, or why there is no hope.
+func (pr *peer) plan(b Budget) (t *try, why string) {
+	ours, theirs := pr.p.self.NAT, pr.nat
+	to := pr.public()
+	switch {
+	case ours.Kind == Blocked:
+		return nil, "our network lets no UDP through"
+	case theirs.Kind == Blocked:
+		return nil, "the peer's network lets no UDP through"
+	case !to.IsValid() || !ours.hard() && !theirs.hard():
+		return nil, ""
+	case !ours.hard(): // one address of ours, many ports of theirs
+		t = &try{most: b.Probes, rate: b.Rate}
+		n := 0
+		t.target, n = pr.guess(to.Addr(), theirs)
+		t.most = min(t.most, n)
+		return t, ""
+	case !theirs.hard():
+		t = &try{socks: b.Sockets, rate: b.Rate * 5 / 3}
+		if ours.Kind != Random {
+			t.socks = min(t.socks, someSocks)
+		}
+		t.short, t.most = t.socks, 4*t.socks
+		if pr.p.cfg.Plain {
+			t.short, t.most = 0, 2*t.socks
+		}
+		t.target = func(int) netip.AddrPort { return to }
+		return t, ""
+	case ours.Kind == Sequential && theirs.Kind == Sequential:
+		// Each goes for the middle of the window in which the other is about to be.
+		at := netip.AddrPortFrom(to.Addr(), theirs.Low+window/2*max(theirs.High, 1))
+		t = &try{socks: min(b.Sockets, window), most: 2 * window, rate: b.Rate}
+		t.target = func(int) netip.AddrPort { return at }
+		return t, ""
+	case ours.Kind == Block && theirs.Kind == Block:
+		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs, rate: b.Rate * 5 / 3}
+		t.target = func(int) netip.AddrPort {
+			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(pr.p.rand(span(theirs))))
+		}
+		return t, ""
+	}
+	return nil, "both NATs give a port of their own to each far end, and not in a way that could be guessed"
+}
+
+func span(n NAT) int { return max(int(n.High)-int(n.Low)+1, 1) }
+
+// guess is a series of distinct ports of a hard NAT, the likely ones, and how many there are.
+func (pr *peer) guess(ip netip.Addr, n NAT) (func(i int) netip.AddrPort, int) {
+	low, size := 1024, 1<<16-1024
+	switch n.Kind {
+	case Sequential:
+		step := max(n.High, 1)
+		return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, n.Low+uint16(1+i%window)*step) }, 4 * window
+	case Block:
+		low, size = int(n.Low), span(n)
+	}
+	stride := 2*pr.p.rand(size/2+1) + 1
+	for gcd(stride, size) != 1 {
+		stride += 2
+	}
+	first := pr.p.rand(size)
+	return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, uint16(low+(first+i*stride)%size)) }, 2 * size
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// public is the address outside the peer's NAT, as it says itself or the coordinator does.
+func (pr *peer) public() (a netip.AddrPort) {
+	for _, c := range pr.candidates {
+		if c.by&(told|called) != 0 && public(c.addr.Addr()) && (!a.IsValid() || c.by&called != 0) {
+			a = c.addr
+			if c.by&called != 0 {
+				return a
+			}
+		}
+	}
+	return a
+}
+
+// guessOn sends the probes that are due, and ends the attempt in its time.
+func (pr *peer) guessOn(now time.Time) {
+	t := pr.try
+	if t == nil || t.next.After(now) {
+		return
+	}
+	if pr.best != nil || t.sent >= t.most {
+		pr.endTry()
+		return
+	}
+	due := min(t.most, int(now.Sub(t.start)*time.Duration(t.rate)/time.Second)+1)
+	for ; t.sent < due; t.sent++ {
+		to, sock := t.target(t.sent), 0
+		if t.socks > 0 {
+			sock = 1 + t.sent%t.socks
+		}
+		ttl := 0
+		switch {
+		case !pr.p.usable(to) || t.sent >= t.short && t.sent < 3*t.short:
+			continue
+		case t.sent < t.short:
+			ttl = openTTL
+		}
+		pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{pr.p.cfg.Tx()}, Socket: sock, TTL: ttl})
+	}
+	if t.next = now.Add(tryStep); t.sent >= t.most {
+		t.next = now.Add(tryLinger)
+	}
+}
+
+func (pr *peer) endTry() {
+	if pr.try != nil && pr.try.socks > 0 {
+		pr.p.do(Sockets{pr.key, 0})
+	}
+	if pr.try = nil; pr.best != nil {
+		pr.tryWait = tryAgain
+	}
+}
