@@ -23,6 +23,7 @@ var errStopped = errors.New("bind: stopped")
 type Bind struct {
 	cfg   Config
 	epoch time.Time
+	watch func(changed func()) (stop func(), err error) // the system's word on its addresses; nil to poll
 
 	udp4, udp6 udp
 	ring       ring
@@ -45,6 +46,7 @@ type Bind struct {
 
 	// To the loop.
 	news    chan struct{} // peers, relays, home or status changed
+	moves   chan struct{} // addresses of this machine may have changed
 	wakes   chan *peer
 	shakes  chan handshake
 	discoIn chan message
@@ -74,8 +76,9 @@ func New(cfg Config) (*Bind, error) {
 	if cfg.Stale == nil {
 		cfg.Stale = func(key.NodePublic) {}
 	}
+	var watch func(func()) (func(), error)
 	if cfg.Interfaces == nil {
-		cfg.Interfaces = systemAddrs
+		cfg.Interfaces, watch = systemAddrs, watchSystem
 		if cfg.Loopback {
 			cfg.Interfaces = func() ([]netip.Addr, error) {
 				return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
@@ -87,6 +90,8 @@ func New(cfg Config) (*Bind, error) {
 	}
 	b := &Bind{
 		cfg:     cfg,
+		watch:   watch,
+		moves:   make(chan struct{}, 1),
 		epoch:   time.Now().Add(-time.Hour), // long ago: 0 means never
 		book:    newBook(),
 		told:    make(map[key.NodePublic]uint16),

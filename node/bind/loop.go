@@ -30,11 +30,10 @@ type loop struct {
 	extras extras
 }
 
-const pollEvery = 3 * time.Second
-
 func newLoop(b *Bind) *loop {
 	l := &loop{b: b, timer: time.NewTimer(0), shakes: make(map[*peer]*handshake), probes: make(map[uint64]*probe)}
 	l.stun.init(l)
+	l.net.watch(b, b.watch)
 	l.net.poll(l)
 	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
 	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget})
@@ -44,6 +43,9 @@ func newLoop(b *Bind) *loop {
 func (l *loop) run() {
 	defer l.timer.Stop()
 	defer l.extras.close()
+	if l.net.stop != nil {
+		defer l.net.stop()
+	}
 	l.announce(time.Now())
 	for {
 		l.timer.Reset(time.Until(l.next()))
@@ -52,6 +54,8 @@ func (l *loop) run() {
 			return
 		case <-l.b.news:
 			l.sync()
+		case <-l.b.moves:
+			l.net.hint(time.Now())
 		case p := <-l.b.wakes:
 			l.step(path.Tick{Peer: p.key, Traffic: l.traffic(p)})
 		case h := <-l.b.shakes:

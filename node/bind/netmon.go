@@ -8,20 +8,64 @@ import (
 	"time"
 )
 
-// netmon knows this machine's addresses, by asking for them every few seconds.
+// netmon knows this machine's addresses. The system tells when to ask for them again, or they are asked for every few
+// seconds.
 type netmon struct {
 	b        *Bind
 	next     time.Time
+	last     time.Time
+	every    time.Duration
+	stop     func()       // of the watch; nil without one
 	addrs    []netip.Addr // those to offer, sorted
 	all      []netip.Addr
 	loopback bool
+}
+
+const (
+	pollEvery   = 3 * time.Second
+	pollWatched = time.Minute
+	pollLeast   = 20 * time.Millisecond // between two: changes come in bursts
+)
+
+// watch begins. The addresses of a test's making are polled.
+func (n *netmon) watch(b *Bind, watch func(func()) (func(), error)) {
+	n.every = pollEvery
+	if watch == nil {
+		return
+	}
+	stop, err := watch(func() {
+		select {
+		case b.moves <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		b.cfg.Log("addresses are polled: %v", err)
+		return
+	}
+	n.every, n.stop = pollWatched, stop
+}
+
+// hint says that something may have changed.
+func (n *netmon) hint(now time.Time) {
+	if at := latest(now, n.last.Add(pollLeast)); at.Before(n.next) {
+		n.next = at
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // poll asks, and reports whether something changed since the last time. What cannot be asked did not change.
 func (n *netmon) poll(l *loop) (changed bool) {
 	first := n.b == nil
 	n.b = l.b
-	n.next = time.Now().Add(pollEvery)
+	n.last = time.Now()
+	n.next = n.last.Add(n.every)
 	all, err := n.b.cfg.Interfaces()
 	if err != nil {
 		n.b.cfg.Log("cannot list this machine's addresses: %v", err)
