@@ -115,6 +115,15 @@ func checkProtoPorts(proto uint8, ports []PortRange) error {
 	return nil
 }
 
+// ParseProto reads an IP protocol as a policy does: a name in any case, or 1-255.
+func ParseProto(s string) (uint8, error) { return parseProto(s) }
+
+// ProtoName is a protocol's name, or its number.
+func ProtoName(n uint8) string { return protoName(n) }
+
+// HasPorts reports whether a protocol's packets carry ports.
+func HasPorts(proto uint8) bool { return hasPorts(proto) }
+
 // protoName is a protocol's name, or its number.
 func protoName(n uint8) string {
 	for _, k := range []string{"icmp", "igmp", "ipv4", "tcp", "egp", "igp", "udp", "gre", "esp", "ah", "ipv6-icmp", "sctp", "fc"} {

@@ -115,11 +115,10 @@ func (s *sampler) selector(p *Policy, sel selector) {
 	case selUserDomain:
 		s.user("someone@" + sel.arg)
 	case selRole:
-		i, known := s.users[sel.arg+"@hedge.invalid"]
-		s.user(sel.arg + "@hedge.invalid")
-		if !known {
-			i = len(s.inv.Users) - 1
-			s.inv.Users[i].Roles = []string{sel.arg}
+		login := sel.arg + "@hedge.invalid"
+		if _, known := s.users[login]; !known {
+			s.user(login)
+			s.inv.Users[len(s.inv.Users)-1].Roles = []string{sel.arg}
 		}
 	case selMember:
 		if len(s.users) == 0 {

@@ -31,6 +31,9 @@ func (p *Policy) Test(inv *Inventory) Errors {
 	return r.errs
 }
 
+// Tests is how many tests the file has, of both kinds.
+func (p *Policy) Tests() int { return len(p.tests) + len(p.sshTests) }
+
 type tester struct {
 	p    *Policy
 	inv  *Inventory

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,13 +16,35 @@ import (
 func (a *app) aclCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "acl",
-		Short: "Work with ACL files, without a network",
+		Short: "Check, explain and compare ACL files, without a network",
 		Long: `Works with ACL files on this machine alone; no coordinator is asked. To see or change what a running network
-enforces, use hedge admin acl.`,
+enforces, use hedge admin acl.
+
+Before a change goes live:
+  hedge acl check FILE            is it right? every error, with its place
+  hedge acl test FILE             do its own tests hold?
+  hedge acl diff OLD NEW          who gains what, who loses what
+
+To understand a policy:
+  hedge acl why SRC DST:PORT      may SRC reach it, by which rule, and if not, what is missing?
+  hedge acl who DST               everyone who can reach DST
+  hedge acl reach SRC             everything that SRC can reach
+  hedge acl compile FILE          what each node enforces
+
+Whom a policy is about is an inventory, an HuJSON file given with --inventory:
+  {
+    "users": [{"login": "alice@example.com", "roles": ["admin"]}],
+    "nodes": [
+      {"name": "laptop", "user": "alice@example.com"},
+      {"name": "router", "tags": ["tag:router"], "routes": ["10.33.0.0/16"]},   // approved routes
+    ],
+  }
+A node may also have "id", "addrs" and "attrs" (what postures ask about). Without an inventory, one is made up from the
+policy: one device for each user and tag that it names.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.aclCheckCmd(), a.aclCompileCmd())
+	cmd.AddCommand(a.aclCheckCmd(), a.aclTestCmd(), a.aclFmtCmd(), a.aclCompileCmd(), a.aclWhyCmd(), a.aclWhoCmd(), a.aclReachCmd(), a.aclDiffCmd())
 	return cmd
 }
 
@@ -35,9 +56,9 @@ func (a *app) aclCheckCmd() *cobra.Command {
 		Long: `Reads an ACL file and reports every error in it, each with its place, the line, and what to do. FILE may be - for
 standard input. It exits with 1 if there is any error. What is valid but may not be meant is remarked on, and is no error.
 
-With --inventory, a JSON file {"users": [...], "nodes": [...]}, the file's own tests are run as well. A coordinator
-runs them against its real nodes: hedge admin acl check.`,
-		Example: "  hedge acl check acl.hujson\n  hedge acl check - < acl.hujson\n  hedge acl check acl.hujson --inventory nodes.json",
+With --inventory, the file's own tests are run as well (see hedge acl --help for the form). A coordinator runs them
+against its real nodes: hedge admin acl check.`,
+		Example: "  hedge acl check acl.hujson\n  hedge acl check - < acl.hujson\n  hedge acl check acl.hujson --inventory nodes.hujson",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			src, err := a.readInput(args[0])
@@ -46,7 +67,7 @@ runs them against its real nodes: hedge admin acl check.`,
 			}
 			var inv *acl.Inventory
 			if inventory != "" {
-				if inv, err = readInventory(inventory); err != nil {
+				if inv, err = a.readInventory(inventory); err != nil {
 					return err
 				}
 			}
@@ -63,41 +84,12 @@ runs them against its real nodes: hedge admin acl check.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&inventory, "inventory", "", "`FILE` of users and nodes to run the file's tests against")
+	inventoryFlag(cmd, &inventory)
 	return cmd
 }
 
-// aclCompileCmd shows a policy in Tailscale's flat form, for people and tests that compare.
-func (a *app) aclCompileCmd() *cobra.Command {
-	var compat bool
-	var file string
-	cmd := &cobra.Command{
-		Use:   "compile --compat --case FILE",
-		Short: "Expand a policy into the flat form of Tailscale's clients",
-		Long: `Reads one case, a JSON object {"policy", "domains", "prefixes", "users", "nodes"}, compiles its policy as Tailscale's service
-would, and prints what each node would receive. Nothing that Hedge enforces is ever expanded so; this is for comparing.`,
-		Example: "  hedge acl compile --compat --case case.json\n  hedge acl compile --compat --case - < case.json",
-		Args:    cobra.NoArgs,
-		Hidden:  true,
-		RunE: func(*cobra.Command, []string) error {
-			if !compat || file == "" {
-				return usage(errors.New("--compat and --case are both needed"), "")
-			}
-			src, err := a.readInput(file)
-			if err != nil {
-				return err
-			}
-			out, err := acl.CompatCase(src)
-			if err != nil {
-				return failed(err, "")
-			}
-			_, err = fmt.Fprintln(a.stdout, string(out))
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&compat, "compat", false, "read the policy as Tailscale's service would")
-	cmd.Flags().StringVar(&file, "case", "", "`FILE` that holds the case; - for standard input")
-	return cmd
+func inventoryFlag(cmd *cobra.Command, inventory *string) {
+	cmd.Flags().StringVar(inventory, "inventory", "", "`FILE` of users and nodes that the policy is about")
 }
 
 // checkACL is everything that can be wrong with an ACL file; its error holds acl.Errors.
@@ -115,16 +107,62 @@ func checkACL(file string, src []byte, inv *acl.Inventory) (*acl.Policy, error) 
 	return p, nil
 }
 
-func readInventory(file string) (*acl.Inventory, error) {
-	b, err := os.ReadFile(file)
+func (a *app) readInventory(file string) (*acl.Inventory, error) {
+	b, err := a.readInput(file)
 	if err != nil {
-		return nil, failed(fmt.Errorf("cannot read %s: %w", file, reason(err)), "")
+		return nil, err
 	}
-	inv := new(acl.Inventory)
-	if err := json.Unmarshal(b, inv); err != nil {
-		return nil, failed(fmt.Errorf("%s is no inventory: %w", file, err), `it is JSON: {"users": [{"login": …}], "nodes": [{"id": 1, "name": …, "addrs": […]}]}`)
+	return acl.ParseInventory(displayName(file), b)
+}
+
+// subject is a policy and whom it is about.
+type subject struct {
+	policy  *acl.Policy
+	inv     *acl.Inventory
+	program *acl.Program
+	sampled bool // inv was made up
+}
+
+// aclSubject reads a policy and an inventory. Without a name of one, it makes one up and says so.
+func (a *app) aclSubject(file, inventory string) (*subject, error) {
+	src, err := a.readInput(file)
+	if err != nil {
+		return nil, err
 	}
-	return inv, nil
+	s := &subject{}
+	if s.policy, err = acl.Parse(displayName(file), src, acl.Options{}); err != nil {
+		return nil, err
+	}
+	if inventory != "" {
+		s.inv, err = a.readInventory(inventory)
+	} else {
+		s.inv, s.sampled = a.sample(s.policy), true
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.program, err = acl.Compile(s.policy, s.inv); err != nil {
+		return nil, failed(err, "")
+	}
+	return s, nil
+}
+
+// sample makes up an inventory, and says so to people.
+func (a *app) sample(ps ...*acl.Policy) *acl.Inventory {
+	inv := acl.Sample(ps...)
+	if !a.json {
+		fmt.Fprintf(a.stderr, "no --inventory: asked of a made-up mesh with one device for each user and tag of the policy (%d nodes)\n", len(inv.Nodes))
+	}
+	return inv
+}
+
+// aclFile is the file that --acl names, or the coordinator's of this machine.
+func (a *app) aclFile(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	d, err := a.dirs()
+	return d.acl, err
 }
 
 // maxInput bounds what is read from a file that a person names.
