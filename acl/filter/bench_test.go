@@ -158,6 +158,19 @@ func open(b *testing.B, judge func([]byte, time.Time) Verdict, pkt []byte, want 
 	expect(b, judge(pkt, clock), want)
 }
 
+// BenchmarkExtensionChain refuses a chain as long as the smallest IPv6 link lets it be.
+func BenchmarkExtensionChain(b *testing.B) {
+	body, next := tcp(5000, 22, syn).body, uint8(protoTCP)
+	for len(body) < 1200 {
+		body, next = append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, body...), protoDestOpts
+	}
+	f, pkt := New(Options{}), ip6(a6, v6, next, body)
+	b.ReportAllocs()
+	for b.Loop() {
+		f.In(pkt, t0)
+	}
+}
+
 // BenchmarkBuild compiles what one class may send to another when every one of the rules is about them.
 func BenchmarkBuild(b *testing.B) {
 	for _, ranges := range []string{"ports", "all"} {

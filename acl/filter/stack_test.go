@@ -52,9 +52,13 @@ func newHost(t *testing.T, self, peer acl.Node, view acl.View) *host {
 }
 
 func (h *host) inject(pkt []byte) {
-	if !h.filter.In(pkt, time.Now()).Allow {
-		return
+	if h.filter.In(pkt, time.Now()).Allow {
+		h.deliver(pkt)
 	}
+}
+
+// deliver hands the stack a packet past the filter.
+func (h *host) deliver(pkt []byte) {
 	pb := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(pkt)})
 	h.link.InjectInbound(ipv4.ProtocolNumber, pb)
 	pb.DecRef()
@@ -72,7 +76,13 @@ func (h *host) carry(ctx context.Context, to *host, loss, reorder int) {
 		pkt := bytes.Clone(view.AsSlice())
 		view.Release()
 		pb.DecRef()
-		if !h.filter.Out(pkt, time.Now()).Allow || rand.IntN(1000) < loss {
+		if !h.filter.Out(pkt, time.Now()).Allow {
+			if answer := filter.Reject(pkt, nil); answer != nil {
+				h.deliver(answer) // as a node does
+			}
+			continue
+		}
+		if rand.IntN(1000) < loss {
 			continue
 		}
 		if held == nil && rand.IntN(1000) < reorder {
@@ -163,9 +173,7 @@ func TestRealTCPThroughFilters(t *testing.T) {
 				if len(cuts) != 1 {
 					t.Fatalf("%d cuts", len(cuts))
 				}
-				pb := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(cuts[0].ToSelf)})
-				h.link.InjectInbound(ipv4.ProtocolNumber, pb)
-				pb.DecRef()
+				h.deliver(cuts[0].ToSelf)
 			}
 			for _, c := range []net.Conn{client, server} {
 				c.SetDeadline(time.Now().Add(5 * time.Second))

@@ -306,22 +306,21 @@ func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
 	}
 }
 
-// reset builds the RST that ends the connection at side d, as if from the other. It is placed exactly where that
-// end expects the next byte, as far as can be seen from here, so that no challenge is needed (RFC 5961 section 3).
+// reset builds the RST that ends the connection at side d, as if from the other. It is placed behind all that the other
+// has sent, which is where d expects the next byte if nothing was lost. Never before that place: there it would be
+// ignored, while past it d answers with a challenge (RFC 5961 section 3), and what answers that is [Reject].
 func (f *flow) reset(d int) []byte {
 	to, from := &f.side[d], &f.side[1-d]
 	src, dst := f.remote, f.local
 	sport, dport := f.rport(), f.lport()
-	seq := from.whole
 	if d == theirs {
 		src, dst, sport, dport = dst, src, dport, sport
-		seq = from.end // all of ours go ahead of it, in order
 	}
 	b := make([]byte, headerLen(src)+20)
 	l4 := putIP(b, src, dst, protoTCP)
 	binary.BigEndian.PutUint16(l4, sport)
 	binary.BigEndian.PutUint16(l4[2:], dport)
-	binary.BigEndian.PutUint32(l4[4:], seq)
+	binary.BigEndian.PutUint32(l4[4:], from.end)
 	binary.BigEndian.PutUint32(l4[8:], to.end)
 	l4[12], l4[13] = 5<<4, rst|ackFlag
 	binary.BigEndian.PutUint16(l4[16:], checksum(l4, pseudo(src, dst, protoTCP, len(l4))))
