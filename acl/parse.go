@@ -190,6 +190,7 @@ func (p *parser) tagOwners(v value) {
 // selectors reads a list of names.
 func (p *parser) selectors(v value, what string, at place) []selector {
 	var out []selector
+	v.shape.at(at)
 	p.list(v, what, func(off int, s string) {
 		if sel, ok := p.selector(off, s, at); ok {
 			out = append(out, sel)

@@ -31,6 +31,7 @@ func (p *parser) acl(v value, path string) *row {
 		"action": func(v value) { acted = true; r.action = p.action(v) },
 		"src":    func(v value) { p.sources(r, v, inACLSrc) },
 		"dst": func(v value) {
+			v.shape.at(inACLDst)
 			p.list(v, "dst", func(off int, s string) {
 				if d, ok := p.aclDest(off, s); ok {
 					r.dst = append(r.dst, d)
@@ -109,6 +110,7 @@ func (p *parser) extras(r *row, readers map[string]func(value)) {
 }
 
 func (p *parser) sources(r *row, v value, at place) {
+	v.shape.at(at)
 	p.list(v, "src", func(off int, s string) {
 		if src, ok := p.source(off, s, at); ok {
 			r.src, r.srcOff = append(r.src, src), append(r.srcOff, off)
@@ -207,6 +209,7 @@ func (p *parser) grant(v value, path string) *row {
 
 func (p *parser) grantDests(v value) []dest {
 	var out []dest
+	v.shape.at(inGrantDst)
 	p.list(v, "dst", func(off int, s string) {
 		sel, ok := p.selector(off, s, inGrantDst)
 		if ok && sel.prefix.IsValid() && sel.prefix.Bits() == 0 {

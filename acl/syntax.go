@@ -26,6 +26,7 @@ type value struct {
 	str    string  // of a string, what it means; of a number, its digits
 	fields []field // of an object
 	elems  []value // of an array
+	shape  *shape  // of a value that only asks what its readers want; see Schema
 }
 
 type field struct {
@@ -294,6 +295,10 @@ var kindNames = map[byte]string{'{': "an object {…}", '[': "a list […]", '"'
 
 // want reports whether v is of the kind, and fails if not. null counts as absent: it is no error, and reports false.
 func (p *parser) want(v value, kind byte, what string) bool {
+	if v.shape != nil {
+		v.shape.kind = kind
+		return true
+	}
 	if v.kind == kind {
 		return true
 	}
@@ -310,6 +315,10 @@ func (p *parser) object(v value, what string, readers map[string]func(value), al
 		if v.kind == 'n' {
 			p.fail(v.off, ClassSyntax, "", "%s must be an object {…}, not null", what)
 		}
+		return
+	}
+	if v.shape != nil {
+		v.shape.describe(readers, aliases)
 		return
 	}
 	seen := map[string]string{}
@@ -357,6 +366,10 @@ func (p *parser) list(v value, what string, read func(off int, s string)) {
 		return
 	}
 	for _, e := range v.elems {
+		if e.shape != nil {
+			e.shape.kind = '"'
+			return
+		}
 		if e.kind != '"' {
 			p.fail(e.off, ClassSyntax, "", "%s must hold strings, not %s", what, kindNames[e.kind])
 			continue
@@ -367,7 +380,7 @@ func (p *parser) list(v value, what string, read func(off int, s string)) {
 
 // text returns the string v.
 func (p *parser) text(v value, what string) (string, bool) {
-	if !p.want(v, '"', what) {
+	if !p.want(v, '"', what) || v.shape != nil {
 		return "", false
 	}
 	return v.str, true

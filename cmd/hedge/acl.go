@@ -44,7 +44,7 @@ policy: one device for each user and tag that it names.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.aclCheckCmd(), a.aclTestCmd(), a.aclFmtCmd(), a.aclCompileCmd(), a.aclWhyCmd(), a.aclWhoCmd(), a.aclReachCmd(), a.aclDiffCmd())
+	cmd.AddCommand(a.aclCheckCmd(), a.aclTestCmd(), a.aclFmtCmd(), a.aclCompileCmd(), a.aclWhyCmd(), a.aclWhoCmd(), a.aclReachCmd(), a.aclDiffCmd(), a.aclSchemaCmd())
 	return cmd
 }
 
