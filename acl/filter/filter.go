@@ -268,7 +268,7 @@ func (f *Filter) count(v Verdict, d int) Verdict {
 func (f *Filter) fragment(p *packet, now time.Time, d int) Verdict {
 	s := f.snap.Load()
 	if p.off > 0 {
-		v := f.frags.later(p, d, s.epoch, s.since(now))
+		v := f.frags.later(p, d, s.epoch, s.since(now), func(t *tuple) bool { return f.live(t, now) })
 		if v.Peer == 0 {
 			v = s.owned(p, d, v.Reason)
 		}
@@ -283,6 +283,17 @@ func (f *Filter) fragment(p *packet, now time.Time, d int) Verdict {
 		return Verdict{Reason: FragNoFirst, Peer: v.Peer}
 	}
 	return f.frags.first(p, d, v, owner, s.epoch, s.since(now))
+}
+
+// live reports whether a flow is there and admitted.
+func (f *Filter) live(t *tuple, now time.Time) bool {
+	h := t.hash(&f.seed)
+	sh := &f.shards[h>>(64-shardBits)]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := f.snap.Load()
+	fl := sh.find(t, h)
+	return fl != nil && s.since(now) < fl.deadline && f.current(fl, s, now.UnixNano()).Allow
 }
 
 // whole judges a packet with a transport header. It reports whether it has counted the packet; a fragment it has not,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -344,6 +345,66 @@ func TestConcurrentSet(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// While policies are swapped under it, traffic that all of them allow loses no packet: new connections and old, pieces,
+// errors, both ways.
+func TestSwapDropsNothingThatBothAllow(t *testing.T) {
+	swaps := 300
+	if testing.Short() {
+		swaps = 60
+	}
+	both := []acl.Rule{rule(1, acl.Accept, "a", "v", ports(22, 53)), rule(2, acl.Accept, "v", "a", ports(53))}
+	late := rule(3, acl.Accept, "r", "v", anyPort)
+	late.Expires = after(time.Hour)
+	f := newMesh(t, both...)
+	var sent atomic.Int64
+	lossless := func(f *Filter, in bool, pkt []byte) {
+		judge := f.Out
+		if in {
+			judge = f.In
+		}
+		sent.Add(1)
+		if v := judge(pkt, t0); !v.Allow {
+			t.Errorf("dropped: %v: % x", v, pkt)
+		}
+	}
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	for w := range uint16(3) {
+		wg.Go(func() {
+			fam := &families[w%2]
+			for port := 1000 * (w + 1); !stop.Load() && !t.Failed(); port++ {
+				if port == 1000*(w+1)+900 { // 900 flows each, again and again
+					port = 1000 * (w + 1)
+				}
+				asked := ip(fam.v, fam.a, udp(port, 53, 40))
+				lossless(f, true, ip(fam.a, fam.v, udp(port, 22, 8)))
+				lossless(f, false, ip(fam.v, fam.a, udp(22, port, 8)))
+				lossless(f, false, asked)
+				lossless(f, true, fam.icmp(fam.a, fam.v, 3, 3, 1, 4, asked...))
+				lossless(f, true, ping(fam.a, fam.v, port))
+				lossless(f, false, pong(fam.v, fam.a, port))
+				for _, piece := range pieces(fam.a, fam.v, udp(port, 53, 4000), port, 1232) {
+					lossless(f, true, piece)
+				}
+				lossless(f, true, ip(fam.a, fam.v, tcpSeg(port, 22, syn, 999, 0, "")))
+			}
+		})
+	}
+	for i := range swaps {
+		rules := slices.Clone(both)
+		if i%2 == 0 {
+			rules = append(rules, late, rule(4, acl.Deny, "x", "v", anyPort), rule(5, acl.Accept, "*", "*", ports(443)))
+		}
+		if cuts := f.Set(mesh(uint64(i+2), rules...), t0); cuts != nil {
+			t.Errorf("cut %+v", cuts)
+		}
+		f.Tick(t0)
+	}
+	stop.Store(true)
+	wg.Wait()
+	t.Logf("%d packets through %d swaps", sent.Load(), swaps)
 }
 
 // What was asked of the old rules is compiled for the new before they come into force.

@@ -31,6 +31,7 @@ type fragKey struct {
 type datagram struct {
 	older, newer *datagram
 	key          fragKey
+	flow         tuple // that its first piece is of
 	verdict      Verdict
 	peer         *peer
 	epoch        uint64
@@ -54,6 +55,8 @@ func keyOf(p *packet, d int) fragKey {
 
 // first enters a datagram whose first fragment has verdict v, which allows it.
 func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint64, now int64) Verdict {
+	var flow tuple
+	flow.of(p, d)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expire(now)
@@ -73,7 +76,7 @@ func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint64
 	if len(t.table) >= t.max {
 		return Verdict{Reason: FragFull, Peer: v.Peer}
 	}
-	g := &datagram{key: key, verdict: v, peer: owner, epoch: epoch, deadline: now + fragLife, older: t.newest}
+	g := &datagram{key: key, flow: flow, verdict: v, peer: owner, epoch: epoch, deadline: now + fragLife, older: t.newest}
 	g.spans[0], g.n = span{0, p.fragLen}, 1
 	if t.newest != nil {
 		t.newest.newer = g
@@ -86,8 +89,9 @@ func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint64
 	return v
 }
 
-// later judges a fragment that is not the first.
-func (t *fragments) later(p *packet, d int, epoch uint64, now int64) Verdict {
+// later judges a fragment that is not the first. When the rules have changed since the first, live says whether they
+// still admit its flow.
+func (t *fragments) later(p *packet, d int, epoch uint64, now int64, live func(*tuple) bool) Verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expire(now)
@@ -96,13 +100,14 @@ func (t *fragments) later(p *packet, d int, epoch uint64, now int64) Verdict {
 		return Verdict{Reason: FragNoFirst}
 	}
 	switch {
-	case g.epoch != epoch: // rules have changed under it
+	case g.epoch != epoch && !live(&g.flow):
 		g.refused = true
 		return Verdict{Reason: FragNoFirst, Peer: g.verdict.Peer}
 	case g.refused, !g.add(span{uint32(p.off), uint32(p.off) + p.fragLen}, p.more):
 		g.refused = true
 		return Verdict{Reason: FragOverlap, Peer: g.verdict.Peer}
 	}
+	g.epoch = epoch
 	v := g.verdict
 	v.Reason = ByFragment
 	if g.n == 1 && g.spans[0].to == g.end {

@@ -134,13 +134,15 @@ func TestFragmentTableIsBounded(t *testing.T) {
 	in(t, small, fragOf(a4, v4, protoUDP, 1, 0, true, body[:1480]), FragFull)
 }
 
-// When the rules change, the rest of a datagram is no longer admitted by its first piece.
+// When the rules change, the rest of a datagram passes if they admit its flow as well.
 func TestFragmentsAcrossSet(t *testing.T) {
 	f := newMesh(t)
-	frags := pieces(a4, v4, udp(5000, 53, 3000), 1, 1480)
+	frags := pieces(a4, v4, udp(5000, 53, 4000), 1, 1480)
 	in(t, f, frags[0], ByRule)
-	f.Set(mesh(2, rule(1, acl.Accept, "x", "v", anyPort)), t0)
-	in(t, f, frags[1], FragNoFirst)
+	f.Set(mesh(2, rule(1, acl.Accept, "a", "v", anyPort)), t0)
+	in(t, f, frags[1], ByFragment)
+	f.Set(mesh(3, rule(1, acl.Accept, "x", "v", anyPort)), t0)
+	in(t, f, frags[2], FragNoFirst)
 }
 
 // TCP in fragments, as a network behind a router may send it.
