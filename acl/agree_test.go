@@ -12,7 +12,7 @@ import (
 )
 
 // The compiler and the filters agree: a flow that Check admits passes the sender's egress and the receiver's
-// ingress, each built from its own view alone; one that it does not admit is stopped by both.
+// ingress, each built from its own view alone; one that it does not admit is stopped by both. Why says the same.
 func TestFiltersAgree(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := acl.Drafts.Draw(t, "policy")
@@ -66,6 +66,9 @@ func TestFiltersAgree(t *testing.T) {
 							k.proto = 58
 						}
 						rule, want := c.Check(a.ID, dst, k.port, k.proto)
+						if w, err := c.Why(a.ID, dst, k.port, k.proto, now); err != nil || w.Allow != want {
+							t.Fatalf("%s to %s (%s) port %d proto %d: check %v, why %v, %v\n%s", a.Name, b.Name, dst, k.port, k.proto, want, w, err, text)
+						}
 						from, to := netip.AddrPortFrom(src, 33333), netip.AddrPortFrom(dst, k.port)
 						out, in := filters[a.ID].Check(from, to, k.proto, now), filters[b.ID].Check(from, to, k.proto, now)
 						// What is no peer's own might be an exit's to carry: that is not between these two.
