@@ -175,7 +175,7 @@ func (l *loop) announce(now time.Time) {
 func (l *loop) traffic(p *peer) path.Traffic {
 	b := l.b
 	waiting := b.time(p.waiting.Load())
-	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting}
+	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting, Counts: p.counts()}
 }
 
 // disco opens a message and lets the paths know.

@@ -117,3 +117,40 @@ func TestExtraSockets(t *testing.T) {
 		}
 	})
 }
+
+// A direct path that loses is left for the relay in seconds, and taken back when it is clean; it is not changed often.
+func TestLossyPath(t *testing.T) {
+	for _, loss := range []float64{0.05, 0.1, 0.2} {
+		synctest.Test(t, func(t *testing.T) {
+			m := meet(t, 9, "easy", "easy")
+			defer m.end()
+			m.shake()
+			m.talk(2*time.Second, nil)
+			if m.both() == 0 {
+				t.Fatal("not direct")
+			}
+			bad, clean := lab.Link{Latency: lab.Edge, Loss: loss}, lab.Link{Latency: lab.Edge}
+			m.ra.Links(bad, bad)
+			start := time.Now()
+			relayed := func() bool { return !m.path(m.a, m.b).Direct && !m.path(m.b, m.a).Direct }
+			m.talk(20*time.Second, relayed)
+			left := time.Since(start)
+			before := m.change[m.a]
+			f := m.talk(30*time.Second, nil)
+			changes := m.change[m.a] - before
+			m.ra.Links(clean, clean)
+			start = time.Now()
+			m.talk(30*time.Second, func() bool { return m.path(m.a, m.b).Direct && m.path(m.b, m.a).Direct })
+			back := time.Since(start)
+			t.Logf("%2.0f %% lost: left after %v, then %d of %d lost and %d changes in 30 s, back after %v", loss*100, left, f.lost, f.sent, changes, back)
+			if left > 5*time.Second || changes > 1 || f.lost*100 > f.sent || back > 10*time.Second {
+				t.Error("too late, too often or too lossy")
+			}
+		})
+	}
+}
+
+func (m *meeting) path(s, to *side) PathInfo {
+	i, _ := s.Path(to.cfg.Node)
+	return i
+}

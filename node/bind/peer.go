@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
@@ -28,8 +29,32 @@ type peer struct {
 	session atomic.Int64 // last answer to a handshake, or data
 	strayed atomic.Int64
 	staled  atomic.Int64 // when Stale was last called
-	up      atomic.Bool  // the loop ticks it
-	gone    atomic.Bool  // removed, or replaced by another
+	rx      rx
+	up      atomic.Bool // the loop ticks it
+	gone    atomic.Bool // removed, or replaced by another
+}
+
+// rx counts a peer's packets, by any route, against the counter they bear: what is missing was lost. Receivers may
+// miscount a little between them.
+type rx struct {
+	session  atomic.Uint32
+	got, top atomic.Uint64
+}
+
+func (p *peer) count(session uint32, pkt []byte) {
+	n := binary.LittleEndian.Uint64(pkt[8:])
+	if p.rx.session.Load() != session {
+		p.rx.session.Store(session)
+		p.rx.top.Store(n)
+	}
+	p.rx.got.Add(1)
+	if n > p.rx.top.Load() {
+		p.rx.top.Store(n)
+	}
+}
+
+func (p *peer) counts() path.Counts {
+	return path.Counts{Session: p.rx.session.Load(), Got: p.rx.got.Load(), Top: p.rx.top.Load()}
 }
 
 // routes is where packets go, swapped whole.

@@ -128,6 +128,9 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	p := last.peer
 	p.any.Store(now)
 	p.session.Store(now)
+	if t == transport {
+		p.count(i, pkt)
+	}
 	switch {
 	case p.routes.Load().primary == from:
 		p.heard.Store(now)
@@ -158,8 +161,11 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 				p.session.Store(b.now())
 			}
 			if t == transport {
-				if _, ok := b.book.index(binary.LittleEndian.Uint32(pkt[4:])); !ok {
+				i := binary.LittleEndian.Uint32(pkt[4:])
+				if q, ok := b.book.index(i); !ok {
 					b.stale(p, b.now())
+				} else if q == p {
+					p.count(i, pkt)
 				}
 			}
 			b.ring.push(pkt, p.ep)

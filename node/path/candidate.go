@@ -27,8 +27,16 @@ type candidate struct {
 	pong   time.Time     // last pong from it; zero if it stopped answering
 	rtt    time.Duration // smoothed (RFC 6298: 7/8)
 	missed int           // pings unanswered since the last pong
+	rttvar time.Duration // (RFC 6298: 3/4)
+	loss   int           // per mille, of what we sent by it last, as the peer says
+	lostAt time.Time     // when it said so
+	lossy  int           // reports running by which the relay was better
 	wins   int           // times running it was clearly better than the path in use
 	proven bool          // a pong came from it, once
+
+	shunned time.Time // when it was left for its loss; zero if it may be used
+	streak  int       // answers running since then,
+	need    int       // and how many it takes
 }
 
 func (pr *peer) find(a netip.AddrPort) *candidate {
@@ -109,6 +117,8 @@ func (pr *peer) got(now time.Time, from Route, m Message) {
 		pr.gotPong(now, from, m)
 	case Here:
 		pr.gotHere(now, m)
+	case Loss:
+		pr.gotLoss(now, m)
 	}
 }
 
@@ -148,6 +158,10 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		return
 	}
 	g := pr.pings[i]
+	if c := pr.find(from); c != nil && !c.shunned.IsZero() &&
+		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && o.sent.Before(g.sent) }) {
+		c.streak = 0 // one before it is missing
+	}
 	pr.pings = slices.Delete(pr.pings, i, i+1)
 	pr.forget(from, g.sent)                       // their answers would be no news
 	rtt := max(now.Sub(g.sent), time.Microsecond) // 0 means not known
@@ -155,7 +169,7 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		pr.p.do(Probed{pr.key, g.probe, from, rtt})
 	}
 	if !from.IsValid() {
-		pr.relayRTT = smooth(pr.relayRTT, rtt)
+		pr.relayRTT, pr.relayPong, pr.relayMissed = smooth(pr.relayRTT, rtt), now, 0
 		return
 	}
 	pr.p.do(Alive{pr.key, from})
@@ -164,11 +178,15 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		return // it made room for another meanwhile
 	}
 	if c.missed > 0 && c != pr.best {
-		c.rtt = 0
+		c.rtt, c.rttvar = 0, 0
+	}
+	if c.rtt > 0 {
+		c.rttvar = (3*c.rttvar + (rtt - c.rtt).Abs()) / 4
 	}
 	c.rtt = smooth(c.rtt, rtt)
 	c.pong, c.missed, c.proven = now, 0, true
 	switch {
+	case pr.best == nil && !pr.again(now, c):
 	case pr.best == nil:
 		pr.adopt(now, c, fmt.Sprintf("%s answered", c.addr))
 	case pr.best == c && pr.doubt:

@@ -17,7 +17,7 @@ import (
 // TxID ties a pong to its ping.
 type TxID [12]byte
 
-// Message is a [Ping], a [Pong] or a [Here].
+// Message is a [Ping], a [Pong], a [Here] or a [Loss].
 type Message interface{ kind() byte }
 
 // Ping asks for a Pong. Pong answers it and says where the ping seemed to come from. Here tells a peer, by relay, where
@@ -38,15 +38,20 @@ type (
 	}
 )
 
+// Loss tells a peer, by relay, how much of what it sent directly of late did not arrive.
+type Loss struct{ PerMille uint16 }
+
 const (
 	kindPing = 1
 	kindPong = 2
 	kindHere = 3
+	kindLoss = 4
 )
 
 func (Ping) kind() byte { return kindPing }
 func (Pong) kind() byte { return kindPong }
 func (Here) kind() byte { return kindHere }
+func (Loss) kind() byte { return kindLoss }
 
 const (
 	magic     = "HEDGE\x01" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
@@ -74,6 +79,7 @@ const (
 //	ping   01│ tx (12) │ zeros (19, more if padded)
 //	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
 //	here   03│ relay (2) │ NAT (1) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
+//	loss   04│ per mille (2) │ zeros (29)
 //
 // Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
 // than its ping, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
@@ -171,6 +177,9 @@ func encode(b []byte, m Message) []byte {
 			b = appendAddr(b, a)
 		}
 	}
+	if m, ok := m.(Loss); ok {
+		b = binary.BigEndian.AppendUint16(b, m.PerMille)
+	}
 	for len(b) < minPlain {
 		b = append(b, 0)
 	}
@@ -209,6 +218,11 @@ func decode(b []byte) (Message, error) {
 			used += addrSize
 		}
 		m = h
+	case kindLoss:
+		if len(b) != minPlain {
+			return nil, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
+		}
+		m, used = Loss{binary.BigEndian.Uint16(body)}, 2
 	default:
 		return nil, fmt.Errorf("path: message of unknown kind %d", b[0])
 	}

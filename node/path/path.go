@@ -119,6 +119,7 @@ type Traffic struct {
 	Sent    time.Time // last WireGuard packet sent, by any route
 	Heard   time.Time // last WireGuard packet or Alive from the address of the direct path
 	Waiting time.Time // first packet sent by the direct path after Heard; zero if none
+	Counts            // of WireGuard packets from the peer
 }
 
 func (Peers) event() {}

@@ -27,6 +27,12 @@ type peer struct {
 	quiet      int // times best had to be asked since a packet came by it
 	relayRTT   time.Duration
 
+	relayPong   time.Time
+	relayMissed int
+	counts      Counts
+	countsAt    time.Time
+	shunAt      time.Time // next ping to a path that lost too much
+
 	traffic Traffic
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
 
@@ -108,6 +114,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		default:
 			sooner(pr.traffic.Waiting.Add(pr.patience()))
 		}
+		if pr.best == nil && !pr.shunAt.IsZero() {
+			sooner(pr.shunAt)
+		}
 		if pr.try != nil {
 			sooner(pr.try.next)
 		}
@@ -151,6 +160,8 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	if (pr.best == nil || pr.doubt) && !pr.seekAt.After(now) {
 		pr.seek(now)
 	}
+	pr.hearLoss(now, t.Counts)
+	pr.retry(now)
 	pr.consider(now)
 	pr.guessOn(now)
 	pr.lookForBetter(now)
@@ -200,9 +211,12 @@ func (pr *peer) expire(now time.Time) {
 		if g.due.After(now) {
 			return false
 		}
+		if !g.to.IsValid() {
+			pr.relayMissed++
+		}
 		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
 			c.missed++
-			c.wins = 0
+			c.wins, c.streak = 0, 0
 			missed = missed || c == pr.best
 		}
 		return true
@@ -288,7 +302,7 @@ func (pr *peer) lookForBetter(now time.Time) {
 // seek pings every candidate, and at first tells the peer by relay to do the same.
 func (pr *peer) seek(now time.Time) {
 	for _, c := range pr.candidates {
-		if c != pr.best {
+		if c != pr.best && c.shunned.IsZero() {
 			pr.reach(now, c)
 		}
 	}

@@ -35,6 +35,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT openers                   packets can be sent with a short time to live
 //	AT nat KIND LOW-HIGH         ours
 //	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
+//	AT loss NAME N               the peer says that so much of 1000 does not arrive
 //	AT run                       nothing: time passes up to AT
 //
 // AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
@@ -202,6 +203,9 @@ func (s *script) line(verb string, arg []string) {
 	case "probe":
 		s.step(Probe{k, 7})
 	case "run":
+	case "loss":
+		n, _ := strconv.Atoi(arg[1])
+		s.step(Got{k, Relay, Loss{uint16(n)}})
 	case "openers":
 		s.p.cfg.Plain = false
 	case "nat":
@@ -318,6 +322,8 @@ func (s *script) describe(a Action) string {
 			return "ping " + to
 		case Pong:
 			return "pong " + to
+		case Loss:
+			return fmt.Sprintf("loss %s %d", to, m.PerMille)
 		case Here:
 			return fmt.Sprintf("here %s %v", to, m.Endpoints)
 		}
