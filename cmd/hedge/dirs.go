@@ -120,6 +120,13 @@ func loadKey[P interface{ Secret() string }](path string, parse func(string) (P,
 
 // writeNew writes a file that must not be there yet, for this user alone, whole or not at all.
 func writeNew(path string, b []byte) error {
+	return writeWhole(path, b, os.Link) // unlike a rename, never over another
+}
+
+// replace writes a file whole or not at all, over one that may be there.
+func replace(path string, b []byte) error { return writeWhole(path, b, os.Rename) }
+
+func writeWhole(path string, b []byte, name func(tmp, path string) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return err
@@ -132,27 +139,7 @@ func writeNew(path string, b []byte) error {
 	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(tmp.Name(), path); err != nil { // unlike a rename, never over another
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// replace writes a file whole or not at all, over one that may be there.
-func replace(path string, b []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(b); err != nil {
-		tmp.Close()
-		return err
-	}
-	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	if err := name(tmp.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
