@@ -10,31 +10,26 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// queueLen is how many packets wait at most for Read. It holds a whole default send window of small segments;
-// the packets share their payload with TCP's retransmission queue, so a full queue costs little beside it.
-const queueLen = 4096
-
 // batchSize is what wireguard-go's conn.IdealBatchSize is: the most packets one Read or Write moves.
 const batchSize = 128
 
 // gsoMax bounds what TCP hands down at once, headers included: what an IPv4 header can say.
 const gsoMax = 1 << 16
 
-// link is the lower edge of the gVisor stack: a bounded ring of packets going out, an injector for those coming in.
+// link is the lower edge of the gVisor stack: a bounded queue of packets going out, an injector for those coming in.
 //
-// Writing never blocks. A packet that finds the ring full is dropped, as a device's queue would: the writer may be
+// Writing never blocks. What finds the queue full costs a packet, as a device's queue would: the writer may be
 // the very goroutine that delivers inbound packets, and two stacks that wait for each other's queues would stop.
 // A UDP socket is held back before that by its own send buffer, which a queued packet still occupies.
 type link struct {
 	mu      sync.Mutex
 	more    sync.Cond // something to read, or closed
-	ring    [queueLen]*stack.PacketBuffer
-	head, n int
+	q       queue
 	closed  bool
 	dropped uint64
 
 	rmu sync.Mutex // of the reader
-	out segmenter  // what it has taken from the ring last
+	out segmenter  // what it has taken from the queue last
 
 	dmu      sync.RWMutex
 	up       stack.NetworkDispatcher // nil when detached
@@ -50,6 +45,7 @@ var (
 func newLink(mtu int) *link {
 	l := &link{mtu: uint32(mtu)}
 	l.more.L = &l.mu
+	l.q.init()
 	return l
 }
 
@@ -61,12 +57,17 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		l.mu.Unlock()
 		return 0, &tcpip.ErrClosedForSend{}
 	}
-	n := min(len(pkts), queueLen-l.n)
-	for _, p := range pkts[:n] {
-		l.ring[(l.head+l.n)%queueLen] = p.IncRef()
-		l.n++
+	n := 0
+	for _, p := range pkts {
+		lost := l.q.put(p.IncRef())
+		if lost != p {
+			n++
+		}
+		if lost != nil {
+			l.dropped++
+			lost.DecRef()
+		}
 	}
-	l.dropped += uint64(len(pkts) - n)
 	l.mu.Unlock()
 	if n == 0 && len(pkts) > 0 {
 		return 0, &tcpip.ErrNoBufferSpace{}
@@ -118,24 +119,17 @@ func (l *link) err() error {
 	return nil
 }
 
-// take returns the next packet of the ring, and the ring's reference to it. If there is none it waits, or returns nil.
+// take returns the next packet, and the queue's reference to it. If there is none it waits, or returns nil.
 func (l *link) take(wait bool) (*stack.PacketBuffer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.n == 0 && !l.closed && wait {
+	for l.q.n == 0 && !l.closed && wait {
 		l.more.Wait()
 	}
 	if l.closed {
 		return nil, os.ErrClosed
 	}
-	if l.n == 0 {
-		return nil, nil
-	}
-	p := l.ring[l.head]
-	l.ring[l.head] = nil
-	l.head = (l.head + 1) % queueLen
-	l.n--
-	return p, nil
+	return l.q.get(), nil
 }
 
 // inject hands one IP packet to the stack. Anything that is not IP is ignored.
@@ -176,10 +170,8 @@ func (l *link) injectRun(r run, bufs [][]byte, offset int) {
 func (l *link) shut() {
 	l.mu.Lock()
 	l.closed = true
-	for ; l.n > 0; l.n-- {
-		l.ring[l.head].DecRef()
-		l.ring[l.head] = nil
-		l.head = (l.head + 1) % queueLen
+	for p := l.q.get(); p != nil; p = l.q.get() {
+		p.DecRef()
 	}
 	l.mu.Unlock()
 	l.more.Broadcast()

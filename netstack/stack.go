@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -223,6 +224,20 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 		rest = rest[1:]
 	}
 	return len(bufs), nil
+}
+
+// Inject makes Read return packets that the stack did not make: whole IP packets, not longer than the MTU, copied. As
+// of any, those that find the queue full are lost.
+func (s *Stack) Inject(pkts [][]byte) {
+	for _, b := range pkts {
+		if len(b) == 0 || len(b) > s.mtu {
+			continue
+		}
+		var list stack.PacketBufferList
+		list.PushBack(stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)}))
+		_, _ = s.link.WritePackets(list)
+		list.DecRef()
+	}
 }
 
 // File implements tun.Device; there is none.
