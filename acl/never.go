@@ -17,6 +17,8 @@ type never struct {
 	src    []source
 	dst    []dest
 	protos []uint8 // nil for all
+	// owners takes in what a source could become by giving a node a tag that it owns.
+	owners bool
 }
 
 func (p *parser) nevers(v value) {
@@ -49,7 +51,13 @@ func (p *parser) nevers(v value) {
 				}
 			},
 			"through": func(v value) {
-				p.unsupported(v, "through", "paths over several nodes are not proved yet; forbid each step")
+				p.list(v, "through", func(off int, s string) {
+					if s != "tagOwners" {
+						p.fail(off, ClassUnsupportedFeature, `write "tagOwners" for what a source could become by the tags it owns; forbid each step of a path over several nodes`, "through %q is not supported", s)
+						return
+					}
+					n.owners = true
+				})
 			},
 		}, nil)
 		if n.src = r.src; len(n.src) == 0 || len(n.dst) == 0 {
@@ -72,6 +80,9 @@ func (p *parser) prove() {
 		if pr.work <= maxWork {
 			c = pr.refute(n)
 		}
+		if c == nil && n.owners && pr.work <= maxWork {
+			c = pr.escalate(n)
+		}
 		if pr.work > maxWork {
 			p.fail(n.off, ClassNeverBroken, "forbid less at once, or name fewer addresses and tags in deny rules", "%s cannot be proved: there are too many cases to look at", n.path)
 			return
@@ -91,6 +102,7 @@ type prover struct {
 	dstPts []netip.Addr
 	known  map[[2]string][]actor // what sources found
 	work   int                   // nodes looked at
+	only   map[string]string     // if not nil, sources have no other tags
 }
 
 // maxWork bounds the nodes that all proofs of a file may look at, to a second or so.
@@ -114,6 +126,8 @@ type counter struct {
 	port     uint16
 	proto    uint8
 	row      *row
+	// become says how the source comes by its tags, if it does not have them from the start.
+	become string
 }
 
 // String says it to a person.
@@ -122,7 +136,7 @@ func (c *counter) String() string {
 	if hasPorts(c.proto) {
 		port = " port " + strconv.Itoa(int(c.port))
 	}
-	return fmt.Sprintf("%s would reach %s on %s%s", c.src, c.dst, protoName(c.proto), port)
+	return fmt.Sprintf("%s%s would reach %s on %s%s", c.become, c.src, c.dst, protoName(c.proto), port)
 }
 
 func (a actor) String() string {
@@ -198,6 +212,11 @@ func (pr *prover) findPeople() {
 			see(d.selector)
 		}
 	}
+	for _, t := range p.Tags() {
+		for _, s := range p.tagOwners[t] {
+			see(s)
+		}
+	}
 	roles := [][]string{nil}
 	var every []string
 	for _, s := range sels {
@@ -262,6 +281,9 @@ func (pr *prover) refute(n *never) *counter {
 				for _, a := range pr.sources(rs, ns) {
 					if pr.work > maxWork {
 						return nil
+					}
+					if pr.only != nil && (a.node == nil || slices.ContainsFunc(a.node.Tags, func(t string) bool { return pr.only[t] == "" })) {
+						continue
 					}
 					if c := pr.reach(n, r, a); c != nil {
 						return c

@@ -37,6 +37,16 @@ func TestNever(t *testing.T) {
 		{"roles", `"acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["tag:db:22"]}], "never": [{"src": ["bob@example.com"], "dst": ["tag:db:*"]}]`, "a node of bob@example.com, with role admin"},
 		{"not", `"acls": [{"action": "accept", "src": ["!group:eng"], "dst": ["tag:db:22"]}], "never": [{"src": ["group:eng"], "dst": ["tag:db:*"]}]`, ""},
 		{"grants", `"grants": [{"src": ["*"], "dst": ["tag:db"], "ip": ["tcp:22"]}], "never": [{"src": ["tag:web"], "dst": ["tag:db:*"]}]`, "grants[0]"},
+		{"a tag that one owns", `"acls": [{"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432"]}], "never": [{"src": ["bob@example.com"], "dst": ["tag:db:*"], "through": ["tagOwners"]}]`,
+			"never[0] does not hold: bob@example.com may give tag:web, and a node with tag:web at 100.64.0.1 would reach a node with tag:db"},
+		{"a tag that one does not own", `"acls": [{"action": "accept", "src": ["tag:router"], "dst": ["tag:db:5432"]}], "never": [{"src": ["bob@example.com"], "dst": ["tag:db:*"], "through": ["tagOwners"]}]`, ""},
+		{"a tag that one's tag owns", `"acls": [{"action": "accept", "src": ["tag:exit"], "dst": ["tag:db:5432"]}], "never": [{"src": ["alice@example.com"], "dst": ["tag:db:*"], "through": ["tagOwners"]}]`,
+			"alice@example.com may give tag:router, which may give tag:exit, and a node with tag:exit"},
+		{"a tag of whoever has a tag", `"acls": [{"action": "accept", "src": ["tag:exit"], "dst": ["tag:db:5432"]}], "never": [{"src": ["tag:router"], "dst": ["tag:db:*"], "through": ["tagOwners"]}]`,
+			"a node with tag:exit, tag:router at"},
+		{"a tag of whoever is at an address", `"acls": [{"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432"]}], "never": [{"src": ["100.64.9.0/24"], "dst": ["tag:db:5432"], "through": ["tagOwners"]}]`,
+			"does not hold"},
+		{"another way through", `"acls": [], "never": [{"src": ["tag:router"], "dst": ["tag:db:*"], "through": ["ssh"]}]`, "through \"ssh\" is not supported"},
 		{"default access", `"defaultAccess": "allow", "never": [{"src": ["tag:web"], "dst": ["tag:db:*"]}]`, "does not hold"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
