@@ -317,4 +317,17 @@ func TestFormat(t *testing.T) {
 	if _, err := Format("acl.hujson", []byte("{")); len(Of(err)) != 1 {
 		t.Errorf("error %v", err)
 	}
+	rapid.Check(t, func(t *rapid.T) { // once is enough, and means the same
+		text := drafts.Draw(t, "policy").text(t)
+		once, err := Format("acl.hujson", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if twice, err := Format("acl.hujson", once); err != nil || string(twice) != string(once) {
+			t.Fatalf("%v: %s then %s", err, once, twice)
+		}
+		if a, b := meaning(t, text), meaning(t, string(once)); a != b {
+			t.Fatalf("%s means %s, and formatted %s", text, a, b)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -48,9 +49,11 @@ func (a *app) aclCompileCmd() *cobra.Command {
 				return err
 			}
 			return a.print(all, func(w io.Writer) {
+				b := bufio.NewWriter(w)
 				for i := range all {
-					all[i].show(w)
+					all[i].show(b)
 				}
+				b.Flush()
 			})
 		},
 	}
