@@ -22,7 +22,7 @@ import (
 type snapshot struct {
 	conf     *Config   // nil denies everything
 	base     time.Time // where the clock of flows begins
-	epoch    uint64    // of the Set that made it; flows remember it
+	epoch    uint32    // of the Set that made it; flows remember it
 	rules    []acl.Rule
 	expires  []int64 // by rule, Unix ns
 	windowed []int32 // rules with a window
@@ -93,7 +93,7 @@ type cover struct {
 	here  kind
 }
 
-func compile(c *Config, epoch uint64, peerOf func(acl.NodeID) *peer) *snapshot {
+func compile(c *Config, epoch uint32, peerOf func(acl.NodeID) *peer) *snapshot {
 	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, names: make(map[acl.NodeID]string, len(c.Peers)+1)}
 	k := &compiler{snapshot: s, setIDs: make(map[string]int32), nodeSets: make(map[acl.NodeID][]int32, len(c.Peers)+1),
 		classIDs: make(map[string]int32)}
@@ -311,7 +311,7 @@ func (k *compiler) indexAddrs() {
 		n += len(k.conf.Peers[i].Addrs)
 	}
 	k.exact.init(n)
-	add := func(n *acl.Node, at place) {
+	add := func(n *acl.Node, owner int32) {
 		named := union(k.nodeSets[n.ID], k.anySets)
 		for _, a := range n.Addrs {
 			a = a.Unmap()
@@ -322,14 +322,12 @@ func (k *compiler) indexAddrs() {
 			if c, ok := k.covers.Lookup(a); ok {
 				sets = union(sets, c.sets)
 			}
-			id := k.class(sets)
-			at.src, at.dst, at.hsrc, at.hdst = id, id, id, id
-			k.exact.add(addrOf(a), at)
+			k.exact.add(addrOf(a), owner, k.class(sets))
 		}
 	}
-	add(&k.conf.Self, place{owner: noOwner, here: own})
+	add(&k.conf.Self, noOwner)
 	for i := range k.conf.Peers {
-		add(&k.conf.Peers[i], place{owner: int32(i), kind: own})
+		add(&k.conf.Peers[i], int32(i))
 	}
 }
 
@@ -350,8 +348,12 @@ func (k *compiler) class(sets []int32) int32 {
 
 // locate finds the place of a.
 func (s *snapshot) locate(a *addr) place {
-	if at := s.exact.get(a); at != nil {
-		return *at
+	if e := s.exact.get(a); e != nil {
+		at := place{owner: e.owner, kind: own, src: e.class - 1, dst: e.class - 1, hsrc: e.class - 1, hdst: e.class - 1}
+		if e.owner == noOwner {
+			at.kind, at.here = nobody, own
+		}
+		return at
 	}
 	if !a.martian() {
 		if at, ok := s.routes.Lookup(a.netip()); ok {
@@ -361,19 +363,19 @@ func (s *snapshot) locate(a *addr) place {
 	return place{owner: noOwner}
 }
 
-// exactTable maps whole addresses to places, by open addressing at no more than half full. Only a coordinator
-// chooses its keys.
+// exactTable maps nodes' own addresses to their places, by open addressing at no more than half full. Only a
+// coordinator chooses its keys.
 type exactTable struct {
 	slots []exactSlot
 	mask  uint64
 }
 
+// exactSlot is kept small, for many must fit a cache: an own address has one class whatever it is used as.
 type exactSlot struct {
-	key addr
-	place
+	key   addr
+	owner int32 // noOwner is this node
+	class int32 // plus one: an empty slot has zero
 }
-
-func (s *exactSlot) used() bool { return s.kind != nobody || s.here != nobody }
 
 func (t *exactTable) init(n int) {
 	size := 8
@@ -388,12 +390,12 @@ func (a *addr) slot() uint64 {
 	return h ^ h>>32
 }
 
-// add keeps the first of two places for an address. The place must be somebody's.
-func (t *exactTable) add(a addr, at place) {
+// add keeps the first of two owners of an address.
+func (t *exactTable) add(a addr, owner, class int32) {
 	for i := a.slot() & t.mask; ; i = (i + 1) & t.mask {
 		switch s := &t.slots[i]; {
-		case !s.used():
-			s.key, s.place = a, at
+		case s.class == 0:
+			*s = exactSlot{a, owner, class + 1}
 			return
 		case s.key == a:
 			return
@@ -402,10 +404,10 @@ func (t *exactTable) add(a addr, at place) {
 }
 
 // get returns nil for an address that is nobody's own. A table must be initialised.
-func (t *exactTable) get(a *addr) *place {
-	for i := a.slot() & t.mask; t.slots[i].used(); i = (i + 1) & t.mask {
+func (t *exactTable) get(a *addr) *exactSlot {
+	for i := a.slot() & t.mask; t.slots[i].class != 0; i = (i + 1) & t.mask {
 		if s := &t.slots[i]; s.key.lo == a.lo && s.key.hi == a.hi {
-			return &s.place
+			return s
 		}
 	}
 	return nil

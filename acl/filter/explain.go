@@ -119,7 +119,7 @@ func (f *Filter) Flows(yield func(Flow) bool) {
 }
 
 func (fl *flow) describe(base time.Time) Flow {
-	d := Flow{Peer: fl.peer.id, Proto: fl.proto(), Inbound: fl.inbound, State: stateNames[fl.state], Rule: fl.rule,
+	d := Flow{Peer: fl.peer.id, Proto: fl.tuple.proto(), Inbound: fl.inbound, State: stateNames[fl.state], Rule: fl.rule,
 		Revision: fl.revision, Opened: base.Add(time.Duration(fl.opened)), Last: base.Add(time.Duration(fl.deadline - fl.idle())),
 		BytesIn: fl.bytes[theirs], BytesOut: fl.bytes[ours]}
 	d.Src, d.Dst = fl.addrPorts()

@@ -203,9 +203,9 @@ func (f *Filter) warm(old, s *snapshot, wall int64) {
 const maxWarm = 1 << 18
 
 func (fl *flow) cut(why Verdict) Cut {
-	c := Cut{Peer: fl.peer.id, Proto: fl.proto(), Why: why, Rule: fl.rule, Revision: fl.revision}
+	c := Cut{Peer: fl.peer.id, Proto: fl.tuple.proto(), Why: why, Rule: fl.rule, Revision: fl.revision}
 	c.Src, c.Dst = fl.addrPorts()
-	if fl.proto() == protoTCP && fl.state < timeWait {
+	if fl.tuple.proto() == protoTCP && fl.state < timeWait {
 		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
 	}
 	return c
@@ -218,9 +218,9 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, back, port := fl.ends()
-	v, owner, until := s.admit(&src, &dst, fl.proto(), port, fl.opener(), wall)
+	v, owner, until := s.admit(&src, &dst, fl.tuple.proto(), port, fl.opener(), wall)
 	if !v.Allow && fl.crossed { // either end may be its opener
-		if w, o, u := s.admit(&dst, &src, fl.proto(), back, 1-fl.opener(), wall); w.Allow {
+		if w, o, u := s.admit(&dst, &src, fl.tuple.proto(), back, 1-fl.opener(), wall); w.Allow {
 			v, owner, until = w, o, u
 		}
 	}
@@ -398,9 +398,10 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 		}
 	}
 	fl := sh.insert(t, h)
-	fl.inbound, fl.peer, fl.rule, fl.expires = d == theirs, owner, v.Rule, until
-	fl.epoch, fl.revision, fl.opened = s.epoch, s.conf.Revision, at
-	fl.bytes[d] = uint64(p.size)
+	fl.inbound, fl.state, fl.crossed = d == theirs, fresh, false
+	fl.peer, fl.rule, fl.expires, fl.opened = owner, v.Rule, until, at
+	fl.epoch, fl.revision = s.epoch, s.conf.Revision
+	fl.bytes[d], fl.bytes[1-d] = uint64(p.size), 0
 	if p.proto == protoTCP {
 		fl.open(p, d)
 	}

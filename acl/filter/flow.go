@@ -53,25 +53,28 @@ func (t *tuple) lport() uint16 { return uint16(t.rest >> 48) }
 func (t *tuple) rport() uint16 { return uint16(t.rest >> 32) }
 func (t *tuple) proto() uint8  { return uint8(t.rest) }
 
-// flow is what a rule admitted. All of it is under its shard's lock. What a search reads comes first.
+// flow is what a rule admitted. All of it is under its shard's lock. It fills three cache lines: what a search reads,
+// what a verdict needs, and what is TCP's alone.
 type flow struct {
-	next *flow
-	hash uint64
-	tuple
-	deadline  int64 // ns since snapshot.base, as is opened: the last packet and idle()
-	inbound   bool  // opened by the peer
-	state     state
-	loose     bool
-	crossed   bool
+	next     *flow
+	hash     uint32
+	inbound  bool // opened by the peer
+	state    state
+	loose    bool
+	crossed  bool
+	tuple    tuple
+	deadline int64 // ns since snapshot.base, as is opened: the last packet and idle()
+
 	peer      *peer
 	rule      *acl.Rule
-	expires   int64  // when it must be judged again, Unix ns
-	epoch     uint64 // of the snapshot that judged it last
-	revision  uint64 // and its revision
+	expires   int64 // when it must be judged again, Unix ns
 	opened    int64
 	bytes     [2]uint64
+	revision  uint64 // of the snapshot that judged it last
+	epoch     uint32 // and its epoch
 	challenge uint32
-	side      [2]tcpSide
+
+	side [2]tcpSide
 }
 
 func (f *flow) opener() int {
@@ -84,9 +87,9 @@ func (f *flow) opener() int {
 // ends are the flow's source and destination as its opener sees them.
 func (f *flow) ends() (src, dst addr, sport, dport uint16) {
 	if f.inbound {
-		return f.remote, f.local, f.rport(), f.lport()
+		return f.tuple.remote, f.tuple.local, f.tuple.rport(), f.tuple.lport()
 	}
-	return f.local, f.remote, f.lport(), f.rport()
+	return f.tuple.local, f.tuple.remote, f.tuple.lport(), f.tuple.rport()
 }
 
 func (f *flow) addrPorts() (src, dst netip.AddrPort) {
@@ -97,7 +100,7 @@ func (f *flow) addrPorts() (src, dst netip.AddrPort) {
 // idle is how long a flow lives without a packet.
 func (f *flow) idle() int64 {
 	if f.state == replied {
-		switch f.proto() {
+		switch f.tuple.proto() {
 		case protoICMP, protoICMPv6:
 			return int64(30 * time.Second)
 		case protoSCTP:
@@ -157,14 +160,14 @@ func (s *shard) find(t *tuple, hash uint64) *flow {
 		return nil
 	}
 	for f := s.buckets[hash&uint64(len(s.buckets)-1)]; f != nil; f = f.next {
-		if f.hash == hash && f.equal(t) {
+		if f.hash == uint32(hash) && f.tuple.equal(t) {
 			return f
 		}
 	}
 	return nil
 }
 
-// insert returns a new flow, empty but for its tuple.
+// insert returns a new flow, of which only the tuple is set: the rest may be that of an old one.
 func (s *shard) insert(t *tuple, hash uint64) *flow {
 	if 2*s.n >= len(s.buckets) {
 		s.grow()
@@ -179,7 +182,8 @@ func (s *shard) insert(t *tuple, hash uint64) *flow {
 	f := s.free
 	s.free = f.next
 	at := &s.buckets[hash&uint64(len(s.buckets)-1)]
-	*f = flow{next: *at, hash: hash, tuple: *t}
+	f.next, f.hash = *at, uint32(hash)
+	f.tuple.set(&t.local, &t.remote, t.rest)
 	*at = f
 	s.n++
 	return f
@@ -191,7 +195,7 @@ func (s *shard) grow() {
 	for _, f := range old {
 		for f != nil {
 			next := f.next
-			at := &s.buckets[f.hash&uint64(len(s.buckets)-1)]
+			at := &s.buckets[f.hash&uint32(len(s.buckets)-1)]
 			f.next, *at = *at, f
 			f = next
 		}
@@ -224,7 +228,7 @@ func (s *shard) unlink(at **flow) {
 }
 
 func (s *shard) remove(f *flow) {
-	at := &s.buckets[f.hash&uint64(len(s.buckets)-1)]
+	at := &s.buckets[f.hash&uint32(len(s.buckets)-1)]
 	for *at != f {
 		at = &(*at).next
 	}

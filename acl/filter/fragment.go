@@ -34,7 +34,7 @@ type datagram struct {
 	flow         tuple // that its first piece is of
 	verdict      Verdict
 	peer         *peer
-	epoch        uint64
+	epoch        uint32
 	deadline     int64
 	spans        [maxSpans]span
 	n            int
@@ -54,7 +54,7 @@ func keyOf(p *packet, d int) fragKey {
 }
 
 // first enters a datagram whose first fragment has verdict v, which allows it.
-func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint64, now int64) Verdict {
+func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint32, now int64) Verdict {
 	var flow tuple
 	flow.of(p, d)
 	t.mu.Lock()
@@ -91,7 +91,7 @@ func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint64
 
 // later judges a fragment that is not the first. When the rules have changed since the first, live says whether they
 // still admit its flow.
-func (t *fragments) later(p *packet, d int, epoch uint64, now int64, live func(*tuple) bool) Verdict {
+func (t *fragments) later(p *packet, d int, epoch uint32, now int64, live func(*tuple) bool) Verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expire(now)

@@ -22,6 +22,9 @@ func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, at way, r Reaso
 	if s.conf == nil {
 		return nil, at, NoPolicy
 	}
+	if a, b := s.exact.get(src), s.exact.get(dst); a != nil && b != nil {
+		return s.between(a, b, d)
+	}
 	from, to := s.locate(src), s.locate(dst)
 	if d == theirs {
 		switch {
@@ -39,6 +42,23 @@ func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, at way, r Reaso
 		return nil, at, DstNotOwned
 	}
 	return s.peers[to.owner], way{from.hsrc, to.dst}, ByRule
+}
+
+// between is classify for two nodes' own addresses, as most are.
+func (s *snapshot) between(src, dst *exactSlot, d int) (owner *peer, at way, r Reason) {
+	switch {
+	case (d == ours) != (src.owner == noOwner):
+		return nil, at, SrcNotOwned
+	case d == theirs && dst.owner != noOwner:
+		return s.peers[src.owner], at, DstNotOwned
+	case d == ours && dst.owner == noOwner:
+		return nil, at, DstNotOwned
+	case d == theirs:
+		owner = s.peers[src.owner]
+	default:
+		owner = s.peers[dst.owner]
+	}
+	return owner, way{src.class - 1, dst.class - 1}, ByRule
 }
 
 // admit judges a new flow by identity and rules, and says until when it need not be judged again.

@@ -311,8 +311,8 @@ func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
 // ignored, while past it d answers with a challenge (RFC 5961 section 3), and what answers that is [Reject].
 func (f *flow) reset(d int) []byte {
 	to, from := &f.side[d], &f.side[1-d]
-	src, dst := f.remote, f.local
-	sport, dport := f.rport(), f.lport()
+	src, dst := f.tuple.remote, f.tuple.local
+	sport, dport := f.tuple.rport(), f.tuple.lport()
 	if d == theirs {
 		src, dst, sport, dport = dst, src, dport, sport
 	}
