@@ -35,6 +35,6 @@
 //
 // After a restart a filter knows no flows, and a peer's segment of an old connection is denied: it proves nothing, and
 // to take it up midway would let in what no SYN has asked for. But silence would leave the peer's application waiting
-// for many minutes. So [Verdict].Answer asks for an RST, if the rules would admit a new connection from this peer to
+// for many minutes. So [Verdict.Answer] asks for an RST, if the rules would admit a new connection from this peer to
 // this port: then it learns no more than its SYN would tell it, and any other peer learns nothing.
 package filter

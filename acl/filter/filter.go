@@ -416,7 +416,10 @@ func lost(v Verdict, owner *peer, at int64) Verdict {
 	case NoPolicy, SrcNotOwned, DstNotOwned:
 		return v
 	}
-	return Verdict{Reason: TCPNoFlow, Peer: v.Peer, Answer: v.Allow && owner.answer(at)}
+	if v.Allow && owner.answer(at) {
+		return Verdict{Reason: TCPLost, Peer: v.Peer}
+	}
+	return Verdict{Reason: TCPNoFlow, Peer: v.Peer}
 }
 
 // answer reports whether a peer may be sent one more packet that it did not ask for: 100 at once, 100 a second.

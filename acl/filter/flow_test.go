@@ -216,7 +216,7 @@ func TestVanishedPeerIsCut(t *testing.T) {
 		t.Errorf("%d peers are remembered", len(f.peers))
 	}
 	f.Set(mesh(3), t0)
-	play(t, f, []step{{"< A 1000 5000", TCPNoFlow}}, t0)
+	play(t, f, []step{{"< A 1000 5000", TCPLost}}, t0)
 }
 
 // A rule that ends takes its flows with it, on the next packet or at the next Tick, unless another rule admits them.

@@ -62,7 +62,7 @@ func checksum(b []byte, sum uint32) uint16 {
 // Reject builds the packet that answers a denied one so that its sender need not wait for a timeout: an RST for TCP,
 // ICMP "administratively prohibited" for the rest. It is written to buf, or to new memory if buf is too small (1,280
 // bytes always suffice). It is nil when the packet must not be answered (RFC 1122 section 3.2.2, RFC 4443 section
-// 2.4). Answer local senders, and peers when [Verdict].Answer is set: other answers tell a scanner what exists.
+// 2.4). Answer local senders, and peers when [Verdict.Answer] says so: other answers tell a scanner what exists.
 func Reject(pkt, buf []byte) []byte {
 	var p packet
 	if _, ok := p.parse(pkt); !ok || p.off > 0 || p.src.martian() || p.dst.martian() {

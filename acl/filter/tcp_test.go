@@ -62,7 +62,7 @@ func TestTCP(t *testing.T) {
 			{"< PA 1000 5000 hello", ByFlow}, {"> A 5000 1005", ByFlow}, {"> PA 5000 1005 hi", ByFlow}, {"< A 1005 5002", ByFlow},
 			{"< FA 1005 5002", ByFlow}, {"> A 5002 1006", ByFlow}, {"> FA 5002 1006", ByFlow}, {"< A 1006 5003", ByFlow},
 			{"< A 1006 5003", ByFlow}}...), "time-wait"},
-		{"no mid-stream pickup", []step{{"< A 1000 5000", TCPNoFlow}, {"< PA 1000 5000 x", TCPNoFlow}, {"> SA 4999 1000", TCPNoFlow}}, ""},
+		{"no mid-stream pickup", []step{{"< A 1000 5000", TCPLost}, {"< PA 1000 5000 x", TCPLost}, {"> SA 4999 1000", TCPNoFlow}}, ""},
 		{"SYN again, SYN+ACK again", []step{{"< S 999", ByRule}, {"< S 999", ByFlow}, {"> SA 4999 1000", ByFlow}, {"> SA 4999 1000", ByFlow},
 			{"< A 1000 5000", ByFlow}}, "established"},
 		{"refused", []step{{"< S 999", ByRule}, {"> RA 0 1000", ByFlow}, {"< A 1000 1", TCPState}}, "closed"},
@@ -175,10 +175,10 @@ func TestLostConnection(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := f.In(tt.pkt, t0)
-			if v.Allow || v.Answer != tt.answer {
+			if v.Allow || v.Answer() != tt.answer {
 				t.Errorf("%+v", v)
 			}
-			if !v.Answer {
+			if !v.Answer() {
 				return
 			}
 			if rst := Reject(tt.pkt, nil); rst == nil {
@@ -190,17 +190,17 @@ func TestLostConnection(t *testing.T) {
 	}
 	answers := 0
 	for range 10_000 { // all within a second: what is left of 100, and 100 more
-		if f.In(seg(a4, 22, ackFlag), after(time.Second)).Answer {
+		if f.In(seg(a4, 22, ackFlag), after(time.Second)).Answer() {
 			answers++
 		}
 	}
 	if answers > 200 || answers < 90 {
 		t.Errorf("%d answers in a second", answers)
 	}
-	if !f.In(seg(a4, 22, ackFlag), after(2*time.Second)).Answer {
+	if !f.In(seg(a4, 22, ackFlag), after(2*time.Second)).Answer() {
 		t.Error("the allowance does not come back")
 	}
-	if out(t, f, ip(v4, a4, tcpSeg(22, 5000, ackFlag, 1, 1, "")), TCPNoFlow).Answer {
+	if out(t, f, ip(v4, a4, tcpSeg(22, 5000, ackFlag, 1, 1, "")), TCPNoFlow).Answer() {
 		t.Error("our own are answered as all are that may not leave")
 	}
 }

@@ -9,14 +9,14 @@ import (
 
 // Verdict is what becomes of one packet. The zero Verdict denies.
 type Verdict struct {
-	Allow bool
-	// Answer: this denial of a peer's packet should be answered, through the tunnel, with what [Reject] makes of it.
-	// The peer may open a connection to this port, but this segment is of one that is not known here.
-	Answer bool
+	Allow  bool
 	Reason Reason
 	Rule   *acl.Rule  // the rule that admitted or denied it; nil when there is none
 	Peer   acl.NodeID // the other end; zero when unknown
 }
+
+// Answer reports whether a peer's denied packet should be answered, through the tunnel, with what [Reject] makes of it.
+func (v Verdict) Answer() bool { return v.Reason == TCPLost }
 
 // String says it for people who do not have the packet at hand; [Filter.Explain] names both ends too.
 func (v Verdict) String() string {
@@ -52,6 +52,7 @@ const (
 	RuleExpired                 // only rules past their end match
 	RuleShut                    // only rules outside their window match
 	TCPNoFlow                   // not a SYN, and no flow
+	TCPLost                     // the same, of a peer that may connect anew and should be told to: see Verdict.Answer
 	TCPFlags                    // a combination of flags that no TCP sends
 	TCPState                    // the flow is not in a state for this segment
 	TCPSeq                      // outside the windows of the flow
@@ -87,6 +88,7 @@ var reasons = [reasonCount]struct{ label, text string }{
 	RuleExpired:   {"rule_expired", "the rule has expired"},
 	RuleShut:      {"rule_shut", "it is outside the rule's window"},
 	TCPNoFlow:     {"tcp_no_flow", "TCP without a connection opened through this filter"},
+	TCPLost:       {"tcp_lost", "a TCP connection that is not known here, perhaps since a restart"},
 	TCPFlags:      {"tcp_flags", "impossible TCP flags"},
 	TCPState:      {"tcp_state", "the TCP connection is not in a state for this segment"},
 	TCPSeq:        {"tcp_seq", "TCP sequence or acknowledgment outside the window"},
