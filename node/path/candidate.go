@@ -131,7 +131,11 @@ func (pr *peer) gotPing(now time.Time, from Route, m Ping) {
 	pr.p.do(Send{Peer: pr.key, To: from, Msg: Pong{m.Tx, from}})
 	if from.IsValid() {
 		pr.clear = now
+		c := pr.find(from)
 		pr.pingBack(now, from, pingLeast)
+		if (c == nil || !c.proven) && pr.best != nil && !recent(now, latest(pr.best.pong, pr.traffic.Heard), hereLeast) {
+			pr.askBest(now) // it may have moved there, or have begun anew
+		}
 	}
 }
 
@@ -147,7 +151,14 @@ func (pr *peer) pingBack(now time.Time, from netip.AddrPort, least time.Duration
 // strayed takes a packet of the peer's from an address that is not known as the peer's: perhaps its NAT forgot us.
 func (pr *peer) strayed(now time.Time, from netip.AddrPort) {
 	pr.pingBack(now, from, hereLeast)
-	if pr.best != nil && !pr.asked(pr.best.addr) && !recent(now, pr.best.pinged, hereLeast) {
+	if pr.best != nil {
+		pr.askBest(now)
+	}
+}
+
+// askBest asks the path in use, for there is a sign that it may be none any more.
+func (pr *peer) askBest(now time.Time) {
+	if !pr.asked(pr.best.addr) && !recent(now, pr.best.pinged, hereLeast) {
 		pr.ping(now, pr.best.addr, 0, true)
 	}
 }

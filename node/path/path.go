@@ -37,7 +37,7 @@ const (
 	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
 	pongMost    = time.Second
 	recheck     = 10 * time.Second // a path is asked that often even if packets come in: their sources may be forged
-	awake       = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
+	awake       = Awake
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
 	hereEvery   = 5 * time.Second  // between unprovoked Heres to one peer
 	hereDoubt   = time.Second      // when the path to it is in doubt
@@ -57,6 +57,7 @@ var seekWaits = [...]time.Duration{
 
 // What the caller has to know of these.
 const (
+	Awake      = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
 	Trust      = 10 * time.Second // a direct path heard from that recently may be used alone
 	StrayEvery = hereLeast        // between two Seen of one peer
 )

@@ -233,18 +233,23 @@ func (pr *peer) expire(now time.Time) {
 	}
 }
 
-// instead takes another address that answered just now in place of the one that does not.
+// instead takes another address that answered just now in place of the one that does not: that which did so last, as the
+// others may be gone with it.
 func (pr *peer) instead(now time.Time) bool {
+	var next *candidate
 	for _, c := range pr.candidates {
-		if c != pr.best && c.missed == 0 && recent(now, c.pong, pongMost) {
-			old := pr.best
-			pr.doubt = true // so that packets go by relay too, not by the old address
-			pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c.addr, old.addr))
-			old.pong = time.Time{}
-			return true
+		if c != pr.best && c.missed == 0 && recent(now, c.pong, pongMost) && (next == nil || c.pong.After(next.pong)) {
+			next = c
 		}
 	}
-	return false
+	if next == nil {
+		return false
+	}
+	old := pr.best
+	pr.doubt = true // so that packets go by relay too, not by the old address
+	pr.adopt(now, next, fmt.Sprintf("%s answers and %s does not", next.addr, old.addr))
+	old.pong = time.Time{}
+	return true
 }
 
 // leave goes back to the relay.
