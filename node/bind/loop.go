@@ -57,6 +57,7 @@ func (l *loop) run() {
 		case <-l.b.moves:
 			l.net.hint(time.Now())
 		case p := <-l.b.wakes:
+			l.takePeers() // it may be in the table, and not yet in the paths
 			l.step(path.Tick{Peer: p.key, Traffic: l.traffic(p)})
 		case h := <-l.b.shakes:
 			l.shake(h)
@@ -124,19 +125,40 @@ func (l *loop) tick() {
 	l.tend(now)
 }
 
-// sync takes over what callers set.
-func (l *loop) sync() {
+// takePeers takes over the set of peers.
+func (l *loop) takePeers() {
 	b := l.b
 	b.mu.Lock()
 	set, reset := b.peers, b.reset
 	b.peers, b.reset = nil, nil
 	b.mu.Unlock()
-	if set != nil {
-		if again := slices.DeleteFunc(slices.Clone(set), func(p path.Peer) bool { return slices.Contains(reset, p.Key) }); len(again) < len(set) {
-			l.step(path.Peers{Set: again})
-		}
-		l.step(path.Peers{Set: set})
+	if set == nil {
+		return
 	}
+	if again := slices.DeleteFunc(slices.Clone(set), func(p path.Peer) bool { return slices.Contains(reset, p.Key) }); len(again) < len(set) {
+		l.step(path.Peers{Set: again})
+	}
+	l.step(path.Peers{Set: set})
+	t := b.table.Load()
+	for _, k := range reset {
+		if p := t.byNode[k]; p != nil && b.now()-p.sent.Load() < int64(path.Awake) && p.up.CompareAndSwap(false, true) {
+			l.step(path.Tick{Peer: k, Traffic: l.traffic(p)}) // somebody waits for it
+		}
+	}
+	for p, h := range l.shakes { // one under way goes on, now that there may be a way
+		if q := t.byNode[p.key]; q != p {
+			delete(l.shakes, p)
+			if q != nil && l.shakes[q] == nil {
+				h.peer, h.n, h.next = q, 0, time.Now()
+				l.shakes[q] = h
+			}
+		}
+	}
+}
+
+// sync takes over what callers set.
+func (l *loop) sync() {
+	l.takePeers()
 	now := time.Now()
 	l.stun.relaysChanged(now)
 	l.tend(now)
@@ -277,6 +299,7 @@ func (l *loop) use(p *peer, u path.Use) {
 		first: u.First, rtt: u.RTT, since: u.Since, why: u.Why,
 	})
 	b.book.setAddrs(p, u.Proven)
+	l.hurry(p, old, u)
 	if old.primary == u.Primary {
 		return
 	}

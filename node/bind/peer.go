@@ -22,6 +22,8 @@ type peer struct {
 	routes  atomic.Pointer[routes]
 	relay   atomic.Uint32 // where it is
 	via     atomic.Uint32 // where its packets last came from; 0 if from none
+	relayed atomic.Int64  // when they did
+	blind   atomic.Int32  // packets sent to unproven addresses since the last handshake
 	sent    atomic.Int64
 	heard   atomic.Int64 // by the primary route, if that is direct
 	waiting atomic.Int64 // first sent by it after heard
@@ -93,7 +95,12 @@ func (b *Bind) SetPeers(set []Peer) {
 			if p != nil {
 				ep = p.ep
 			}
-			p = &peer{key: s.Key, disco: s.Disco, ep: ep}
+			next := &peer{key: s.Key, disco: s.Disco, ep: ep}
+			if p != nil { // what was sent to it still wants its answer
+				next.sent.Store(p.sent.Load())
+				next.session.Store(p.session.Load())
+			}
+			p = next
 			p.routes.Store(&routes{since: time.Now(), why: "no direct path yet"})
 			p.relay.Store(uint32(s.Relay))
 		}

@@ -154,6 +154,7 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 		return
 	}
 	p.via.Store(uint32(relay))
+	p.relayed.Store(b.now())
 	p.any.Store(b.now())
 	for _, pkt := range pkts {
 		if t := messageType(pkt); t != 0 {

@@ -82,16 +82,36 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 			byRelay = true
 		}
 	}
-	if byRelay && !b.sendRelay(bufs, p) && (!direct || err != nil) {
+	blind := !direct && b.sendBlind(bufs, p, r, now)
+	if byRelay && !b.sendRelay(bufs, p) && (!direct || err != nil) && !blind {
 		return errors.Join(err, errUnreachable)
 	}
 	return nil
+}
+
+const (
+	relayTrust = 5 * time.Second // a relay that brought something of the peer that recently has it connected
+	maxBlind   = 4               // packets, in whole batches, sent to unproven addresses after a handshake
+)
+
+// sendBlind sends the first packets where handshakes go too, as long as nothing has come by relay: the session may have
+// been made by such an address, and the peer not be at its relay yet.
+func (b *Bind) sendBlind(bufs [][]byte, p *peer, r *routes, now int64) (sent bool) {
+	if at := p.relayed.Load(); at != 0 && now-at < int64(relayTrust) || p.blind.Load() >= maxBlind {
+		return false
+	}
+	p.blind.Add(int32(len(bufs)))
+	for _, a := range r.first {
+		sent = b.sendUDP(bufs, a) == nil || sent
+	}
+	return sent
 }
 
 // sendHandshake sends one message every promising way at once, and the loop does so again while it is not answered:
 // WireGuard itself waits 5 s, and drops all copies but one.
 func (b *Bind) sendHandshake(bufs [][]byte, p *peer, r *routes) error {
 	b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), p)
+	p.blind.Store(0)
 	sent := b.everyWay(bufs, p, r, true)
 	select {
 	case b.shakes <- handshake{peer: p, pkt: slices.Clone(bufs[0]), at: b.now()}:
@@ -134,6 +154,11 @@ var repeats = [...]time.Duration{
 const maxShakes = 1024 // peers
 
 func (l *loop) shake(h handshake) {
+	if h.peer.gone.Load() {
+		if h.peer = l.b.table.Load().byNode[h.peer.key]; h.peer == nil {
+			return
+		}
+	}
 	if len(l.shakes) < maxShakes || l.shakes[h.peer] != nil {
 		h.next = l.b.time(h.at).Add(repeats[0])
 		l.shakes[h.peer] = &h
@@ -154,6 +179,21 @@ func (l *loop) repeat(now time.Time) {
 		if h.n++; h.n < len(repeats) {
 			h.next = now.Add(repeats[h.n])
 		}
+	}
+}
+
+// hurry repeats a handshake at once when there is a way it has not gone yet.
+func (l *loop) hurry(p *peer, old *routes, u path.Use) {
+	h := l.shakes[p]
+	if h == nil || p.session.Load() >= h.at {
+		return
+	}
+	fresh := u.Primary.IsValid() && u.Primary != old.primary && !slices.Contains(old.first, u.Primary)
+	for _, a := range u.First {
+		fresh = fresh || a != old.primary && !slices.Contains(old.first, a)
+	}
+	if fresh {
+		h.n, h.next = min(h.n, 1), time.Now()
 	}
 }
 
