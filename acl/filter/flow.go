@@ -99,15 +99,20 @@ func (f *flow) addrPorts() (src, dst netip.AddrPort) {
 
 // idle is how long a flow lives without a packet.
 func (f *flow) idle() int64 {
-	if f.state == replied {
-		switch f.tuple.proto() {
-		case protoICMP, protoICMPv6:
-			return int64(30 * time.Second)
-		case protoSCTP:
-			return int64(2 * time.Hour)
-		}
+	if f.state != replied {
+		return idleTimes[f.state]
 	}
-	return idleTimes[f.state]
+	return f.idleReplied()
+}
+
+func (f *flow) idleReplied() int64 {
+	switch f.tuple.proto() {
+	case protoICMP, protoICMPv6:
+		return int64(30 * time.Second)
+	case protoSCTP:
+		return int64(2 * time.Hour)
+	}
+	return idleTimes[replied]
 }
 
 // RFC 4787 section 4.3, RFC 5382 section 5: at least 2 minutes and 2 hours 4 minutes. A half-closed connection may
