@@ -41,7 +41,8 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' $$d/*_test.go); do \
 	    echo "== $$d $$f"; (cd $$d && $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) .) || exit 1; done; done
 
-bench: ## the benchmarks, once each
+bench: ## Hedge beside wireguard-go and its own parts, about a minute; then the benchmarks
+	$(GO) run ./test/bench -json bench.json
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 clean:

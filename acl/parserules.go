@@ -101,12 +101,7 @@ func (p *parser) extras(r *row, readers map[string]func(value)) {
 		}
 		r.expires = t.UTC()
 	}
-	readers["window"] = func(v value) {
-		if r.window = p.window(v); r.window == "" {
-			return
-		}
-		p.unsupported(v, "window", "rules by the time of day are not built yet; remove the rule, or give it an expires")
-	}
+	readers["window"] = func(v value) { r.window = p.window(v) }
 }
 
 func (p *parser) sources(r *row, v value, at place) {

@@ -176,7 +176,7 @@ func usesSynctest(file *ast.File) bool {
 
 // The project speaks only of itself.
 func TestTopLevel(t *testing.T) {
-	want := []string{".ci", ".git", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "acl", "bin", "cmd",
+	want := []string{".ci", ".git", ".gitignore", "bench.json", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "acl", "bin", "cmd",
 		"coordinator", "derp", "docs", "go.mod", "go.sum", "netstack", "node", "test"}
 	entries, err := os.ReadDir(root)
 	if err != nil {
