@@ -35,6 +35,7 @@ type Bind struct {
 	home       atomic.Uint32
 	mark       atomic.Uint32
 	nat        atomic.Pointer[NAT]
+	around     atomic.Pointer[around]
 	pins       atomic.Pointer[map[netip.AddrPort]*extra] // addresses that packets go to by a socket of their own
 
 	mu      sync.Mutex
@@ -45,20 +46,21 @@ type Bind struct {
 	stopped bool
 
 	// To the loop.
-	news    chan struct{} // peers, relays, home or status changed
-	moves   chan struct{} // addresses of this machine may have changed
-	wakes   chan *peer
-	shakes  chan handshake
-	discoIn chan message
-	stunIn  chan message
-	strays  chan stray
-	probes  chan *probe
-	names   chan resolved
-	samples chan []uint16
-	done    <-chan struct{} // of ctx
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	news     chan struct{} // peers, relays, home or status changed
+	moves    chan struct{} // addresses of this machine may have changed
+	wakes    chan *peer
+	shakes   chan handshake
+	discoIn  chan message
+	stunIn   chan message
+	strays   chan stray
+	probes   chan *probe
+	accounts chan asked
+	names    chan resolved
+	samples  chan []uint16
+	done     <-chan struct{} // of ctx
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -89,21 +91,22 @@ func New(cfg Config) (*Bind, error) {
 		cfg.DialRelay = func(c derp.ClientConfig) RelayClient { return derp.NewClient(c) }
 	}
 	b := &Bind{
-		cfg:     cfg,
-		watch:   watch,
-		moves:   make(chan struct{}, 1),
-		epoch:   time.Now().Add(-time.Hour), // long ago: 0 means never
-		book:    newBook(),
-		told:    make(map[key.NodePublic]uint16),
-		news:    make(chan struct{}, 1),
-		wakes:   make(chan *peer, 4096),
-		shakes:  make(chan handshake, 256),
-		discoIn: make(chan message, 512),
-		stunIn:  make(chan message, 64),
-		strays:  make(chan stray, 64),
-		probes:  make(chan *probe),
-		names:   make(chan resolved),
-		samples: make(chan []uint16),
+		cfg:      cfg,
+		watch:    watch,
+		moves:    make(chan struct{}, 1),
+		epoch:    time.Now().Add(-time.Hour), // long ago: 0 means never
+		book:     newBook(),
+		told:     make(map[key.NodePublic]uint16),
+		news:     make(chan struct{}, 1),
+		wakes:    make(chan *peer, 4096),
+		shakes:   make(chan handshake, 256),
+		discoIn:  make(chan message, 512),
+		stunIn:   make(chan message, 64),
+		strays:   make(chan stray, 64),
+		probes:   make(chan *probe),
+		accounts: make(chan asked),
+		names:    make(chan resolved),
+		samples:  make(chan []uint16),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.done = b.ctx.Done()

@@ -73,6 +73,8 @@ func (l *loop) run() {
 			l.step(path.Seen{Peer: s.peer.key, From: s.from})
 		case p := <-l.b.probes:
 			l.probe(p)
+		case q := <-l.b.accounts:
+			l.account(q)
 		case <-l.timer.C:
 			l.tick()
 		}
@@ -172,6 +174,7 @@ func (l *loop) tend(now time.Time) {
 // announce tells the owner and the peers where we are, if that changed.
 func (l *loop) announce(now time.Time) {
 	nat := l.stun.judge(now)
+	l.lookAround()
 	eps := l.stun.reflexive(now)
 	for _, a := range l.net.addrs {
 		if e := netip.AddrPortFrom(a, l.b.Port()); !slices.Contains(eps, e) {

@@ -1,0 +1,71 @@
+package path
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// Account is what is known of the ways to a peer, for people: why the path is what it is.
+type Account struct {
+	NAT        NAT // the peer's, as it says
+	Doubt      bool
+	RelayRTT   time.Duration // 0 if no ping by relay was answered
+	RelayPong  time.Time
+	Guessing   bool // ports of a NAT
+	Candidates []Candidate
+}
+
+// Candidate is one address of a peer, perhaps.
+type Candidate struct {
+	Addr   netip.AddrPort
+	From   []string // how it is known: "coordinator", "peer", "packet"
+	Pinged time.Time
+	Opened time.Time // when our NAT was opened for it by a packet that goes no further
+	Pong   time.Time // last answer; zero if it never answered, or stopped
+	RTT    time.Duration
+	Missed int  // pings unanswered since the last answer
+	Loss   int  // per mille, when it was last said to lose packets
+	Shun   bool // left for that
+	Proven bool // it has answered once
+	InUse  bool
+}
+
+// Account gives account of one peer; false if there is none.
+func (p *Paths) Account(k key.NodePublic) (Account, bool) {
+	pr := p.peers[k]
+	if pr == nil {
+		return Account{}, false
+	}
+	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relayRTT, RelayPong: pr.relayPong, Guessing: pr.try != nil}
+	for _, c := range pr.candidates {
+		a.Candidates = append(a.Candidates, Candidate{
+			Addr: c.addr, From: c.by.names(), Pinged: c.pinged, Opened: c.opened, Pong: c.pong, RTT: c.rtt, Missed: c.missed,
+			Loss: c.loss, Shun: !c.shunned.IsZero(), Proven: c.proven, InUse: c == pr.best,
+		})
+	}
+	slices.SortStableFunc(a.Candidates, func(x, y Candidate) int { return rank(x) - rank(y) })
+	return a, true
+}
+
+// rank puts the address in use first, then those that answer.
+func rank(c Candidate) int {
+	switch {
+	case c.InUse:
+		return 0
+	case !c.Pong.IsZero():
+		return 1
+	}
+	return 2
+}
+
+func (s source) names() (out []string) {
+	for i, name := range [...]string{"coordinator", "peer", "packet"} {
+		if s&(1<<i) != 0 {
+			out = append(out, name)
+		}
+	}
+	return out
+}
