@@ -54,6 +54,8 @@ var routes = []route{
 	{http.MethodGet, "/watch", owner, serveWatch},
 	{http.MethodPost, "/ping", owner, servePing},
 	{http.MethodPost, "/why", owner, serveWhy},
+	{http.MethodPost, "/path", owner, servePath},
+	{http.MethodGet, "/netcheck", owner, serveNetcheck},
 	{http.MethodPost, "/ip", owner, serveIP},
 	{http.MethodPost, "/down", owner, serveDown},
 	{http.MethodPost, "/logout", owner, serveLogout},
@@ -242,6 +244,26 @@ func serveWhy(n *Node, w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	res, err := n.Why(q)
+	if err == nil {
+		answer(w, http.StatusOK, res)
+	}
+	return err
+}
+
+func servePath(n *Node, w http.ResponseWriter, r *http.Request) error {
+	var q nameRequest
+	if err := body(r, &q); err != nil {
+		return err
+	}
+	res, err := n.PathTo(r.Context(), q.Name)
+	if err == nil {
+		answer(w, http.StatusOK, res)
+	}
+	return err
+}
+
+func serveNetcheck(n *Node, w http.ResponseWriter, r *http.Request) error {
+	res, err := n.Netcheck(r.Context())
 	if err == nil {
 		answer(w, http.StatusOK, res)
 	}

@@ -46,6 +46,16 @@ func (c *LocalClient) Why(ctx context.Context, q WhyQuery) (r WhyResult, err err
 	return r, c.call(ctx, http.MethodPost, "/why", q, &r)
 }
 
+// PathTo asks how the node reaches a peer, and why so.
+func (c *LocalClient) PathTo(ctx context.Context, name string) (r PathReport, err error) {
+	return r, c.call(ctx, http.MethodPost, "/path", nameRequest{name}, &r)
+}
+
+// Netcheck asks about the network around the node.
+func (c *LocalClient) Netcheck(ctx context.Context) (r Netcheck, err error) {
+	return r, c.call(ctx, http.MethodGet, "/netcheck", nil, &r)
+}
+
 // IP asks for the addresses of a name, IPv4 first; the node's own for an empty one.
 func (c *LocalClient) IP(ctx context.Context, name string) (a []netip.Addr, err error) {
 	return a, c.call(ctx, http.MethodPost, "/ip", nameRequest{name}, &a)

@@ -20,7 +20,8 @@ func (a *app) pingCmd() *cobra.Command {
 		Use:   "ping NAME",
 		Short: "Measure the way to a peer: direct or by relay, and how long",
 		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, or by a relay. A path that starts
-on the relay moves to a direct one as soon as one is found. It exits with 5 if nothing answered.`,
+on the relay moves to a direct one as soon as one is found; each change is told when it happens. It exits with 5 if
+nothing answered; hedge status --why NAME tells what was tried.`,
 		Example: "  hedge ping web\n  hedge ping web -c 1 --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,10 +48,13 @@ type pingReport struct {
 	Sent     int               `json:"sent"`
 	Received int               `json:"received"`
 	Answers  []node.PingResult `json:"answers"`
+
+	path string // as last printed
 }
 
 func (r *pingReport) add(p node.PingResult) {
 	r.Peer, r.Addr, r.Path, r.Endpoint, r.Relay, r.RTT = p.Peer, p.Addr, p.Path.Kind, p.Path.Addr, p.Path.Relay, p.RTT
+	r.path = p.Path.String()
 	r.Received++
 	r.Answers = append(r.Answers, p)
 }
@@ -60,10 +64,8 @@ func (a *app) ping(ctx context.Context, name string, count int, interval, timeou
 	var last error
 	for i := range count {
 		if i > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(interval):
+			if err := a.pause(ctx, interval, &report); err != nil {
+				return err
 			}
 		}
 		report.Sent++
@@ -88,4 +90,23 @@ func (a *app) ping(ctx context.Context, name string, count int, interval, timeou
 		return &fault{exitUnreachable, fmt.Errorf("%s did not answer: %w", name, last), "hedge status shows whether it is online"}
 	}
 	return a.print(report, func(io.Writer) {})
+}
+
+// pause waits for the next ping, and tells of changes of the path meanwhile.
+func (a *app) pause(ctx context.Context, interval time.Duration, r *pingReport) error {
+	end, cancel := context.WithTimeout(ctx, interval)
+	defer cancel()
+	if c, err := a.local(); err == nil && !a.json && r.Received > 0 {
+		_ = c.Watch(end, func(s node.Status) bool {
+			for _, p := range s.Peers {
+				if now := p.Path.String(); p.Name == r.Peer && now != r.path {
+					fmt.Fprintf(a.stdout, "%s: the path is now %s, no longer %s\n", r.Peer, now, r.path)
+					r.path = now
+				}
+			}
+			return true
+		})
+	}
+	<-end.Done()
+	return ctx.Err()
 }

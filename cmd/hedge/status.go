@@ -14,14 +14,22 @@ import (
 )
 
 func (a *app) statusCmd() *cobra.Command {
-	return &cobra.Command{
+	var peer string
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this node, its peers, and how each is reached",
 		Long: `Shows this node, the state of its connection to the coordinator, and every peer that the policy lets it see, with
-the path that packets take to it now. It exits with 3 if no node is running.`,
-		Example: "  hedge status\n  hedge status --json | jq '.peers[] | {name, path}'",
+the path that packets take to it now. It exits with 3 if no node is running.
+
+--why PEER tells about one peer why it is reached as it is: the NATs at both ends, each address that was tried and what
+became of it, the path in use, when it was last switched and why. Addresses are tried when packets are sent: after
+a rest, hedge ping PEER shows how it is now.`,
+		Example: "  hedge status\n  hedge status --why web\n  hedge status --json | jq '.peers[] | {name, path}'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("why") {
+				return a.whyPath(cmd.Context(), peer)
+			}
 			s, err := ask(cmd.Context(), a, localTimeout, func(ctx context.Context, c *node.LocalClient) (node.Status, error) { return c.Status(ctx) })
 			if err != nil {
 				return err
@@ -29,6 +37,8 @@ the path that packets take to it now. It exits with 3 if no node is running.`,
 			return a.print(s, func(w io.Writer) { showStatus(w, s, time.Now()) })
 		},
 	}
+	cmd.Flags().StringVar(&peer, "why", "", "say why `PEER` is reached as it is")
+	return cmd
 }
 
 func showStatus(w io.Writer, s node.Status, now time.Time) {

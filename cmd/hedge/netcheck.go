@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hedge-mesh/hedge/node"
+)
+
+func (a *app) netcheckCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "netcheck",
+		Short: "Show the network around this node: NAT, addresses, relays",
+		Long: `Shows what stands between this node and others, as the running node sees it on the socket that peers use:
+
+  udp     blocked if no server answers: then everything goes by relay, which works, but is slower
+  nat     easy: one outside port for all peers, who can reach it directly
+          hard: another port for each peer; two hard ones meet by luck, or by relay
+  mapped  this node's addresses from outside; peers try these, and the local ones
+  relays  how far each is; peers find this node at its home relay. Others are connected when they are needed
+
+It exits with 3 if no node is running.`,
+		Example: "  hedge netcheck\n  hedge netcheck --json | jq .nat.kind",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := ask(cmd.Context(), a, localTimeout, func(ctx context.Context, c *node.LocalClient) (node.Netcheck, error) { return c.Netcheck(ctx) })
+			if err != nil {
+				return err
+			}
+			return a.print(n, func(w io.Writer) { showNetcheck(w, n) })
+		},
+	}
+}
+
+func showNetcheck(w io.Writer, n node.Netcheck) {
+	row := func(name, text string) { fmt.Fprintf(w, "%-7s %s\n", name, text) }
+	udp := "not known: no server answers yet"
+	switch {
+	case n.UDPBlocked:
+		udp = fmt.Sprintf("blocked: none of %d servers answers; everything goes by relay", n.Asked)
+	case n.Asked == 0:
+		udp = "not known: no relay of this network answers STUN"
+	case n.Answered > 0:
+		udp = fmt.Sprintf("yes, %d of %d servers answered", n.Answered, n.Asked)
+	}
+	row("udp", udp)
+	row("nat", n.NAT.Text)
+	row("ipv6", map[bool]string{true: "yes", false: "no"}[n.IPv6])
+	row("mapped", dash(list(n.Mapped)))
+	row("local", dash(list(n.Local)))
+	if len(n.Relays) == 0 {
+		row("relays", "none: peers that cannot be reached directly cannot be reached")
+		return
+	}
+	rows := [][]string{{"RELAY", "URL", "LATENCY", "STATE"}}
+	for _, r := range n.Relays {
+		state := "not needed now"
+		switch {
+		case r.Connected:
+			state = "connected"
+		case r.Home:
+			state = "not connected"
+		}
+		if r.Home {
+			state += ", home"
+		}
+		rows = append(rows, []string{fmt.Sprint(r.ID), dash(r.URL), short(time.Duration(r.Latency)), state})
+	}
+	fmt.Fprintln(w)
+	table(w, rows...)
+}

@@ -1,0 +1,168 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/path"
+)
+
+// Netcheck is the network around a node, as its STUN servers and relays see it.
+type Netcheck struct {
+	NAT        NAT          `json:"nat"`
+	UDPBlocked bool         `json:"udp_blocked"` // no server answers: everything goes by relay
+	IPv6       bool         `json:"ipv6"`        // a server saw an IPv6 address of this node
+	Asked      int          `json:"servers_asked"`
+	Answered   int          `json:"servers_answered"`
+	Mapped     []string     `json:"mapped"` // this node's addresses from outside
+	Local      []string     `json:"local"`  // and its own
+	Relays     []RelayCheck `json:"relays"`
+}
+
+// NAT is how a network treats a node's UDP over IPv4.
+type NAT struct {
+	Kind string `json:"kind"` // "unknown", "easy", "sequential", "block", "random" or "blocked"
+	Text string `json:"text"`
+}
+
+// RelayCheck is one relay as a node sees it.
+type RelayCheck struct {
+	ID        uint16  `json:"id"`
+	URL       string  `json:"url,omitempty"`
+	Home      bool    `json:"home"`                     // where peers find this node
+	Connected bool    `json:"connected"`                // others than the home relay are when they are needed
+	Latency   Seconds `json:"latency_seconds,omitzero"` // by UDP; none if it has not answered
+}
+
+// PathReport is how a peer is reached, and why so.
+type PathReport struct {
+	Peer       string          `json:"peer"`
+	Addr       netip.Addr      `json:"addr"`
+	Path       Path            `json:"path"` // Since is the last switch
+	Why        string          `json:"why"`  // its cause
+	Doubt      bool            `json:"in_doubt"`
+	Guessing   bool            `json:"guessing_ports"`
+	NAT        NAT             `json:"nat"`      // this node's
+	PeerNAT    NAT             `json:"peer_nat"` // as the peer last said
+	RelayRTT   Seconds         `json:"relay_rtt_seconds,omitzero"`
+	Candidates []PathCandidate `json:"candidates"` // the one in use first, then those that answer
+}
+
+// PathCandidate is an address at which a peer may be.
+type PathCandidate struct {
+	Addr   string    `json:"addr"`
+	From   []string  `json:"from"`   // how it is known: "coordinator", "peer", "packet"
+	Result string    `json:"result"` // "in use", "answered", "stopped", "lossy", "silent", "opened" or "untried"
+	RTT    Seconds   `json:"rtt_seconds,omitzero"`
+	Missed int       `json:"missed,omitempty"` // pings in a row without an answer
+	Loss   int       `json:"loss_per_mille,omitempty"`
+	Pinged time.Time `json:"pinged,omitzero"`
+	Pong   time.Time `json:"answered,omitzero"`
+}
+
+// netcheckWait bounds waiting for the first answers, and netcheckTick is how often they are looked for.
+const (
+	netcheckWait = 4 * time.Second
+	netcheckTick = 20 * time.Millisecond
+)
+
+// Netcheck says what is known of the network around this node. A node that has just started waits for an answer of the
+// STUN servers, or until it is clear that there will be none.
+func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
+	ctx, cancel := context.WithTimeout(ctx, netcheckWait)
+	defer cancel()
+	tick := time.NewTicker(netcheckTick)
+	defer tick.Stop()
+	for {
+		w := n.bind.Network()
+		if len(w.Relays) == 0 || w.NAT.Answered > 0 || w.NAT.Kind == path.Blocked {
+			return netcheckOf(w), nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done(): // what there is
+			return netcheckOf(w), nil
+		case <-n.done:
+			return Netcheck{}, net.ErrClosed
+		}
+	}
+}
+
+func netcheckOf(w bind.Network) Netcheck {
+	out := Netcheck{
+		NAT: natOf(w.NAT), UDPBlocked: w.NAT.Kind == path.Blocked, IPv6: w.NAT.IPv6, Asked: w.NAT.Asked, Answered: w.NAT.Answered,
+		Mapped: distinct(w.NAT.Mapped), Local: distinct(w.Local), Relays: []RelayCheck{},
+	}
+	for _, r := range w.Relays {
+		out.Relays = append(out.Relays, RelayCheck{r.ID, r.URL, r.Home, r.Connected, Seconds(r.Latency)})
+	}
+	return out
+}
+
+func natOf(n bind.NAT) NAT { return NAT{n.Kind.String(), n.String()} }
+
+// distinct is a list without what is in it twice, sorted.
+func distinct(addrs []netip.AddrPort) []string {
+	out := []string{}
+	for _, a := range slices.SortedFunc(slices.Values(addrs), netip.AddrPort.Compare) {
+		if s := a.String(); len(out) == 0 || out[len(out)-1] != s {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// PathTo says how a peer is reached, and why so.
+func (n *Node) PathTo(ctx context.Context, name string) (PathReport, error) {
+	p, err := n.lookup(name)
+	if err != nil {
+		return PathReport{}, err
+	}
+	if p.Key == n.self {
+		return PathReport{}, fmt.Errorf("%s is this node itself; no packet would leave it", p.Name)
+	}
+	a, err := n.bind.Account(ctx, p.Key)
+	if err != nil {
+		return PathReport{}, err
+	}
+	i, ok := n.bind.Path(p.Key)
+	if !ok {
+		return PathReport{}, fmt.Errorf("%s is not a peer any more", p.Name)
+	}
+	out := PathReport{
+		Peer: p.Name, Addr: v4First(p.Addrs)[0], Path: pathOf(i), Why: i.Why, Doubt: a.Doubt, Guessing: a.Guessing,
+		NAT: natOf(n.bind.NAT()), PeerNAT: natOf(bind.NAT{Kind: a.NAT.Kind, Ports: [2]uint16{a.NAT.Low, a.NAT.High}}),
+		RelayRTT: Seconds(a.RelayRTT), Candidates: []PathCandidate{},
+	}
+	for _, c := range a.Candidates {
+		out.Candidates = append(out.Candidates, PathCandidate{
+			Addr: c.Addr.String(), From: c.From, Result: resultOf(c), RTT: Seconds(c.RTT), Missed: c.Missed, Loss: c.Loss,
+			Pinged: c.Pinged, Pong: c.Pong,
+		})
+	}
+	return out, nil
+}
+
+// resultOf is what became of an address, in a word.
+func resultOf(c path.Candidate) string {
+	switch {
+	case c.InUse:
+		return "in use"
+	case c.Shun:
+		return "lossy"
+	case !c.Pong.IsZero() && c.Missed == 0:
+		return "answered"
+	case c.Proven:
+		return "stopped"
+	case !c.Pinged.IsZero():
+		return "silent"
+	case !c.Opened.IsZero():
+		return "opened"
+	}
+	return "untried"
+}
