@@ -301,7 +301,8 @@ func judge(t *testing.T, want string, took time.Duration, f fate) {
 	case err == nil && took > most:
 		t.Errorf("direct after %v, expected within %v", took, most)
 	}
-	if f.lost > 0 || f.late > 2 {
+	// The direct way is 20 ms shorter and a packet leaves every 10: two are overtaken, a third if the switch is on the edge.
+	if f.lost > 0 || f.late > 3 {
 		t.Errorf("of %d packets %d are lost, %d late", f.sent, f.lost, f.late)
 	}
 }
