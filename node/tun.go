@@ -1,6 +1,8 @@
 package node
 
 import (
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,12 +16,13 @@ import (
 //	app ── inner.Read ── filter.Out ── Read ──▶ wireguard
 //	        ▲    └ denied: answered here, so that the application learns at once
 //	app ── inner.Write ── filter.In ── Write ◀── wireguard
-//	                       └ denied: dropped without an answer
+//	                       └ denied: dropped without an answer, unless the peer may know and has lost a connection here
 //
 // Whole batches pass through; nothing is allocated for a packet.
 type tunnel struct {
 	tun.Device
 	filter *filter.Filter
+	own    own
 
 	rx, tx tally
 
@@ -60,6 +63,9 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			continue
 		}
 		pkt := bufs[i][offset : offset+sizes[i]]
+		if t.own.take(pkt) {
+			continue
+		}
 		if !t.filter.Out(pkt, now).Allow {
 			denied++
 			t.reject(pkt)
@@ -91,8 +97,15 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	var bytes, denied uint64
 	k := 0
 	for _, b := range bufs {
-		if len(b) <= offset || !t.filter.In(b[offset:], now).Allow {
+		if len(b) <= offset {
 			denied++
+			continue
+		}
+		if v := t.filter.In(b[offset:], now); !v.Allow {
+			denied++
+			if v.Answer() {
+				t.send([][]byte{filter.Reject(b[offset:], nil)})
+			}
 			continue
 		}
 		bytes += uint64(len(b) - offset)
@@ -118,9 +131,60 @@ func (t *tunnel) end(cuts []filter.Cut) {
 			out = append(out, c.ToPeer)
 		}
 	}
-	if in, ok := t.Device.(injector); ok && len(out) > 0 {
-		in.Inject(out)
+	t.send(out)
+}
+
+// send sends RSTs of our own to peers, past the filter: the flows they end are none any more.
+func (t *tunnel) send(rsts [][]byte) {
+	in, ok := t.Device.(injector)
+	if !ok {
+		return
 	}
+	rsts = slices.DeleteFunc(rsts, func(b []byte) bool { return !t.own.add(b) })
+	if len(rsts) > 0 {
+		in.Inject(rsts)
+	}
+}
+
+// own are the packets that we have put into the device ourselves and that have not come out of it yet. What matches
+// none of them to the last bit is judged as any.
+type own struct {
+	n    atomic.Int32 // of pkts, so that Read need not lock
+	mu   sync.Mutex
+	pkts map[string]struct{}
+}
+
+// maxOwn bounds them. A device may lose packets, so they are all forgotten when there are so many.
+const maxOwn = 1024
+
+// maxRST is the size of an RST by IPv6.
+const maxRST = 60
+
+func (o *own) add(pkt []byte) bool {
+	if len(pkt) == 0 || len(pkt) > maxRST {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.pkts == nil || len(o.pkts) >= maxOwn {
+		o.pkts = map[string]struct{}{}
+	}
+	o.pkts[string(pkt)] = struct{}{}
+	o.n.Store(int32(len(o.pkts)))
+	return true
+}
+
+// take reports whether a packet is one of ours, and forgets it.
+func (o *own) take(pkt []byte) bool {
+	if o.n.Load() == 0 || len(pkt) > maxRST {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.pkts[string(pkt)]
+	delete(o.pkts, string(pkt))
+	o.n.Store(int32(len(o.pkts)))
+	return ok
 }
 
 func (t *tally) add(packets, bytes, denied uint64) {

@@ -16,10 +16,13 @@ import (
 
 // device is a tun.Device that reads what it is given, as often as asked, and keeps what is written.
 type memDevice struct {
-	give  [][]byte
-	wrote [][]byte
-	keep  bool
+	give     [][]byte
+	wrote    [][]byte
+	injected [][]byte
+	keep     bool
 }
+
+func (d *memDevice) Inject(pkts [][]byte) { d.injected = append(d.injected, pkts...) }
 
 func (d *memDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for i, p := range d.give {
@@ -209,5 +212,30 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 		_, _ = tn.Write(in[:2], 0)
 	}); n > 0 {
 		t.Errorf("Write of 2 packets, 1 denied: %v allocations, want none", n)
+	}
+}
+
+// A peer whose connection this node has lost, by a restart say, is told so; one that may not open it anew is not. And
+// what the tunnel sends of its own passes its filter, once.
+func TestTunnelLostConnection(t *testing.T) {
+	const offset = 4
+	pad := func(p []byte) []byte { return append(make([]byte, offset), p...) }
+	dev := &memDevice{keep: true}
+	tn := newTunnel(dev, testFilter(t))
+	known, unknown := tcp4("100.64.0.2:1000", "100.64.0.1:80", 5, 9, tcpACK), tcp4("100.64.0.2:1000", "100.64.0.1:22", 5, 9, tcpACK)
+	if _, err := tn.Write([][]byte{pad(unknown), pad(known)}, offset); err != nil {
+		t.Fatal(err)
+	}
+	if len(dev.wrote) != 0 || len(dev.injected) != 1 {
+		t.Fatalf("let in %d, answered %d; want 0 and 1", len(dev.wrote), len(dev.injected))
+	}
+	rst := dev.injected[0]
+	if rst[33]&tcpRST == 0 || binary.BigEndian.Uint32(rst[24:]) != 9 || binary.BigEndian.Uint16(rst[20:]) != 80 {
+		t.Fatalf("the answer is not the RST that port 80 would send: %x", rst)
+	}
+	dev.give = [][]byte{rst, rst}
+	bufs, sizes := readBufs(8, 2048)
+	if n, err := tn.Read(bufs, sizes, offset); n != 2 || err != nil || sizes[0] != len(rst) || sizes[1] != 0 {
+		t.Errorf("%d packets of sizes %v, %v; want the first alone", n, sizes[:2], err)
 	}
 }

@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -139,9 +140,17 @@ func coordinatorDown(t *testing.T, m *mesh) {
 	m.coordinator.Process.Signal(syscall.SIGKILL)
 	m.coordinator.Wait()
 	m.answers(m.alice, "http://web.hedge.internal/")
+	old := m.dial(m.alice, "web.hedge.internal:80")
 	m.must(m.web, "down")
 	m.must(m.web, "up")
 	m.answers(m.alice, "http://web.hedge.internal/")
+	start := time.Now()
+	fmt.Fprint(old, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+	old.SetReadDeadline(start.Add(10 * time.Second))
+	if n, err := old.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection from before the restart: %d bytes, %v", n, err)
+	}
+	t.Logf("a connection from before the restart ended after %v", time.Since(start).Round(time.Millisecond))
 	m.must(m.alice, "down")
 	m.must(m.alice, "up")
 	m.answers(m.alice, "http://web.hedge.internal/")
