@@ -1,8 +1,6 @@
 package bind
 
 import (
-	"bytes"
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,61 +86,4 @@ func TestWakeBeforeNews(t *testing.T) {
 			p.b.stop()
 		}
 	})
-}
-
-// Both ends begin at once: only one of them hears the other, at first. An end that is never answered gives way.
-func TestCrossing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t)
-		p.a.SetPeers([]Peer{p.b.peer(1, p.b.Endpoints()...)})
-		p.b.SetPeers([]Peer{p.a.peer(1, p.a.Endpoints()...)})
-		synctest.Wait()
-		first, second := p.a, p.b
-		x, y := p.a.cfg.Node.Raw(), p.b.cfg.Node.Raw()
-		if bytes.Compare(x[:], y[:]) > 0 {
-			first, second = second, first
-		}
-		p.a.to(p.b, wg(initiation, 1, 0, 0))
-		p.b.to(p.a, wg(initiation, 2, 0, 0))
-		<-time.After(90 * time.Millisecond) // directly, and by relay
-		if n := len(second.got); n == 0 {
-			t.Error("the initiation of the lesser key did not arrive")
-		}
-		if n := len(first.got); n > 0 {
-			t.Errorf("the other arrived %d times", n)
-		}
-		<-time.After(time.Second)
-		if n := len(first.got); n == 0 {
-			t.Error("the other never arrived, although nobody answered")
-		}
-	})
-}
-
-// The same with WireGuard itself: it does not wait for its own retry, 5 s later.
-func TestDevicesAtOnce(t *testing.T) {
-	relay, ticket := relayServer(t)
-	for range 5 {
-		a, b := newWG(t, "100.64.0.1", relay, ticket, nil), newWG(t, "100.64.0.2", relay, ticket, nil)
-		a.meet(t, b)
-		b.meet(t, a)
-		for !up(a) || !up(b) {
-			runtime.Gosched()
-		}
-		start := time.Now()
-		a.send(b, 1)
-		b.send(a, 1)
-		<-a.tun.in
-		<-b.tun.in
-		if d := time.Since(start); d > 3*time.Second {
-			t.Errorf("both had an answer after %v", d)
-		}
-		a.dev.Close()
-		b.dev.Close()
-	}
-}
-
-// up reports whether a node has its relay.
-func up(n *wgNode) bool {
-	w := n.Network()
-	return len(w.Relays) == 1 && w.Relays[0].Connected
 }

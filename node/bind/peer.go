@@ -28,8 +28,6 @@ type peer struct {
 	heard   atomic.Int64 // by the primary route, if that is direct
 	waiting atomic.Int64 // first sent by it after heard
 	any     atomic.Int64 // heard by any route
-	began   atomic.Int64 // when we last sent an initiation
-	theirs  atomic.Int64 // when one of the peer's was last given to the device
 	session atomic.Int64 // last answer to a handshake, or data
 	strayed atomic.Int64
 	staled  atomic.Int64 // when Stale was last called
@@ -101,7 +99,6 @@ func (b *Bind) SetPeers(set []Peer) {
 			if p != nil { // what was sent to it still wants its answer
 				next.sent.Store(p.sent.Load())
 				next.session.Store(p.session.Load())
-				next.began.Store(p.began.Load())
 			}
 			p = next
 			p.routes.Store(&routes{since: time.Now(), why: "no direct path yet"})

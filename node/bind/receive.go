@@ -1,10 +1,8 @@
 package bind
 
 import (
-	"bytes"
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/pion/stun/v3"
@@ -102,18 +100,10 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	at := 4
 	switch t {
 	case initiation: // carries no index of ours
-		p := b.book.addr(from)
-		if p == nil {
-			p = b.expected(from, now)
-			if p == nil || !b.crosses(p, now) {
-				return &stranger{from}
-			}
+		if p := b.book.addr(from); p != nil {
+			return p.ep
 		}
-		if b.crosses(p, now) {
-			return nil
-		}
-		p.theirs.Store(now)
-		return p.ep
+		return &stranger{from}
 	case response:
 		at = 8
 	}
@@ -168,12 +158,6 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	p.any.Store(b.now())
 	for _, pkt := range pkts {
 		if t := messageType(pkt); t != 0 {
-			if t == initiation {
-				if b.crosses(p, b.now()) {
-					continue
-				}
-				p.theirs.Store(b.now())
-			}
 			if t != initiation {
 				p.session.Store(b.now())
 			}
@@ -204,28 +188,3 @@ func (b *Bind) stale(p *peer, now int64) {
 }
 
 const staleEvery = 5 * time.Second // WireGuard's own RekeyTimeout
-
-// crossFor is how long an initiation of ours keeps the peer's out: a way to the peer and back, mostly.
-const crossFor = 300 * time.Millisecond
-
-// crosses reports whether an initiation of a peer is to be dropped because it crosses one of ours. Were each end to take
-// the other's, each would forget its own, both answers would be for nothing, and WireGuard would begin anew only after
-// 5 s. So the one of the lesser key stands.
-func (b *Bind) crosses(p *peer, now int64) bool {
-	at := p.began.Load()
-	if at == 0 || now-at >= int64(crossFor) || p.session.Load() >= at {
-		return false
-	}
-	ours, theirs := b.cfg.Node.Raw(), p.key.Raw()
-	return bytes.Compare(ours[:], theirs[:]) < 0
-}
-
-// expected is the peer that an initiation of ours has gone to at an address, though no probe has proven it.
-func (b *Bind) expected(from netip.AddrPort, now int64) *peer {
-	for _, p := range b.table.Load().byNode {
-		if at := p.began.Load(); at != 0 && now-at < int64(crossFor) && slices.Contains(p.routes.Load().first, from) {
-			return p
-		}
-	}
-	return nil
-}

@@ -112,15 +112,7 @@ func (b *Bind) sendBlind(bufs [][]byte, p *peer, r *routes, now int64) (sent boo
 func (b *Bind) sendHandshake(bufs [][]byte, p *peer, r *routes) error {
 	b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), p)
 	p.blind.Store(0)
-	sent := false
-	if at, init := p.theirs.Load(), messageType(bufs[0]) == initiation; init && at != 0 && b.now()-at < int64(repeats[0]) {
-		sent = true // the device is about to answer the peer's; ours is sent as a repeat, if it does not
-	} else {
-		if init {
-			p.began.Store(b.now())
-		}
-		sent = b.everyWay(bufs, p, r, true)
-	}
+	sent := b.everyWay(bufs, p, r, true)
 	select {
 	case b.shakes <- handshake{peer: p, pkt: slices.Clone(bufs[0]), at: b.now()}:
 	default:
