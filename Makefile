@@ -19,10 +19,10 @@ demo: build ## a mesh of three nodes in one process, on loopback
 
 test: ## every test; those that need root or a tool say so when they skip
 	$(GO) vet ./...
-	$(GO) test -timeout 15m ./...
+	$(GO) test -timeout 5m ./...
 
 race: ## the concurrent packages under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 5m $(RACE)
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
