@@ -136,8 +136,8 @@ func (b *Bind) everyWay(bufs [][]byte, p *peer, r *routes, first bool) (sent boo
 	return sent
 }
 
-// handshake is one to repeat below WireGuard, whose copies are harmless: the responder's timestamp check and the
-// initiator's state admit one.
+// handshake is one to repeat below WireGuard. Its copies must reach a device one at a time: wireguard-go refuses a late
+// copy, but two at once on two workers may both pass its check. Whoever attaches a device sees to that, as node does.
 type handshake struct {
 	peer *peer
 	pkt  []byte
