@@ -1,22 +1,14 @@
 package lab
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
-
-// The main goroutine keeps the main thread, so that Do never takes it into a namespace: unlike others it cannot be
-// thrown away afterwards, and /proc would then show the whole test process as living there.
-func init() { runtime.LockOSThread() }
 
 // Subnet is the one network all hosts are on.
 var Subnet = netip.MustParsePrefix("10.77.0.0/24")
@@ -30,9 +22,9 @@ type Lab struct {
 
 // Host is one network namespace.
 type Host struct {
+	Space
 	Name string
 	Addr netip.Addr
-	ns   string
 	lab  *Lab
 }
 
@@ -61,7 +53,7 @@ func (l *Lab) Host(name string) *Host {
 	l.hosts++
 	b := Subnet.Addr().As4()
 	b[3] = byte(l.hosts)
-	h := &Host{Name: name, Addr: netip.AddrFrom4(b), ns: l.ns(name), lab: l}
+	h := &Host{Space: Space{l.ns(name)}, Name: name, Addr: netip.AddrFrom4(b), lab: l}
 	port := fmt.Sprintf("port%d", l.hosts)
 	l.ip("netns", "add", h.ns)
 	l.t.Cleanup(func() { l.remove(name) })
@@ -95,11 +87,6 @@ func (l *Lab) remove(name string) {
 	}
 }
 
-// Command is exec.CommandContext on this host.
-func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns, name}, args...)...)
-}
-
 // Firewall loads nftables statements in this host, in place of those loaded before; none removes them all.
 // Each statement stands in a chain that sees all the host sends and receives: "ip saddr 10.77.0.2 udp drop".
 func (h *Host) Firewall(statements ...string) {
@@ -113,30 +100,7 @@ func (h *Host) Firewall(statements ...string) {
 		script += fmt.Sprintf("table inet lab {\n chain in { type filter hook input priority 0;\n%s\n}\n"+
 			" chain out { type filter hook output priority 0;\n%s\n}\n}\n", rules, rules)
 	}
-	cmd := h.Command(context.Background(), "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(script)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		h.lab.t.Fatalf("nft on %s: %v\n%s\n%s", h.Name, err, out, script)
+	if err := h.NFT(script); err != nil {
+		h.lab.t.Fatal(err)
 	}
-}
-
-// Do runs f on a thread that is in this host's namespace: sockets that f opens stay there. f must not start
-// goroutines that open sockets.
-func (h *Host) Do(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, so nothing else lands in here
-		ns, err := os.Open("/run/netns/" + h.ns)
-		if err != nil {
-			done <- err
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", h.ns, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }
