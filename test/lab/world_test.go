@@ -11,11 +11,6 @@ import (
 	"time"
 )
 
-// echo tells whoever sends to it where they are; "2" is answered from another port, "3" from another address.
-//
-//	server 0: main :3478, other :3479       server 1: far :3478
-type reflectors struct{ main, other, far *net.UDPConn }
-
 func listenOn(t *testing.T, s Space, at string) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
@@ -29,6 +24,11 @@ func listenOn(t *testing.T, s Space, at string) *net.UDPConn {
 	return c
 }
 
+// reflect makes two servers that tell whoever sends to them where they are. A single byte asks for the answer to come
+// from another address, by its place in the list:
+//
+//	server 0  v4 :3478, v6 :3478, v4 :3479, v6 :3479
+//	server 1  the same
 func reflect(t *testing.T, w *World) (to []netip.AddrPort) {
 	t.Helper()
 	var conns []*net.UDPConn
