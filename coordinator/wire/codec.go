@@ -13,14 +13,15 @@ import (
 type tag uint8
 
 const (
-	tagHello   tag = 1
-	tagAck     tag = 2
-	tagHere    tag = 3
-	tagLogout  tag = 4
-	tagDelta   tag = 16
-	tagWhere   tag = 17
-	tagTicket  tag = 18
-	tagRefused tag = 19
+	tagHello     tag = 1
+	tagAck       tag = 2
+	tagHere      tag = 3
+	tagLogout    tag = 4
+	tagAdvertise tag = 5
+	tagDelta     tag = 16
+	tagWhere     tag = 17
+	tagTicket    tag = 18
+	tagRefused   tag = 19
 )
 
 // Limits of the CBOR decoder, on top of the size of a frame. The largest honest message is a whole Map of a
@@ -117,6 +118,8 @@ func tagOf(msg any) (tag, bool) {
 		return tagHere, true
 	case *Logout, Logout:
 		return tagLogout, true
+	case *Advertise, Advertise:
+		return tagAdvertise, true
 	case *Delta, Delta:
 		return tagDelta, true
 	case *Where, Where:
@@ -139,6 +142,8 @@ func empty(t tag) (any, cbor.DecMode) {
 		return new(Here), tolerant
 	case tagLogout:
 		return new(Logout), tolerant
+	case tagAdvertise:
+		return new(Advertise), tolerant
 	case tagDelta:
 		return new(Delta), strict
 	case tagWhere:

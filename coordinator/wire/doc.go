@@ -7,6 +7,7 @@
 //	 │◀── Delta{exactly the sections that differ} ─────────────────┤   or Refused{code, what to do}
 //	 ├── Ack{revision enforced} ──────────────────────────────────▶│
 //	 ├── Here{endpoints, relay}  ─────────────────────────────────▶│   soft plane: coalesced, not acked
+//	 ├── Advertise{routes} ───────────────────────────────────────▶│   whenever they change; approved ones come back
 //	 │◀── Presence{peers' endpoints, relay, online}, Ticket ───────┤
 //	 │◀── Delta ───────────────────────────────────────────────────┤   and so on, for as long as it lasts
 //

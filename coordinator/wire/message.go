@@ -68,6 +68,8 @@ type Hello struct {
 	Ephemeral bool            `cbor:"11,keyasint,omitempty"`
 	// Exact refuses any other name than Name; else a taken name gets a number.
 	Exact bool `cbor:"12,keyasint,omitempty"`
+	// Routes are the prefixes it offers to carry, as in Advertise.
+	Routes []netip.Prefix `cbor:"13,keyasint,omitempty"`
 }
 
 // Hashes are the SHA-256 of each durable section of a Map, by the section's name.
@@ -107,6 +109,12 @@ type Here struct {
 	Endpoints []netip.AddrPort `cbor:"1,keyasint"`
 	Relay     uint16           `cbor:"2,keyasint"`
 	Disco     key.DiscoPublic  `cbor:"3,keyasint"`
+}
+
+// Advertise replaces the prefixes that this node offers to carry for others: proper ones (see [CheckRoute]), at most
+// MaxRoutes. What is approved of them comes back as the Routes of its own record.
+type Advertise struct {
+	Routes []netip.Prefix `cbor:"1,keyasint"`
 }
 
 // Where is the soft plane's news, coalesced per peer.
@@ -155,4 +163,5 @@ const (
 	Version      = 1
 	MaxMessage   = 16 << 20 // bytes
 	MaxEndpoints = 32       // per node
+	MaxRoutes    = 256      // per node
 )
