@@ -29,6 +29,24 @@ type NodeInfo struct {
 	Relay     uint16            `json:"relay,omitempty"`
 	Enforced  uint64            `json:"enforced"` // the newest revision this node is known to enforce
 	Peers     int               `json:"peers"`    // how many nodes it may know of
+	Routes    []RouteInfo       `json:"routes,omitempty"`
+}
+
+// RouteInfo is a prefix that a node offers to carry for others, or that an admin has decided about. It is carried if it
+// is Advertised and Approved.
+type RouteInfo struct {
+	Route      netip.Prefix `json:"route"`
+	Advertised bool         `json:"advertised"`
+	Approved   bool         `json:"approved"`
+	By         string       `json:"by,omitempty"`      // who approved or revoked it: "policy" or "admin"; empty: nobody has
+	Primary    bool         `json:"primary,omitempty"` // it is used, and not another node that carries the same
+	StandbyFor string       `json:"standbyFor,omitempty"`
+}
+
+// RoutesRequest approves and revokes routes of a node, whatever autoApprovers says.
+type RoutesRequest struct {
+	Approve []netip.Prefix `json:"approve,omitempty"`
+	Revoke  []netip.Prefix `json:"revoke,omitempty"`
 }
 
 // UserInfo is a user.

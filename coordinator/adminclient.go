@@ -99,6 +99,11 @@ func (c *AdminClient) Tag(ctx context.Context, name string, tags []string) (*Nod
 	return callJSON[NodeInfo](ctx, c, http.MethodPut, "/nodes/"+url.PathEscape(name)+"/tags", map[string][]string{"tags": tags})
 }
 
+// Routes approves and revokes routes of a node. Connections through what is no longer carried are ended at once.
+func (c *AdminClient) Routes(ctx context.Context, name string, r RoutesRequest) (*NodeInfo, error) {
+	return callJSON[NodeInfo](ctx, c, http.MethodPut, "/nodes/"+url.PathEscape(name)+"/routes", r)
+}
+
 // Expire ends a node's key now: the node is kept, and a join key lets it in again under its name and address.
 func (c *AdminClient) Expire(ctx context.Context, name string) (*NodeInfo, error) {
 	return call[NodeInfo](ctx, c, http.MethodPost, "/nodes/"+url.PathEscape(name)+"/expire", nil)

@@ -49,6 +49,7 @@ var adminRoutes = []route{
 	{"GET /nodes/{name}", adminOnly, 0, (*Server).adminNode},
 	{"DELETE /nodes/{name}", adminOnly, 0, (*Server).adminRemove},
 	{"PUT /nodes/{name}/tags", adminOnly, maxAdminBody, (*Server).adminTag},
+	{"PUT /nodes/{name}/routes", adminOnly, maxAdminBody, (*Server).adminRoutes},
 	{"POST /nodes/{name}/expire", adminOnly, 0, (*Server).adminExpire},
 	{"GET /users", adminOnly, 0, (*Server).adminUsers},
 	{"POST /users", adminOnly, maxAdminBody, (*Server).adminCreateUser},
@@ -204,7 +205,7 @@ func body(r *http.Request, into any) error {
 func (s *Server) nodeInfo(n *node) NodeInfo {
 	now := s.now()
 	i := NodeInfo{ID: n.ID, Name: n.Name, User: n.User, Tags: n.Tags, Addrs: n.Addrs, Key: n.Key, Machine: n.Machine, Created: n.Created,
-		Expires: n.Expires, Expired: n.expired(now), Ephemeral: n.Ephemeral, OS: n.OS, Software: n.Software}
+		Expires: n.Expires, Expired: n.expired(now), Ephemeral: n.Ephemeral, OS: n.OS, Software: n.Software, Routes: s.routeInfos(n)}
 	if p, ok := s.presence.of(n.ID); ok {
 		i.Online, i.LastSeen, i.Endpoints, i.Relay = p.Online, p.LastSeen, p.Endpoints, p.Relay
 		if i.Online {

@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -120,6 +121,7 @@ func (s *state) readmit(m mesh, was *node, h *wire.Hello, now time.Time) (*node,
 	n := *was
 	c := &change{nodes: map[acl.NodeID]*node{}}
 	n.Key, n.OS, n.Software = h.Node, printable(h.OS), printable(h.Software)
+	n.Advertised, _ = m.proper(h.Routes)
 	if h.Enrol != "" {
 		k, no := s.find(h.Enrol)
 		switch {
@@ -141,7 +143,7 @@ func (s *state) readmit(m mesh, was *node, h *wire.Hello, now time.Time) (*node,
 		return nil, nil, refuse(wire.RefusedExpired, "this node's key expired on %s: to keep its name and address, %s and join with it",
 			was.Expires.UTC().Format(time.RFC3339), newJoin)
 	}
-	if n.Key == was.Key && n.OS == was.OS && n.Software == was.Software && n.Expires.Equal(was.Expires) {
+	if n.Key == was.Key && n.OS == was.OS && n.Software == was.Software && n.Expires.Equal(was.Expires) && slices.Equal(n.Advertised, was.Advertised) {
 		return was, nil, nil
 	}
 	c.nodes[n.ID] = &n
@@ -172,6 +174,7 @@ func (s *state) enrol(m mesh, machine key.MachinePublic, h *wire.Hello, now time
 	}
 	n := &node{ID: id, Name: name, User: k.User, Tags: k.Tags, Addrs: []netip.Addr{a4, a6}, Machine: machine, Key: h.Node,
 		Created: now, Expires: now.Add(m.lifetime), Ephemeral: k.Ephemeral || h.Ephemeral, OS: printable(h.OS), Software: printable(h.Software), JoinKey: k.ID}
+	n.Advertised, _ = m.proper(h.Routes)
 	c := &change{nodes: map[acl.NodeID]*node{id: n}, keys: map[string]*joinKey{k.ID: k.used()}, lastID: id}
 	if s.gone[machine] != nil {
 		c.gone = map[key.MachinePublic]*tombstone{machine: nil}

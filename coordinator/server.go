@@ -254,9 +254,9 @@ func (s *Server) clockLoop() {
 	}
 }
 
-// tick rebuilds the world when a node's key has expired, and removes ephemeral nodes that have been away.
+// tick rebuilds the world when a node's key has expired or a carrier is gone, and removes ephemeral nodes that have been away.
 func (s *Server) tick(now time.Time) {
-	if w := s.world.Load(); !w.nextExpiry.IsZero() && !now.Before(w.nextExpiry) {
+	if w := s.world.Load(); !w.nextExpiry.IsZero() && !now.Before(w.nextExpiry) || s.electionDue() {
 		s.poke()
 	}
 	for id, n := range s.state.Load().nodes {

@@ -288,6 +288,11 @@ func (x *session) read() {
 				x.acked = max(x.acked, m.Revision)
 			}
 			x.mu.Unlock()
+		case *wire.Advertise:
+			if err := x.offers(m.Routes); err != nil {
+				x.s.cfg.Log.Error().Err(err).Str("node", x.node.Name).Msg("cannot store the routes of a node")
+				x.end(refuse(wire.RefusedBusy, "the coordinator cannot write its store; its log says why: try again later"))
+			}
 		case *wire.Here:
 			x.s.presence.here(x.id, m, x.s.now())
 		case *wire.Logout:

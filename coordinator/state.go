@@ -24,6 +24,7 @@ const (
 	kindGone    = "gone"    // by machine key: an admin removed it
 	kindCounter = "counter" // "node": the last number given
 	kindPolicy  = "policy"  // "active"
+	kindCarrier = "carrier" // by route: who of several carries it
 
 	kindName    = "name"
 	kindAddr    = "addr"
@@ -47,11 +48,15 @@ type node struct {
 	OS        string            `json:"os,omitempty"`
 	Software  string            `json:"software,omitempty"`
 	JoinKey   string            `json:"joinKey,omitempty"` // the ID of the one that let it in last
+
+	Advertised []netip.Prefix `json:"advertised,omitempty"` // it offers to carry; sorted
+	Approved   []netip.Prefix `json:"approved,omitempty"`   // by an admin; sorted
+	Revoked    []netip.Prefix `json:"revoked,omitempty"`    // by an admin, whatever the policy says; sorted
 }
 
 func (n *node) expired(now time.Time) bool { return !n.Expires.IsZero() && !now.Before(n.Expires) }
 
-// acl is what the policy may know of the node.
+// acl is what the policy may know of the node, but for its routes, of which the policy has a say.
 func (n *node) acl() acl.Node {
 	return acl.Node{ID: n.ID, Name: n.Name, User: n.User, Tags: n.Tags, Addrs: n.Addrs,
 		Attrs: map[string]string{"node:os": n.OS}}
@@ -107,6 +112,7 @@ type state struct {
 	users    map[string]*user
 	keys     map[string]*joinKey
 	gone     map[key.MachinePublic]*tombstone
+	carriers map[netip.Prefix]*carriers // of routes that several nodes carry
 	lastID   acl.NodeID
 	policy   *policyRecord
 
@@ -120,18 +126,19 @@ type state struct {
 
 func newState() *state {
 	return &state{nodes: map[acl.NodeID]*node{}, users: map[string]*user{}, keys: map[string]*joinKey{},
-		gone: map[key.MachinePublic]*tombstone{}, byMachine: map[key.MachinePublic]*node{}, byKey: map[key.NodePublic]*node{},
+		gone: map[key.MachinePublic]*tombstone{}, carriers: map[netip.Prefix]*carriers{}, byMachine: map[key.MachinePublic]*node{}, byKey: map[key.NodePublic]*node{},
 		byName: map[string]*node{}, byAddr: map[netip.Addr]*node{}, revs: map[store.Key]uint64{}}
 }
 
 // change is what a transition asks for. A nil value in a map deletes.
 type change struct {
-	nodes  map[acl.NodeID]*node
-	users  map[string]*user
-	keys   map[string]*joinKey
-	gone   map[key.MachinePublic]*tombstone
-	lastID acl.NodeID
-	policy *policyRecord
+	nodes    map[acl.NodeID]*node
+	users    map[string]*user
+	keys     map[string]*joinKey
+	gone     map[key.MachinePublic]*tombstone
+	carriers map[netip.Prefix]*carriers
+	lastID   acl.NodeID
+	policy   *policyRecord
 }
 
 func idOf(n acl.NodeID) string { return strconv.FormatUint(uint64(n), 10) }
@@ -200,6 +207,15 @@ func (s *state) txn(c change) (store.Txn, error) {
 			put(k, g)
 		}
 	}
+	for r, o := range c.carriers {
+		k := store.Key{Kind: kindCarrier, ID: r.String()}
+		compare(k)
+		if o == nil {
+			t.Delete = append(t.Delete, k)
+		} else {
+			put(k, o)
+		}
+	}
 	if c.lastID != 0 {
 		k := store.Key{Kind: kindCounter, ID: "node"}
 		compare(k)
@@ -232,6 +248,7 @@ func (s *state) apply(c change, t store.Txn, revision uint64) *state {
 	n.users = merged(s.users, c.users)
 	n.keys = merged(s.keys, c.keys)
 	n.gone = merged(s.gone, c.gone)
+	n.carriers = merged(s.carriers, c.carriers)
 	if c.lastID != 0 {
 		n.lastID = c.lastID
 	}
@@ -313,6 +330,14 @@ func (s *state) loadRecord(r store.Record) error {
 		g := new(tombstone)
 		s.gone[m] = g
 		return cbor.Unmarshal(r.Value, g)
+	case kindCarrier:
+		var p netip.Prefix
+		if err := p.UnmarshalText([]byte(r.ID)); err != nil {
+			return err
+		}
+		o := new(carriers)
+		s.carriers[p] = o
+		return cbor.Unmarshal(r.Value, o)
 	case kindCounter:
 		return cbor.Unmarshal(r.Value, &s.lastID)
 	case kindPolicy:

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,9 +18,12 @@ type world struct {
 	program    *acl.Program // nil: no policy is in force, and nothing is allowed
 	nextExpiry time.Time
 	expired    map[acl.NodeID]bool // not part of the mesh: no policy counts them, no peer sees them
+
+	routes   map[acl.NodeID][]netip.Prefix // approved
+	carriers map[netip.Prefix][]acl.NodeID // of each route but exits', in order of use
 }
 
-// inventory is who exists, for the policy.
+// inventory is who exists, with the routes that an admin or the state's policy has approved.
 func (s *state) inventory(now time.Time) (inv *acl.Inventory, expired map[acl.NodeID]bool, next time.Time) {
 	inv, expired = &acl.Inventory{}, map[acl.NodeID]bool{}
 	for _, u := range s.users {
@@ -33,7 +37,9 @@ func (s *state) inventory(now time.Time) (inv *acl.Inventory, expired map[acl.No
 		if !n.Expires.IsZero() && (next.IsZero() || n.Expires.Before(next)) {
 			next = n.Expires
 		}
-		inv.Nodes = append(inv.Nodes, n.acl())
+		a := n.acl()
+		a.Routes = s.routes(n)
+		inv.Nodes = append(inv.Nodes, a)
 	}
 	slices.SortFunc(inv.Users, func(a, b acl.User) int { return cmp.Compare(a.Login, b.Login) })
 	slices.SortFunc(inv.Nodes, func(a, b acl.Node) int { return cmp.Compare(a.ID, b.ID) })
@@ -62,11 +68,13 @@ func (s *Server) buildLoop() {
 // buildWorld compiles the state as it is, and wakes the sessions it may concern. Changes that come meanwhile are
 // together in the next.
 func (s *Server) buildWorld() {
+	s.elect()
 	old := s.world.Load()
 	w := &world{state: s.state.Load()}
 	w.revision = w.state.revision
 	inv, expired, next := w.state.inventory(s.now())
 	w.expired, w.nextExpiry = expired, next
+	w.setRoutes(inv)
 	if p := w.state.policy; p != nil {
 		var err error
 		if w.program, err = acl.Compile(p.parsed, inv); err != nil {
@@ -117,6 +125,7 @@ func (w *world) concerns(next *world) map[acl.NodeID]bool {
 			changed(id)
 		}
 	}
+	w.reordered(next, changed)
 	for login, u := range next.state.users {
 		if w.state.users[login] != u { // its roles may have changed
 			for id, n := range next.state.nodes {
@@ -137,14 +146,18 @@ func (s *Server) mapFor(w *world, id acl.NodeID) *wire.Map {
 	}
 	m := &wire.Map{Revision: w.revision, Relays: s.cfg.Relays, Sets: map[string]acl.Set{},
 		Self: wire.Self{Peer: n.peer(), Domain: s.cfg.Domain, Prefixes: s.cfg.Prefixes}}
+	m.Self.Routes = w.routes[id]
 	if w.program == nil {
 		return m
 	}
 	v := w.program.View(id)
 	m.Rules, m.Sets = v.Rules, v.Sets
 	m.Peers = make([]wire.Peer, 0, len(v.Peers))
+	routes := w.routesFor(id)
 	for _, p := range v.Peers {
-		m.Peers = append(m.Peers, w.state.nodes[p].peer())
+		peer := w.state.nodes[p].peer()
+		peer.Routes = routes[p]
+		m.Peers = append(m.Peers, peer)
 	}
 	return m
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) adminNodeCmd() *cobra.Command {
-	return group("node", "List, tag, expire and remove nodes",
+	return group("node", "List, tag, expire and remove nodes, and approve their routes",
 		`Lists the nodes of the network and changes them. Removing or expiring a node cuts it off at its peers within a second,
 running connections included.`,
 		a.nodeListCmd(), a.nodeShowCmd(),
@@ -32,7 +32,7 @@ running connections included.`,
 			func(ctx context.Context, c *coordinator.AdminClient, name string) (*coordinator.NodeInfo, error) {
 				return c.Expire(ctx, name)
 			}),
-		a.nodeTagCmd())
+		a.nodeTagCmd(), a.nodeRoutesCmd())
 }
 
 func (a *app) nodeListCmd() *cobra.Command {
