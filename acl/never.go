@@ -1,25 +1,35 @@
 package acl
 
 import (
-	"fmt"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
 
 // never is one entry of never: no source may reach any destination, whatever nodes there are or may come.
 //
-//	{"src": ["group:contractors"], "dst": ["tag:db:*"], "proto": "tcp"}
+//	{"src": ["group:contractors"], "dst": ["tag:db:*"], "proto": "tcp", "through": ["ssh", "tagOwners"]}
 type never struct {
 	off    int
 	path   string
 	src    []source
 	dst    []dest
 	protos []uint8 // nil for all
-	// owners takes in what a source could become by giving a node a tag that it owns.
-	owners bool
+	// through are the ways over which a source may get on, beyond what it reaches itself: all, unless the file says.
+	through pivots
 }
+
+// pivots is a set of the ways in which one node becomes, or speaks as, another.
+type pivots uint8
+
+const (
+	overSSH    pivots = 1 << iota // log in on a node that it reaches on tcp/22
+	overRouter                    // speak as what lies behind a router: by reaching it, or by carrying the route
+	overExit                      // carry the internet
+	overOwners                    // become what has a tag, by the tags that it owns
+	overAll    = overSSH | overRouter | overExit | overOwners
+)
+
+var pivotNames = map[string]pivots{"ssh": overSSH, "router": overRouter, "exit": overExit, "tagOwners": overOwners}
 
 func (p *parser) nevers(v value) {
 	if !p.want(v, '[', "never") {
@@ -27,7 +37,7 @@ func (p *parser) nevers(v value) {
 	}
 	for i, e := range v.elems {
 		r := &row{}
-		n := &never{off: e.off, path: "never[" + strconv.Itoa(i) + "]"}
+		n := &never{off: e.off, path: "never[" + strconv.Itoa(i) + "]", through: overAll}
 		p.object(e, n.path, map[string]func(value){
 			"src": func(v value) { p.sources(r, v, inACLSrc) },
 			"dst": func(v value) {
@@ -51,12 +61,13 @@ func (p *parser) nevers(v value) {
 				}
 			},
 			"through": func(v value) {
+				n.through = 0
 				p.list(v, "through", func(off int, s string) {
-					if s != "tagOwners" {
-						p.fail(off, ClassUnsupportedFeature, `write "tagOwners" for what a source could become by the tags it owns; forbid each step of a path over several nodes`, "through %q is not supported", s)
-						return
+					way, ok := pivotNames[s]
+					if !ok {
+						p.fail(off, ClassBadSelector, "name any of "+strings.Join(names(pivotNames), ", ")+"; or none, for one step alone", "%s: through %q is no way to get on", n.path, s)
 					}
-					n.owners = true
+					n.through |= way
 				})
 			},
 		}, nil)
@@ -65,485 +76,4 @@ func (p *parser) nevers(v value) {
 		}
 		p.pol.nevers = append(p.pol.nevers, n)
 	}
-}
-
-// prove looks, for each never, for nodes that could be and that some rule would let meet. What it finds it has
-// checked by compiling the policy for just these nodes. Roles, tags, addresses and postures may fall together in
-// any way; a rule that is not always in force is taken to be if it accepts, and not to be if it denies.
-func (p *parser) prove() {
-	if len(p.pol.nevers) == 0 || len(p.errs) > 0 {
-		return
-	}
-	pr := newProver(p.pol)
-	for _, n := range p.pol.nevers {
-		var c *counter
-		if pr.work <= maxWork {
-			c = pr.refute(n)
-		}
-		if c == nil && n.owners && pr.work <= maxWork {
-			c = pr.escalate(n)
-		}
-		if pr.work > maxWork {
-			p.fail(n.off, ClassNeverBroken, "forbid less at once, or name fewer addresses and tags in deny rules", "%s cannot be proved: there are too many cases to look at", n.path)
-			return
-		}
-		if c != nil {
-			p.fail(n.off, ClassNeverBroken, fmt.Sprintf("narrow %s (line %d), or add a deny", c.row.path, c.row.pos.Line), "%s does not hold: %s", n.path, c)
-		}
-	}
-}
-
-// prover holds what all proofs of a policy share.
-type prover struct {
-	p      *Policy
-	people []User // one for each way in which the file tells logins apart
-	denies []denial
-	srcPts []netip.Addr // addresses at the edges of what denies name
-	dstPts []netip.Addr
-	known  map[[2]string][]actor // what sources found
-	work   int                   // nodes looked at
-	only   map[string]string     // if not nil, sources have no other tags
-}
-
-// maxWork bounds the nodes that all proofs of a file may look at, to a second or so.
-const maxWork = 10_000_000
-
-type denial struct {
-	row *row
-	part
-}
-
-// actor is a node that could be, with the one address that matters; a nil node is an address behind some router.
-type actor struct {
-	node  *Node
-	roles []string
-	addr  netip.Addr
-}
-
-// counter is a counter-example.
-type counter struct {
-	src, dst actor
-	port     uint16
-	proto    uint8
-	row      *row
-	// become says how the source comes by its tags, if it does not have them from the start.
-	become string
-}
-
-// String says it to a person.
-func (c *counter) String() string {
-	port := ""
-	if hasPorts(c.proto) {
-		port = " port " + strconv.Itoa(int(c.port))
-	}
-	return fmt.Sprintf("%s%s would reach %s on %s%s", c.become, c.src, c.dst, protoName(c.proto), port)
-}
-
-func (a actor) String() string {
-	switch {
-	case a.node == nil:
-		return a.addr.String()
-	case len(a.node.Tags) == 0 && len(a.roles) > 0:
-		return fmt.Sprintf("a node of %s, with role %s, at %s", a.node.User, strings.Join(a.roles, ", "), a.addr)
-	case len(a.node.Tags) == 0:
-		return fmt.Sprintf("a node of %s at %s", a.node.User, a.addr)
-	case a.node.User != "":
-		return fmt.Sprintf("a node of %s with %s at %s", a.node.User, strings.Join(a.node.Tags, ", "), a.addr)
-	}
-	return fmt.Sprintf("a node with %s at %s", strings.Join(a.node.Tags, ", "), a.addr)
-}
-
-func newProver(p *Policy) *prover {
-	pr := &prover{p: p, known: map[[2]string][]actor{}}
-	all := p.allProtos()
-	for _, r := range p.rows {
-		if r.action != Deny || r.timed() {
-			continue
-		}
-		for _, pt := range parts(r, all) {
-			pr.denies = append(pr.denies, denial{r, pt})
-		}
-		for _, s := range r.src {
-			pr.srcPts = append(pr.srcPts, p.edges(s[0].selector)...)
-		}
-		for _, d := range r.dst {
-			pr.dstPts = append(pr.dstPts, p.edges(d.selector)...)
-		}
-	}
-	pr.findPeople()
-	return pr
-}
-
-// findPeople picks one login, with roles, for each way in which the file's selectors tell people apart.
-func (pr *prover) findPeople() {
-	p := pr.p
-	var sels []selector
-	logins := []string{"someone@hedge.invalid"}
-	see := func(s selector) {
-		switch {
-		case people&(1<<s.kind) == 0 || slices.Contains(sels, s):
-			return
-		case s.kind == selUser:
-			logins = append(logins, s.text)
-		case s.kind == selUserDomain:
-			logins = append(logins, "someone@"+s.arg)
-		case s.kind == selGroup:
-			logins = append(logins, p.groups[s.text]...)
-		}
-		sels = append(sels, s)
-	}
-	for _, r := range p.rows {
-		for _, s := range r.src {
-			for _, t := range s {
-				see(t.selector)
-			}
-		}
-		for _, d := range r.dst {
-			see(d.selector)
-		}
-	}
-	for _, n := range p.nevers {
-		for _, s := range n.src {
-			for _, t := range s {
-				see(t.selector)
-			}
-		}
-		for _, d := range n.dst {
-			see(d.selector)
-		}
-	}
-	for _, t := range p.Tags() {
-		for _, s := range p.tagOwners[t] {
-			see(s)
-		}
-	}
-	roles := [][]string{nil}
-	var every []string
-	for _, s := range sels {
-		if s.kind == selRole {
-			roles = append(roles, []string{s.arg})
-			every = append(every, s.arg)
-		}
-	}
-	if len(every) > 1 {
-		roles = append(roles, every)
-	}
-	if pr.work = len(logins) * len(roles) * len(sels) / 10; pr.work > maxWork {
-		return
-	}
-	seen := map[string]bool{}
-	for _, login := range logins {
-		for _, rs := range roles {
-			key := strings.Join(rs, ",")
-			for _, s := range sels {
-				key += strconv.FormatBool(p.isUser(s, login, rs))[:1]
-			}
-			if !seen[key] {
-				seen[key] = true
-				pr.people = append(pr.people, User{Login: login, Roles: rs})
-			}
-		}
-	}
-}
-
-// edges are addresses just inside and just outside what a selector names.
-func (p *Policy) edges(s selector) []netip.Addr {
-	var pfxs []netip.Prefix
-	switch s.kind {
-	case selHost, selPrefix:
-		pfxs = []netip.Prefix{s.prefix}
-	case selIPSet:
-		pfxs = p.ipsets[s.text]
-	case selInternet:
-		pfxs = []netip.Prefix{netip.MustParsePrefix("1.1.1.1/32"), netip.MustParsePrefix("2606:4700::1111/128")}
-	}
-	var out []netip.Addr
-	for _, x := range pfxs {
-		r := rangeOf(x)
-		out = append(out, r.first, r.first.Next(), r.last.Next())
-	}
-	return slices.DeleteFunc(out, func(a netip.Addr) bool { return !a.IsValid() })
-}
-
-var (
-	srcDefaults = []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("fd68:6564:6765::1")}
-	dstDefaults = []netip.Addr{netip.MustParseAddr("100.64.0.2"), netip.MustParseAddr("fd68:6564:6765::2")}
-)
-
-// refute finds nodes that break a never, or nil.
-func (pr *prover) refute(n *never) *counter {
-	for _, r := range pr.p.rows {
-		if r.action != Accept {
-			continue
-		}
-		for _, rs := range r.src {
-			for _, ns := range n.src {
-				for _, a := range pr.sources(rs, ns) {
-					if pr.work > maxWork {
-						return nil
-					}
-					if pr.only != nil && (a.node == nil || slices.ContainsFunc(a.node.Tags, func(t string) bool { return pr.only[t] == "" })) {
-						continue
-					}
-					if c := pr.reach(n, r, a); c != nil {
-						return c
-					}
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// identities are the nodes that could be, of those worth trying for what both selectors or sources match: with no tag,
-// with the tags that they name or, where they name none and would do with any, with each.
-func (pr *prover) identities(pair ...source) []actor {
-	var tags []string
-	anyTag, exprs := true, false
-	for _, s := range pair {
-		exprs = exprs || !s.plain()
-		for _, t := range s {
-			if t.kind == selTag && !t.not && !slices.Contains(tags, t.text) {
-				tags = append(tags, t.text)
-			}
-			anyTag = anyTag && (t.not || people&(1<<t.kind) == 0 || exprs)
-		}
-	}
-	slices.Sort(tags)
-	var sets [][]string
-	if len(tags) > 0 {
-		sets = append(sets, tags)
-	} else if anyTag {
-		for _, t := range pr.p.Tags() {
-			sets = append(sets, []string{t})
-		}
-	}
-	var out []actor
-	for _, u := range pr.people {
-		out = append(out, actor{node: &Node{User: u.Login}, roles: u.Roles})
-	}
-	for _, ts := range sets {
-		out = append(out, actor{node: &Node{Tags: ts}})
-		for _, u := range pr.people {
-			if exprs {
-				out = append(out, actor{node: &Node{User: u.Login, Tags: ts}, roles: u.Roles})
-			}
-		}
-	}
-	return out
-}
-
-// sources are the nodes that could be and that both sources match.
-func (pr *prover) sources(a, b source) []actor {
-	key := [2]string{a.text(), b.text()}
-	if out, ok := pr.known[key]; ok {
-		return out
-	}
-	pts := slices.Concat(srcDefaults, pr.p.edges(a[0].selector), pr.p.edges(b[0].selector), pr.srcPts)
-	var out []actor
-	for _, x := range pr.identities(a, b) {
-		for _, addr := range pts {
-			x.addr = addr
-			pr.work++
-			if pr.p.isSource(a, x) && pr.p.isSource(b, x) {
-				out = append(out, x)
-			}
-		}
-	}
-	pr.known[key] = out
-	return out
-}
-
-// reach looks for a destination that a row lets the source reach, and a never forbids.
-func (pr *prover) reach(n *never, r *row, a actor) *counter {
-	for _, pt := range parts(r, nil) {
-		for _, rd := range pt.dst {
-			if len(r.via) > 0 && numbers&(1<<rd.kind) == 0 && rd.kind != selInternet {
-				continue // lies behind no router
-			}
-			for _, nd := range n.dst {
-				if !slices.ContainsFunc(rd.ports, func(x PortRange) bool {
-					return slices.ContainsFunc(nd.ports, func(y PortRange) bool { return x.First <= y.Last && y.First <= x.Last })
-				}) && !slices.Contains(nd.ports, AllPorts) {
-					continue
-				}
-				for _, b := range pr.dests(rd.selector, nd.selector, a) {
-					c := &counter{src: a, dst: b, row: r}
-					if pr.flow(c, n, pt, rd, nd) && pr.confirm(c) {
-						return c
-					}
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// dests are the destinations that could be and that both selectors match, as seen from the source.
-func (pr *prover) dests(a, b selector, from actor) []actor {
-	pts := slices.Concat(dstDefaults, pr.p.edges(a), pr.p.edges(b), pr.dstPts)
-	var out []actor
-	try := func(x actor) {
-		for _, addr := range pts {
-			x.addr = addr
-			pr.work++
-			if addr.BitLen() == from.addr.BitLen() && addr != from.addr && pr.p.isDest(a, x, from) && pr.p.isDest(b, x, from) {
-				out = append(out, x)
-			}
-		}
-	}
-	try(actor{})
-	for _, x := range pr.identities(source{{selector: a}}, source{{selector: b}}) {
-		if x.node.User == from.node.User && !slices.Equal(x.roles, from.roles) {
-			continue // one user has one set of roles
-		}
-		try(x)
-	}
-	return out
-}
-
-// isNamed reports whether an identity selector names the node; keep counts a tagged node's user.
-func (p *Policy) isNamed(s selector, x actor, keep bool) bool {
-	switch s.kind {
-	case selTag:
-		return slices.Contains(x.node.Tags, s.text)
-	case selTagged:
-		return len(x.node.Tags) > 0
-	case selMember:
-		return len(x.node.Tags) == 0 && x.node.User != ""
-	}
-	return x.node.User != "" && (keep || len(x.node.Tags) == 0) && p.isUser(s, x.node.User, x.roles)
-}
-
-func (p *Policy) isSource(s source, x actor) bool {
-	if !s.plain() {
-		return !slices.ContainsFunc(s, func(t term) bool { return p.isNamed(t.selector, x, true) == t.not })
-	}
-	return p.isDest(s[0].selector, x, actor{})
-}
-
-func (p *Policy) isDest(s selector, x, from actor) bool {
-	in := func(pfx netip.Prefix) bool { return pfx.Contains(x.addr) }
-	switch s.kind {
-	case selAny, selDangerAll:
-		return true
-	case selHost, selPrefix:
-		return in(s.prefix)
-	case selIPSet:
-		return slices.ContainsFunc(p.ipsets[s.text], in)
-	case selInternet:
-		return x.node == nil && internetHard.contains(x.addr)
-	case selSelf:
-		return x.node != nil && len(x.node.Tags)+len(from.node.Tags) == 0 && x.node.User == from.node.User
-	}
-	return x.node != nil && p.isNamed(s, x, false)
-}
-
-// flow picks a protocol and port that the row admits, the never forbids, and no deny stops.
-func (pr *prover) flow(c *counter, n *never, pt part, rd, nd dest) bool {
-	protos := pt.protos
-	if len(protos) == 0 {
-		protos = []uint8{protoTCP, protoUDP}
-	}
-	ping := uint8(protoICMP)
-	if c.dst.addr.Is6() {
-		ping = protoICMPv6
-	}
-	rule := Rule{Action: Accept, Protos: pt.protos}
-	for _, proto := range append(slices.Clone(protos), ping) {
-		if len(n.protos) > 0 && !slices.Contains(n.protos, proto) {
-			continue
-		}
-		for _, rp := range rd.ports {
-			for _, np := range nd.ports {
-				if !hasPorts(proto) && np != AllPorts {
-					continue
-				}
-				for _, port := range pr.portsToTry(rp, np, hasPorts(proto)) {
-					c.proto, c.port = proto, port
-					if rule.speaks(rp, port, proto) && !pr.denied(c) {
-						return true
-					}
-				}
-			}
-		}
-	}
-	return false
-}
-
-// portsToTry are the ports of both ranges at which what denies say can change.
-func (pr *prover) portsToTry(a, b PortRange, ported bool) []uint16 {
-	if !ported {
-		return []uint16{0}
-	}
-	lo, hi := max(a.First, b.First), min(a.Last, b.Last)
-	if lo > hi {
-		return nil
-	}
-	out := []uint16{lo}
-	if lo == 0 && hi > 0 {
-		out = []uint16{1, 0}
-	}
-	for _, d := range pr.denies {
-		for _, x := range d.dst {
-			for _, r := range x.ports {
-				if r.Last < hi && r.Last >= lo {
-					out = append(out, r.Last+1)
-				}
-			}
-		}
-	}
-	return out
-}
-
-func (pr *prover) denied(c *counter) bool {
-	return slices.ContainsFunc(pr.denies, func(d denial) bool {
-		if !slices.ContainsFunc(d.row.src, func(s source) bool { return pr.p.isSource(s, c.src) }) {
-			return false
-		}
-		rule := Rule{Action: Deny, Protos: d.protos}
-		return slices.ContainsFunc(d.dst, func(x dest) bool {
-			return pr.p.isDest(x.selector, c.dst, c.src) && slices.ContainsFunc(x.ports, func(r PortRange) bool {
-				return rule.speaks(r, c.port, c.proto)
-			})
-		})
-	})
-}
-
-// inventory is the mesh of the counter-example.
-func (c *counter) inventory() *Inventory {
-	inv := &Inventory{}
-	for i, x := range []actor{c.src, c.dst} {
-		if x.node == nil {
-			continue
-		}
-		n := *x.node
-		n.ID, n.Name, n.Addrs = NodeID(i+1), "n"+strconv.Itoa(i+1), []netip.Addr{x.addr}
-		inv.Nodes = append(inv.Nodes, n)
-		if n.User != "" {
-			inv.Users = append(inv.Users, User{Login: n.User, Roles: x.roles})
-		}
-	}
-	return inv
-}
-
-// confirm compiles the policy for the nodes of the counter-example, postures aside, and asks it.
-func (pr *prover) confirm(c *counter) bool {
-	p := *pr.p
-	p.defaultPosture = nil
-	p.rows = make([]*row, 0, len(pr.p.rows))
-	for _, r := range pr.p.rows {
-		if r.action == Deny && r.timed() {
-			continue
-		}
-		q := *r
-		q.postures, q.via = nil, nil
-		p.rows = append(p.rows, &q)
-	}
-	prog, err := Compile(&p, c.inventory())
-	if err != nil {
-		return false
-	}
-	_, ok := prog.judge(prog.relevant(0), 0, c.dst.addr, c.port, c.proto)
-	return ok
 }

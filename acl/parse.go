@@ -20,7 +20,9 @@ func Parse(file string, src []byte, opt Options) (*Policy, error) {
 	}
 	if root, ok := p.parse(); ok {
 		p.policy(root)
-		p.prove()
+		if len(p.errs) == 0 {
+			p.errs = p.pol.prove(nil)
+		}
 	}
 	if err := p.result(); err != nil {
 		return nil, err

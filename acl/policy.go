@@ -15,6 +15,8 @@ type Options struct {
 	// Domains are the mail domains of the mesh, for "user:*@domain". Without any, every domain but the shared ones
 	// (gmail.com and the like) may be named; under Compat, none may.
 	Domains []string
+	// Mesh are the prefixes that nodes have their addresses in, if not those of a new mesh.
+	Mesh []netip.Prefix
 }
 
 // Policy is a parsed and valid ACL file. It does not change, and may be used by many goroutines.

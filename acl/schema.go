@@ -71,6 +71,7 @@ var about = map[string]map[string]any{
 	"ssh[].action":            {"enum": []string{"accept", "check"}},
 	"tests":                   {"description": "What must hold: one that fails refuses the whole file."},
 	"never":                   {"description": "What must hold of all nodes that could be: proved when the file is read."},
+	"never[].through":         {"description": "The ways over which a source may get on; all count if it is not there."},
 	"autoApprovers.routes":    {"description": "CIDR: whose nodes carry it without an admin's word."},
 	"autoApprovers.exitNode":  {"description": "Whose nodes are exits without an admin's word."},
 	"postures":                {"description": "posture:NAME: conditions such as node:os == 'linux', all of which must hold."},

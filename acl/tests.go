@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Test runs the file's own tests against an inventory. A policy with failed tests must not be put into force.
+// Test runs the file's own tests against an inventory, and proves its nevers of the tags and roles that go together
+// there. A policy with failed tests must not be put into force, nor an inventory that fails them.
 //
 // A test holds of the nodes that exist. Where a name has none yet, it must hold of the node that would be the
 // first, so that a new mesh can have tests from the start. An accept must hold of every source and every
@@ -27,6 +28,7 @@ func (p *Policy) Test(inv *Inventory) Errors {
 	for _, t := range p.sshTests {
 		r.runSSH(t)
 	}
+	r.errs = append(r.errs, p.prove(inv)...)
 	r.errs.sort()
 	return r.errs
 }
