@@ -176,7 +176,7 @@ func TestNeverIsSound(t *testing.T) {
 			return // the counter-example has been checked by compiling it
 		}
 		inv := mesh()
-		if len(p.prove(inv)) > 0 {
+		if len(p.Prove(inv)) > 0 {
 			return
 		}
 		c, err := Compile(p, inv)

@@ -21,7 +21,7 @@ func Parse(file string, src []byte, opt Options) (*Policy, error) {
 	if root, ok := p.parse(); ok {
 		p.policy(root)
 		if len(p.errs) == 0 {
-			p.errs = p.pol.prove(nil)
+			p.errs = p.pol.Prove(nil)
 		}
 	}
 	if err := p.result(); err != nil {

@@ -8,14 +8,16 @@ import (
 	"strings"
 )
 
-// prove looks, for each never, for nodes that could be and that the rules would let meet, in one step or over others.
+// Prove looks, for each never, for nodes that could be and that the rules would let meet, in one step or over others.
 // What it finds it has checked, step by step, by compiling the policy for just these nodes.
 //
 // A node that could be is anybody's, or has one tag, or the tags that a source of the file names together; it has any
 // address of the mesh and any posture. An inventory adds the tags that its nodes have together, and the roles of its
 // users: without one, whoever the file names by login has no role. A rule that is not always in force is taken to be
 // if it accepts, and not to be if it denies.
-func (p *Policy) prove(inv *Inventory) Errors {
+//
+// inv may be nil. The errors are of the class [ClassNeverBroken].
+func (p *Policy) Prove(inv *Inventory) Errors {
 	if len(p.nevers) == 0 {
 		return nil
 	}

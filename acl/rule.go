@@ -80,7 +80,8 @@ type Set struct {
 type Node struct {
 	ID   NodeID `cbor:"1,keyasint" json:"id"`
 	Name string `cbor:"2,keyasint" json:"name"` // one DNS label, unique in the mesh
-	// User is the login of the owner, empty for a tagged node: a node with tags has no user.
+	// User is the login of the owner. A node with tags belongs to no user, whatever this says: it is what a source such
+	// as "group:eng & tag:corp" goes by.
 	User string   `cbor:"3,keyasint,omitempty" json:"user,omitempty"`
 	Tags []string `cbor:"4,keyasint,omitempty" json:"tags,omitempty"` // "tag:web", sorted
 	// Addrs are the node's own addresses in the mesh.

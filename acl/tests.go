@@ -28,7 +28,7 @@ func (p *Policy) Test(inv *Inventory) Errors {
 	for _, t := range p.sshTests {
 		r.runSSH(t)
 	}
-	r.errs = append(r.errs, p.prove(inv)...)
+	r.errs = append(r.errs, p.Prove(inv)...)
 	r.errs.sort()
 	return r.errs
 }

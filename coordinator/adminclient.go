@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/url"
 	"syscall"
+
+	"github.com/hedge-mesh/hedge/acl"
 )
 
 // AdminClient speaks to a coordinator's admin API over its unix socket. Its errors are [AdminError], or say that no
@@ -137,6 +139,11 @@ func (c *AdminClient) RevokeKey(ctx context.Context, id string) (*KeyInfo, error
 // ACL returns the policy in force and what became of the file.
 func (c *AdminClient) ACL(ctx context.Context) (*ACLInfo, error) {
 	return call[ACLInfo](ctx, c, http.MethodGet, "/acl", nil)
+}
+
+// Inventory returns who there is, as the policy in force is compiled for.
+func (c *AdminClient) Inventory(ctx context.Context) (*acl.Inventory, error) {
+	return call[acl.Inventory](ctx, c, http.MethodGet, "/acl/inventory", nil)
 }
 
 // SetACL proves a policy, writes it to the coordinator's policy file, and puts it in force. One that does not stand

@@ -59,6 +59,7 @@ var adminRoutes = []route{
 	{"GET /acl", adminOnly, 0, (*Server).adminACL},
 	{"PUT /acl", adminOnly, maxPolicy, (*Server).adminSetACL},
 	{"POST /acl/check", adminOnly, maxPolicy, (*Server).adminCheckACL},
+	{"GET /acl/inventory", adminOnly, 0, (*Server).adminInventory},
 }
 
 type uidKey struct{}
@@ -311,11 +312,14 @@ func (s *Server) adminTag(r *http.Request) (any, error) {
 	n, err := s.edit(r, func(st *state, n *node) (err error) {
 		if n.Tags, err = st.tags(req.Tags); err == nil && len(n.Tags) == 0 {
 			if n.User == "" {
-				err = invalid("a node without tags needs a user, and a tagged node has none: have its user join it anew")
+				err = invalid("a node without tags needs a user, and this one never had any: have its user join it anew")
 			}
 			return err
 		}
-		n.User = ""
+		if err == nil { // the user stays known, for sources such as "group:eng & tag:corp"
+			policyNode := n.acl()
+			err = s.keepsNevers(st, &policyNode, nil)
+		}
 		return err
 	})
 	if err != nil {
@@ -341,7 +345,7 @@ func (s *Server) adminExpire(r *http.Request) (any, error) {
 func (st *state) userInfo(u *user) UserInfo {
 	i := UserInfo{Login: u.Login, Roles: u.Roles, Created: u.Created}
 	for _, n := range st.nodes {
-		if n.User == u.Login {
+		if n.User == u.Login && len(n.Tags) == 0 {
 			i.Nodes++
 		}
 	}
@@ -383,6 +387,9 @@ func (s *Server) adminCreateUser(r *http.Request) (any, error) {
 	err := s.commit(func(st *state) (*change, error) {
 		if st.users[u.Login] != nil {
 			return nil, &AdminError{Status: 409, Class: "exists", Msg: fmt.Sprintf("the user %s is there already", u.Login)}
+		}
+		if err := s.keepsNevers(st, nil, &acl.User{Login: u.Login, Roles: u.Roles}); err != nil {
+			return nil, err
 		}
 		return &change{users: map[string]*user{u.Login: u}}, nil
 	})
@@ -443,6 +450,9 @@ func (s *Server) adminCreateKey(r *http.Request) (any, error) {
 			return nil, invalid("there is no user %q: create it first (hedge admin users create)", printable(req.User))
 		}
 		if k.Tags, err = st.tags(req.Tags); err != nil {
+			return nil, err
+		}
+		if err := s.keepsNevers(st, &acl.Node{Tags: k.Tags}, nil); err != nil {
 			return nil, err
 		}
 		return &change{keys: map[string]*joinKey{id: k}}, nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -15,14 +17,24 @@ import (
 )
 
 // asking are the flags of the verbs that ask about one policy.
-type asking struct{ acl, inventory string }
-
-func (q *asking) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&q.acl, "acl", "", "ACL `FILE` to ask (default: the coordinator's, acl.hujson in the configuration folder)")
-	inventoryFlag(cmd, &q.inventory)
+type asking struct {
+	acl, inventory string
+	live           bool
 }
 
-func (a *app) subjectOf(q asking) (*subject, error) {
+func (q *asking) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&q.acl, "acl", "", "ACL `FILE` to ask (default: the policy in force, if the coordinator runs here; else its file, acl.hujson)")
+	inventoryFlag(cmd, &q.inventory)
+	liveFlag(cmd, &q.live)
+}
+
+func (a *app) subjectOf(ctx context.Context, q asking) (*subject, error) {
+	if q.live && q.inventory != "" {
+		return nil, usage(errors.New("--live and --inventory both say who there is"), "give one of them")
+	}
+	if q.live || q.acl == "" && q.inventory == "" && a.coordinatorRuns() {
+		return a.liveSubject(ctx, q.acl)
+	}
 	file, err := a.aclFile(q.acl)
 	if err != nil {
 		return nil, err
@@ -40,10 +52,12 @@ it is denied, it names the rule that comes nearest, and the one thing that this 
 source, the destination, a posture, or a route that nobody has been approved for.
 
 SRC and DST are names of nodes, addresses, users, groups or tags; of several nodes, each kind gets an answer of its own.
+On the coordinator's machine it asks the policy in force about the nodes there are; with --acl FILE --live, what FILE
+would say about them.
 PROTO is tcp unless it is given; icmp and the like have no port. It exits with 4 if any answer is denied.`,
-		Example: "  hedge acl why alice@example.com web:80\n  hedge acl why tag:web tag:db:5432 --acl acl.hujson\n  hedge acl why laptop 10.33.1.1:443/tcp --inventory nodes.hujson",
+		Example: "  hedge acl why alice@example.com web:80\n  hedge acl why tag:web tag:db:5432 --acl acl.hujson\n  hedge acl why laptop db:5432 --acl new.hujson --live\n  hedge acl why laptop 10.33.1.1:443/tcp --inventory nodes.hujson",
 		Args:    cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			dst, port, proto, err := parseAim(args[1])
 			if err == nil && port == 0 && acl.HasPorts(proto) {
 				err = fmt.Errorf("%q has no port", args[1])
@@ -51,7 +65,7 @@ PROTO is tcp unless it is given; icmp and the like have no port. It exits with 4
 			if err != nil {
 				return usage(err, "")
 			}
-			s, err := a.subjectOf(q)
+			s, err := a.subjectOf(cmd.Context(), q)
 			if err != nil {
 				return err
 			}
@@ -180,12 +194,12 @@ a user, a group or a tag; with a port, only those who reach this port are listed
 a user or tags, and not by address.`,
 		Example: "  hedge acl who db\n  hedge acl who tag:db:5432\n  hedge acl who 10.33.1.1:443 --inventory nodes.hujson",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			dst, port, proto, err := parseAim(args[0])
 			if err != nil {
 				return usage(err, "")
 			}
-			s, err := a.subjectOf(q)
+			s, err := a.subjectOf(cmd.Context(), q)
 			if err != nil {
 				return err
 			}
@@ -232,8 +246,8 @@ func (a *app) aclReachCmd() *cobra.Command {
 or a tag. What lies behind a subnet router or an exit node is named with who carries it.`,
 		Example: "  hedge acl reach alice@example.com\n  hedge acl reach tag:web --acl acl.hujson --json",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := a.subjectOf(q)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.subjectOf(cmd.Context(), q)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -12,20 +14,23 @@ import (
 
 func (a *app) aclDiffCmd() *cobra.Command {
 	var inventory string
-	var failOnGain bool
+	var failOnGain, live bool
 	cmd := &cobra.Command{
-		Use:   "diff OLD NEW",
+		Use:   "diff [OLD] NEW",
 		Short: "Say exactly who gains and loses what by a change of policy",
 		Long: `Compares two ACL files by what they mean: who may newly open what (+), and who no more may (-), with the rule that
 opens or shuts it. Nothing is tried or sampled: the rules are laid over each other, port by port, so two files that mean
 the same differ in nothing, however they are written. Rules that come to an end, or come and go, are compared over time;
 "from" is when a difference begins. Addresses that a rule names count even if no node carries them yet.
 
+With one file it says what this file would change if it were put in force now: OLD is then the policy in force on this
+machine's coordinator, of the nodes and users that it has.
+
 With --fail-on-gain it exits with 1 if anybody gains anything: for a pipeline that lets narrowing changes through.`,
-		Example: "  hedge acl diff acl.hujson new.hujson\n  hedge acl diff /etc/hedge/acl.hujson new.hujson --inventory nodes.hujson --fail-on-gain",
-		Args:    cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
-			deltas, err := a.diffACL(args[0], args[1], inventory)
+		Example: "  hedge acl diff new.hujson\n  hedge acl diff acl.hujson new.hujson\n  hedge acl diff /etc/hedge/acl.hujson new.hujson --inventory nodes.hujson --fail-on-gain",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			deltas, err := a.diffACL(cmd.Context(), args, inventory, live)
 			if err != nil {
 				return err
 			}
@@ -48,26 +53,43 @@ With --fail-on-gain it exits with 1 if anybody gains anything: for a pipeline th
 		},
 	}
 	inventoryFlag(cmd, &inventory)
+	liveFlag(cmd, &live)
 	cmd.Flags().BoolVar(&failOnGain, "fail-on-gain", false, "exit with 1 if anybody may do more than before")
 	return cmd
 }
 
-func (a *app) diffACL(before, after, inventory string) ([]acl.Delta, error) {
+func (a *app) diffACL(ctx context.Context, files []string, inventory string, live bool) ([]acl.Delta, error) {
+	live = live || len(files) == 1 && inventory == ""
+	var inv *acl.Inventory
 	var ps [2]*acl.Policy
-	for i, file := range []string{before, after} {
+	var err error
+	switch {
+	case live && inventory != "":
+		return nil, usage(errors.New("--live and --inventory both say who there is"), "give one of them")
+	case len(files) == 1:
+		s, err := a.liveSubject(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		ps[0], inv = s.policy, s.inv
+	case live:
+		if inv, err = a.liveInventory(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for i, file := range files {
 		src, err := a.readInput(file)
 		if err != nil {
 			return nil, err
 		}
-		if ps[i], err = acl.Parse(displayName(file), src, acl.Options{}); err != nil {
+		if ps[i+2-len(files)], err = acl.Parse(displayName(file), src, acl.Options{}); err != nil {
 			return nil, err
 		}
 	}
-	var inv *acl.Inventory
-	var err error
-	if inventory != "" {
+	switch {
+	case inventory != "":
 		inv, err = a.readInventory(inventory)
-	} else {
+	case !live:
 		inv = a.sample(ps[0], ps[1])
 	}
 	if err != nil {
