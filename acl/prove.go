@@ -204,31 +204,7 @@ func (pr *prover) findPeople() {
 		}
 		sels = append(sels, s)
 	}
-	for _, r := range p.rows {
-		for _, s := range r.src {
-			for _, t := range s {
-				see(t.selector)
-			}
-		}
-		for _, d := range r.dst {
-			see(d.selector)
-		}
-	}
-	for _, n := range p.nevers {
-		for _, s := range n.src {
-			for _, t := range s {
-				see(t.selector)
-			}
-		}
-		for _, d := range n.dst {
-			see(d.selector)
-		}
-	}
-	for _, t := range p.Tags() {
-		for _, s := range p.tagOwners[t] {
-			see(s)
-		}
-	}
+	p.mentions(see)
 	roles := [][]string{nil}
 	var every []string
 	for _, s := range sels {
@@ -264,6 +240,42 @@ func (pr *prover) findPeople() {
 			}
 		}
 	}
+}
+
+// mentions yields every selector that says who somebody is.
+func (p *Policy) mentions(yield func(selector)) {
+	sources := func(ss []source) {
+		for _, s := range ss {
+			for _, t := range s {
+				yield(t.selector)
+			}
+		}
+	}
+	dests := func(ds []dest) {
+		for _, d := range ds {
+			yield(d.selector)
+		}
+	}
+	owners := func(ss []selector) {
+		for _, s := range ss {
+			yield(s)
+		}
+	}
+	for _, r := range p.rows {
+		sources(r.src)
+		dests(r.dst)
+	}
+	for _, n := range p.nevers {
+		sources(n.src)
+		dests(n.dst)
+	}
+	for _, t := range p.Tags() {
+		owners(p.tagOwners[t])
+	}
+	for _, a := range p.routes {
+		owners(a.owners)
+	}
+	owners(p.exitNode)
 }
 
 // rolesOf are those of a user's roles that the file tells apart, in its order.

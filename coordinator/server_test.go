@@ -158,13 +158,18 @@ func TestTagChangesWhoSeesWhom(t *testing.T) {
 	box.sees("db")
 	laptop.sees()
 	for _, c := range []struct {
+		node string
 		tags []string
 		want string
-	}{{[]string{"tag:wbe"}, "does not declare"}, {[]string{"web"}, "not a tag"}, {nil, "needs a user"}} {
-		if _, err := r.admin.Tag(ctx, "box", c.tags); err == nil || !strings.Contains(err.Error(), c.want) {
+	}{{"box", []string{"tag:wbe"}, "does not declare"}, {"box", []string{"web"}, "not a tag"}, {"db", nil, "needs a user"}} {
+		if _, err := r.admin.Tag(ctx, c.node, c.tags); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("tags %v: %v, want %q", c.tags, err, c.want)
 		}
 	}
+	if _, err := r.admin.Tag(ctx, "box", nil); err != nil { // its user's again
+		t.Fatal(err)
+	}
+	box.sees("laptop")
 }
 
 func TestPolicyFile(t *testing.T) {
