@@ -29,6 +29,8 @@ const (
 //	                            └─ conn: splice
 type forwarder struct {
 	s      *Stack
+	ip     *stack.Stack          // its own, or what it carries for others by
+	takes  func(netip.Addr) bool // whether an address is one to accept for
 	accept Accept
 	idle   time.Duration
 	tcp    *tcp.Forwarder
@@ -51,8 +53,9 @@ type flow struct {
 	ep   tcpip.Endpoint // nil until accepted
 }
 
-func (f *forwarder) init(s *Stack, o Options) {
-	f.s, f.accept, f.idle = s, o.Accept, o.UDPIdle
+func (f *forwarder) init(s *Stack, ip *stack.Stack, o Options) {
+	f.s, f.ip, f.accept, f.idle = s, ip, o.Accept, o.UDPIdle
+	f.takes = func(netip.Addr) bool { return true } // what the stack delivers is to an own address
 	if f.idle == 0 {
 		f.idle = 2 * time.Minute
 	}
@@ -65,9 +68,9 @@ func (f *forwarder) init(s *Stack, o Options) {
 		return // gVisor then answers with RST and port unreachable by itself
 	}
 	// Our own limit is the tighter one, so that whatever passes it is sure to reach handleTCP.
-	f.tcp = tcp.NewForwarder(s.ip, 0, f.pending.max+1, f.handleTCP)
-	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, f.synPacket)
-	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, f.udpPacket)
+	f.tcp = tcp.NewForwarder(ip, 0, f.pending.max+1, f.handleTCP)
+	ip.SetTransportProtocolHandler(tcp.ProtocolNumber, f.synPacket)
+	ip.SetTransportProtocolHandler(udp.ProtocolNumber, f.udpPacket)
 }
 
 func (f *forwarder) stats() Stats {
@@ -76,19 +79,24 @@ func (f *forwarder) stats() Stats {
 	return Stats{Conns: f.conns.n, Pending: f.pending.n, Flows: f.flows.n, Refused: f.refused}
 }
 
-// shut refuses everything from now on.
-func (f *forwarder) shut() {
+// end refuses everything from now on, ends what there is and its gVisor stack, and waits for all of it.
+func (f *forwarder) end() {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
+	f.ip.Close()
+	f.wg.Wait()
+	for _, e := range f.ip.RegisteredEndpoints() { // what handshakes had not yet registered when Close looked
+		e.Abort()
+	}
+	f.ip.Wait()
 }
-
-func (f *forwarder) wait() { f.wg.Wait() }
 
 // synPacket sees TCP packets for no known endpoint; false makes gVisor answer with a RST.
 func (f *forwarder) synPacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	h := header.TCP(pkt.TransportHeader().Slice())
-	if len(h) < header.TCPMinimumSize || h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn {
+	if len(h) < header.TCPMinimumSize || h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) != header.TCPFlagSyn ||
+		!f.takes(address(id.LocalAddress)) {
 		return false
 	}
 	peer := address(id.RemoteAddress)
@@ -211,6 +219,8 @@ func (f *forwarder) udpPacket(id stack.TransportEndpointID, pkt *stack.PacketBuf
 	}
 	if dst := address(id.LocalAddress); dst.IsMulticast() || pkt.NetworkPacketInfo.LocalAddressBroadcast || id.RemotePort == 0 {
 		return true
+	} else if !f.takes(dst) {
+		return false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -271,7 +281,7 @@ func (f *forwarder) open(fl *flow, accepted bool) *udpConn {
 		return nil
 	}
 	wq := new(waiter.Queue)
-	ep, err := udp.NewForwarderRequest(f.s.ip, fl.id, kept[0]).CreateEndpoint(wq)
+	ep, err := udp.NewForwarderRequest(f.ip, fl.id, kept[0]).CreateEndpoint(wq)
 	if err != nil {
 		return nil
 	}
@@ -284,7 +294,7 @@ func (f *forwarder) open(fl *flow, accepted bool) *udpConn {
 
 // reject answers pkt with ICMP port unreachable, within the stack's rate limit for ICMP.
 func (f *forwarder) reject(pkt *stack.PacketBuffer) {
-	switch p := f.s.ip.NetworkProtocolInstance(pkt.NetworkProtocolNumber).(type) {
+	switch p := f.ip.NetworkProtocolInstance(pkt.NetworkProtocolNumber).(type) {
 	case stack.RejectIPv4WithHandler:
 		p.SendRejectionError(pkt, stack.RejectIPv4WithICMPPortUnreachable, true)
 	case stack.RejectIPv6WithHandler:

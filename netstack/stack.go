@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
@@ -37,6 +38,7 @@ type Options struct {
 	MTU    int          // bytes, 1280 when 0; at least 1280, the IPv6 minimum
 	Name   string       // what Name returns, "netstack" when empty
 	Accept Accept       // nil refuses everything nobody listens for
+	Echo   Echo         // nil answers no pings of carried addresses, see Carry
 
 	MaxConns   int           // spliced TCP connections, pending ones included; 1024 when 0
 	MaxPending int           // TCP connections waiting for Accept or the handshake; 256 when 0
@@ -60,6 +62,10 @@ type Stack struct {
 	events chan tun.Event
 	fwd    forwarder
 	pings  pings
+
+	own     atomic.Pointer[[]netip.Addr]
+	carrier atomic.Pointer[carrier] // nil until there is something to carry
+	opt     Options
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -85,19 +91,21 @@ func New(o Options) (*Stack, error) {
 		o.Name = "netstack"
 	}
 	s := &Stack{
-		ip: stack.New(stack.Options{
-			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
-			HandleLocal:        true, // own addresses are reached without leaving, and are no source of packets from outside
-		}),
+		ip:     newIP(true), // own addresses are reached without leaving, and are no source of packets from outside
 		link:   newLink(o.MTU),
 		name:   o.Name,
 		mtu:    o.MTU,
+		opt:    o,
 		events: make(chan tun.Event, 1),
 	}
+	s.own.Store(new([]netip.Addr))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.fwd.init(s, o)
-	if err := s.setUp(o.Addrs); err != nil {
+	s.fwd.init(s, s.ip, o)
+	err := setUp(s.ip, s.link, s.link)
+	if err == nil {
+		err = s.SetAddrs(o.Addrs)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -105,11 +113,19 @@ func New(o Options) (*Stack, error) {
 	return s, nil
 }
 
-// setUp configures the protocols, the link and the addresses.
+func newIP(handleLocal bool) *stack.Stack {
+	return stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		HandleLocal:        handleLocal,
+	})
+}
+
+// setUp configures the protocols and the interface, whose packets come in by l and go out by out.
 //
 // Congestion control stays Reno and loss detection RACK, gVisor's defaults: with one packet in a hundred lost they
 // move about 100 MB/s here, Cubic a quarter of that, and either without RACK a tenth or less.
-func (s *Stack) setUp(addrs []netip.Addr) error {
+func setUp(ip *stack.Stack, l *link, out stack.LinkEndpoint) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
@@ -117,21 +133,21 @@ func (s *Stack) setUp(addrs []netip.Addr) error {
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
 	retries := tcpip.TCPSynRetriesOption(5) // gives up after a minute
 	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send, &moderate, &reuse, &retries} {
-		if err := s.ip.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+		if err := ip.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: tcp option %T: %s", opt, err)
 		}
 	}
-	if err := s.ip.CreateNIC(nicID, s.link); err != nil {
+	if err := ip.CreateNIC(nicID, out); err != nil {
 		return fmt.Errorf("netstack: create the interface: %s", err)
 	}
 	var err4, err6 tcpip.Error
-	s.link.ip4, err4 = s.ip.GetNetworkEndpoint(nicID, ipv4.ProtocolNumber)
-	s.link.ip6, err6 = s.ip.GetNetworkEndpoint(nicID, ipv6.ProtocolNumber)
+	l.ip4, err4 = ip.GetNetworkEndpoint(nicID, ipv4.ProtocolNumber)
+	l.ip6, err6 = ip.GetNetworkEndpoint(nicID, ipv6.ProtocolNumber)
 	if err4 != nil || err6 != nil {
 		return errors.New("netstack: the interface has no IPv4 or IPv6") // cannot be: New asks for both
 	}
-	s.ip.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
-	return s.SetAddrs(addrs)
+	ip.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
+	return nil
 }
 
 // SetAddrs replaces the own addresses. Connections of addresses that stay are not disturbed; those of addresses
@@ -140,18 +156,21 @@ func (s *Stack) SetAddrs(addrs []netip.Addr) error {
 	s.addrMu.Lock()
 	defer s.addrMu.Unlock()
 	want := make(map[tcpip.Address]bool, len(addrs))
+	own := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {
 		a = a.Unmap()
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
 			return fmt.Errorf("netstack: %v cannot be an own address", a)
 		}
 		want[tcpip.AddrFromSlice(a.AsSlice())] = true
+		own = append(own, a)
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
 		return os.ErrClosed
 	}
+	s.own.Store(&own)
 	have := make(map[tcpip.Address]bool)
 	gone := make(map[tcpip.Address]bool)
 	for _, pa := range s.ip.AllAddresses()[nicID] {
@@ -192,6 +211,9 @@ func (s *Stack) SetAddrs(addrs []netip.Addr) error {
 // Stats returns gauges and counters.
 func (s *Stack) Stats() Stats {
 	st := s.fwd.stats()
+	if c := s.carrier.Load(); c != nil {
+		st = st.plus(c.fwd.stats())
+	}
 	st.Dropped = s.link.drops()
 	return st
 }
@@ -209,19 +231,28 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 	if s.closed {
 		return 0, os.ErrClosed
 	}
+	carrier := s.carrier.Load()
 	for rest := bufs; len(rest) > 0; {
 		if len(rest[0]) <= offset {
 			rest = rest[1:]
 			continue
 		}
+		to := s.link
+		if carrier != nil && !s.isOwn(rest[0][offset:]) {
+			to = carrier.link
+		}
 		if r := findRun(rest, offset); r.n > 0 {
-			s.link.injectRun(r, rest, offset)
+			to.injectRun(r, rest, offset)
 			rest = rest[r.n:]
 			continue
 		}
-		s.normaliseICMP(rest[0][offset:])
-		s.link.inject(rest[0][offset:])
+		pkt := rest[0][offset:]
 		rest = rest[1:]
+		if to != s.link && carrier.ping(pkt) {
+			continue
+		}
+		s.normaliseICMP(pkt)
+		to.inject(pkt)
 	}
 	return len(bufs), nil
 }
@@ -265,18 +296,12 @@ func (s *Stack) Close() error {
 		s.mu.Unlock()
 		s.cancel()
 		s.link.shut()
-		s.fwd.shut()
-		s.ip.Close()
-		s.fwd.wait()
-		s.abort() // what handshakes had not yet registered when Close looked
-		s.ip.Wait()
+		s.fwd.end()
+		if c := s.carrier.Load(); c != nil {
+			c.fwd.end()
+			c.echoes.Wait()
+		}
 		close(s.events)
 	})
 	return nil
-}
-
-func (s *Stack) abort() {
-	for _, e := range s.ip.RegisteredEndpoints() {
-		e.Abort()
-	}
 }
