@@ -75,6 +75,12 @@ func BenchmarkNewFlow(b *testing.B) {
 				f.Set(c, clock)
 				pkt := ip(c.Peers[77].Addrs[0].String(), v4, udp(5000, 53, 100))
 				now, n := clock, 0
+				for n < live { // what grows does so before
+					n++
+					pkt[20], pkt[21] = byte(n>>8), byte(n)
+					open(b, f.In, pkt, ByRule)
+				}
+				now, n = now.Add(time.Minute), 0
 				b.ReportAllocs()
 				for b.Loop() {
 					n++

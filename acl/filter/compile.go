@@ -26,7 +26,6 @@ type snapshot struct {
 	rules    []acl.Rule
 	expires  []int64 // by rule, Unix ns
 	windowed []int32 // rules with a window
-	peers    []*peer // by place.owner
 	names    map[acl.NodeID]string
 	exact    exactTable
 	routes   bart.Table[place]
@@ -37,6 +36,14 @@ type snapshot struct {
 }
 
 type targetRef struct{ rule, target int32 }
+
+// revision is that of the Config, 0 for none.
+func (s *snapshot) revision() uint64 {
+	if s.conf == nil {
+		return 0
+	}
+	return s.conf.Revision
+}
 
 // peer is what outlives a snapshot: how many flows a peer has.
 type peer struct {
@@ -56,13 +63,10 @@ const (
 	exit        // only in a /0 it carries
 )
 
-// noOwner stands in place.owner for no peer.
-const noOwner = -1
-
 // place is all that rules can know of an address: to whom it belongs by the longest prefix, and its classes. If a
 // peer and this node carry the same prefix (two exits, two routers of one network) it may belong to either.
 type place struct {
-	owner      int32 // index in peers
+	owner      *peer // nil for no peer
 	kind       kind  // of the peer's claim
 	here       kind  // of this node's claim
 	src, dst   int32 // classes, as the peer's
@@ -76,6 +80,7 @@ const internet = "autogroup:internet"
 // compiler holds what is needed only while compiling.
 type compiler struct {
 	*snapshot
+	peers    []*peer // as in conf
 	setIDs   map[string]int32
 	anySets  []int32
 	webSets  []int32 // named internet
@@ -88,7 +93,7 @@ type compiler struct {
 // cover is what a prefix inherits from the prefixes around it.
 type cover struct {
 	sets  []int32
-	owner int32
+	owner *peer
 	kind  kind
 	here  kind
 }
@@ -196,30 +201,27 @@ func (k *compiler) owners(prefixes map[netip.Prefix][]int32) map[netip.Prefix]co
 	for _, p := range k.conf.Mesh {
 		if p = clean(p); p.IsValid() {
 			mesh = append(mesh, p)
-			enter(p, cover{owner: noOwner}) // whatever is routed around it
+			enter(p, cover{}) // whatever is routed around it
 		}
 	}
-	claim := func(n *acl.Node, as func(c *cover, k kind)) {
+	claim := func(n *acl.Node, as func(c *cover, how kind)) {
 		for _, p := range n.Routes {
 			if p = clean(p); !p.IsValid() || slices.ContainsFunc(mesh, func(m netip.Prefix) bool { return within(p, m) }) {
 				continue
 			}
-			c, claimed := owners[p]
-			if !claimed {
-				c.owner = noOwner
-			}
+			c := owners[p]
 			as(&c, kindOfRoute(p))
 			enter(p, c)
 		}
 	}
 	for i := range k.conf.Peers {
-		claim(&k.conf.Peers[i], func(c *cover, k kind) {
-			if c.owner == noOwner {
-				c.owner, c.kind = int32(i), k
+		claim(&k.conf.Peers[i], func(c *cover, how kind) {
+			if c.owner == nil {
+				c.owner, c.kind = k.peers[i], how
 			}
 		})
 	}
-	claim(&k.conf.Self, func(c *cover, k kind) { c.here = k })
+	claim(&k.conf.Self, func(c *cover, how kind) { c.here = how })
 	return owners
 }
 
@@ -257,10 +259,7 @@ func (k *compiler) inherit(prefixes map[netip.Prefix][]int32, owners map[netip.P
 		return a.Addr().Compare(b.Addr())
 	})
 	for _, p := range all {
-		around, ok := k.covers.LookupPrefix(p)
-		if !ok {
-			around.owner = noOwner
-		}
+		around, _ := k.covers.LookupPrefix(p)
 		c := around
 		if o, ok := owners[p]; ok {
 			c = o
@@ -306,12 +305,22 @@ func (k *compiler) classesOf(sets []int32, how kind) (src, dst int32) {
 
 // indexAddrs gives the nodes' own addresses their places; they win over any prefix.
 func (k *compiler) indexAddrs() {
-	n := len(k.conf.Self.Addrs)
-	for i := range k.conf.Peers {
-		n += len(k.conf.Peers[i].Addrs)
+	var n4, n6 int
+	count := func(n *acl.Node) {
+		for _, a := range n.Addrs {
+			if a.Unmap().Is4() {
+				n4++
+			} else {
+				n6++
+			}
+		}
 	}
-	k.exact.init(n)
-	add := func(n *acl.Node, owner int32) {
+	count(&k.conf.Self)
+	for i := range k.conf.Peers {
+		count(&k.conf.Peers[i])
+	}
+	k.exact.init(n4, n6)
+	add := func(n *acl.Node, owner *peer) {
 		named := union(k.nodeSets[n.ID], k.anySets)
 		for _, a := range n.Addrs {
 			a = a.Unmap()
@@ -325,9 +334,9 @@ func (k *compiler) indexAddrs() {
 			k.exact.add(addrOf(a), owner, k.class(sets))
 		}
 	}
-	add(&k.conf.Self, noOwner)
+	add(&k.conf.Self, nil)
 	for i := range k.conf.Peers {
-		add(&k.conf.Peers[i], int32(i))
+		add(&k.conf.Peers[i], k.peers[i])
 	}
 }
 
@@ -344,71 +353,4 @@ func (k *compiler) class(sets []int32) int32 {
 		k.classes = append(k.classes, sets)
 	}
 	return id
-}
-
-// locate finds the place of a.
-func (s *snapshot) locate(a *addr) place {
-	if e := s.exact.get(a); e != nil {
-		at := place{owner: e.owner, kind: own, src: e.class - 1, dst: e.class - 1, hsrc: e.class - 1, hdst: e.class - 1}
-		if e.owner == noOwner {
-			at.kind, at.here = nobody, own
-		}
-		return at
-	}
-	if !a.martian() {
-		if at, ok := s.routes.Lookup(a.netip()); ok {
-			return at
-		}
-	}
-	return place{owner: noOwner}
-}
-
-// exactTable maps nodes' own addresses to their places, by open addressing at no more than half full. Only a
-// coordinator chooses its keys.
-type exactTable struct {
-	slots []exactSlot
-	mask  uint64
-}
-
-// exactSlot is kept small, for many must fit a cache: an own address has one class whatever it is used as.
-type exactSlot struct {
-	key   addr
-	owner int32 // noOwner is this node
-	class int32 // plus one: an empty slot has zero
-}
-
-func (t *exactTable) init(n int) {
-	size := 8
-	for size < 2*n {
-		size *= 2
-	}
-	t.slots, t.mask = make([]exactSlot, size), uint64(size-1)
-}
-
-func (a *addr) slot() uint64 {
-	h := (a.lo ^ a.hi*0x9e3779b97f4a7c15) * 0xd6e8feb86659fd93
-	return h ^ h>>32
-}
-
-// add keeps the first of two owners of an address.
-func (t *exactTable) add(a addr, owner, class int32) {
-	for i := a.slot() & t.mask; ; i = (i + 1) & t.mask {
-		switch s := &t.slots[i]; {
-		case s.class == 0:
-			*s = exactSlot{a, owner, class + 1}
-			return
-		case s.key == a:
-			return
-		}
-	}
-}
-
-// get returns nil for an address that is nobody's own. A table must be initialised.
-func (t *exactTable) get(a *addr) *exactSlot {
-	for i := a.slot() & t.mask; t.slots[i].class != 0; i = (i + 1) & t.mask {
-		if s := &t.slots[i]; s.key.lo == a.lo && s.key.hi == a.hi {
-			return s
-		}
-	}
-	return nil
 }

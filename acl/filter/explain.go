@@ -2,6 +2,7 @@ package filter
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -54,8 +55,8 @@ func (s *snapshot) who(a netip.Addr) string {
 	switch {
 	case at.here != nobody:
 		name, how = s.names[s.conf.Self.ID], at.here
-	case at.owner != noOwner:
-		name = s.names[s.peers[at.owner].id]
+	case at.owner != nil:
+		name = s.names[at.owner.id]
 	}
 	switch {
 	case name == "":
@@ -104,9 +105,9 @@ func (f *Filter) Flows(yield func(Flow) bool) {
 		sh := &f.shards[i]
 		batch = batch[:0]
 		sh.mu.Lock()
-		for _, fl := range sh.buckets {
-			for ; fl != nil; fl = fl.next {
-				batch = append(batch, fl.describe(base))
+		for g, tags := range sh.tags {
+			for m := tags & high; m != 0; m &= m - 1 {
+				batch = append(batch, sh.flows[g*8+bits.TrailingZeros64(m)>>3].describe(base, sh.revision))
 			}
 		}
 		sh.mu.Unlock() // before yield, which may take its time
@@ -118,9 +119,9 @@ func (f *Filter) Flows(yield func(Flow) bool) {
 	}
 }
 
-func (fl *flow) describe(base time.Time) Flow {
+func (fl *flow) describe(base time.Time, revision uint64) Flow {
 	d := Flow{Peer: fl.peer.id, Proto: fl.tuple.proto(), Inbound: fl.inbound, State: stateNames[fl.state], Rule: fl.rule,
-		Revision: fl.revision, Opened: base.Add(time.Duration(fl.opened)), Last: base.Add(time.Duration(fl.deadline - fl.idle())),
+		Revision: revision, Opened: base.Add(time.Duration(fl.opened)), Last: base.Add(time.Duration(fl.deadline - fl.idle())),
 		BytesIn: fl.bytes[theirs], BytesOut: fl.bytes[ours]}
 	d.Src, d.Dst = fl.addrPorts()
 	return d

@@ -26,7 +26,7 @@ type Config struct {
 
 // Options bound a filter's memory. Zero fields mean the defaults.
 type Options struct {
-	MaxFlows            int // 131,072, of some 250 bytes each; taken as they are needed
+	MaxFlows            int // 131,072, of some 300 bytes each; taken as they are needed
 	MaxFlowsPerPeer     int // 16,384
 	MaxFragments        int // datagrams in pieces: 1,024
 	MaxFragmentsPerPeer int // 64
@@ -155,7 +155,7 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 	for i := range f.shards {
 		sh := &f.shards[i]
 		sh.mu.Lock()
-		sh.sweep(len(sh.buckets), func(fl *flow) bool {
+		sh.sweep(len(sh.flows), func(fl *flow) bool {
 			if at >= fl.deadline {
 				f.release(fl.peer)
 				return true
@@ -163,14 +163,15 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 			if back && fl.expires != math.MaxInt64 {
 				fl.expires = math.MinInt64
 			}
-			v := f.current(fl, s, wall)
+			v := sh.current(fl, s, wall)
 			if v.Allow {
 				return false
 			}
-			cuts = append(cuts, fl.cut(v))
+			cuts = append(cuts, fl.cut(v, sh.revision))
 			f.release(fl.peer)
 			return true
 		})
+		sh.epoch, sh.revision = s.epoch, s.revision()
 		sh.mu.Unlock()
 	}
 	return cuts
@@ -202,8 +203,8 @@ func (f *Filter) warm(old, s *snapshot, wall int64) {
 // maxWarm is some 50 ms of compiling, counted in matches.
 const maxWarm = 1 << 18
 
-func (fl *flow) cut(why Verdict) Cut {
-	c := Cut{Peer: fl.peer.id, Proto: fl.tuple.proto(), Why: why, Rule: fl.rule, Revision: fl.revision}
+func (fl *flow) cut(why Verdict, revision uint64) Cut {
+	c := Cut{Peer: fl.peer.id, Proto: fl.tuple.proto(), Why: why, Rule: fl.rule, Revision: revision}
 	c.Src, c.Dst = fl.addrPorts()
 	if fl.tuple.proto() == protoTCP && fl.state < timeWait {
 		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
@@ -211,10 +212,11 @@ func (fl *flow) cut(why Verdict) Cut {
 	return c
 }
 
-// current says whether a flow is still admitted under s, judging it again if s is not what judged it last or time has
-// changed what is in force. A flow whose remote address has gone to another peer is not: the flow of one admits no other.
-func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
-	if fl.epoch == s.epoch && wall < fl.expires {
+// current says whether a flow is still admitted under s, judging it again if s is not what judged this shard last or
+// time has changed what is in force. A flow whose remote address has gone to another peer is not: the flow of one
+// admits no other.
+func (sh *shard) current(fl *flow, s *snapshot, wall int64) Verdict {
+	if sh.epoch == s.epoch && wall < fl.expires {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, back, port := fl.ends()
@@ -233,7 +235,7 @@ func (f *Filter) current(fl *flow, s *snapshot, wall int64) Verdict {
 	if !v.Allow {
 		return v
 	}
-	fl.epoch, fl.revision, fl.rule, fl.expires = s.epoch, s.conf.Revision, v.Rule, until
+	fl.rule, fl.expires = v.Rule, until
 	v.Reason = ByFlow
 	return v
 }
@@ -287,13 +289,13 @@ func (f *Filter) fragment(p *packet, now time.Time, d int) Verdict {
 
 // live reports whether a flow is there and admitted.
 func (f *Filter) live(t *tuple, now time.Time) bool {
-	h := t.hash(&f.seed)
+	h := t.name().hash(&f.seed)
 	sh := &f.shards[h>>(64-shardBits)]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s := f.snap.Load()
-	fl := sh.find(t, h)
-	return fl != nil && s.since(now) < fl.deadline && f.current(fl, s, now.UnixNano()).Allow
+	fl := sh.find(t.name(), h)
+	return fl != nil && s.since(now) < fl.deadline && sh.current(fl, s, now.UnixNano()).Allow
 }
 
 // whole judges a packet with a transport header. It reports whether it has counted the packet; a fragment it has not,
@@ -312,23 +314,22 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 			return f.snap.Load().owned(p, d, ICMPType), false
 		}
 	}
-	var t tuple
-	t.of(p, d)
-	h := t.hash(&f.seed)
+	n := nameOf(p, d)
+	h := n.hash(&f.seed)
 	sh := &f.shards[h>>(64-shardBits)]
 	sh.mu.Lock()
 	s := f.snap.Load() // under the lock, so that review comes either before this or after
 	at := s.since(now)
-	fl := sh.find(&t, h)
+	fl := sh.find(n, h)
 	var v Verdict
 	if fl != nil && at < fl.deadline && !(p.proto == protoTCP && fl.reopens(p, d)) {
-		v = f.onFlow(fl, p, s, now, d)
+		v = sh.onFlow(fl, p, s, now, d)
 		if v.Allow {
 			fl.deadline = at + fl.idle()
 			fl.bytes[d] += uint64(p.size)
 		}
 	} else {
-		v = f.onNew(sh, fl, &t, h, p, s, now, d)
+		v = f.onNew(sh, fl, n, h, p, s, now, d)
 	}
 	if !p.frag {
 		sh.passed[d][v.Reason]++
@@ -338,10 +339,10 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 }
 
 // onFlow judges a packet of a live flow, which moves on by it.
-func (f *Filter) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) Verdict {
+func (sh *shard) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) Verdict {
 	v := Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
-	if fl.epoch != s.epoch || fl.expires != math.MaxInt64 {
-		if v = f.current(fl, s, now.UnixNano()); !v.Allow {
+	if sh.epoch != s.epoch || fl.expires != math.MaxInt64 {
+		if v = sh.current(fl, s, now.UnixNano()); !v.Allow {
 			return v // Set or Tick will cut it
 		}
 	}
@@ -364,23 +365,45 @@ func (f *Filter) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) 
 }
 
 // onNew judges a packet without a live flow, and makes one if a rule admits it. A dead flow in its place goes.
-func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *snapshot, now time.Time, d int) Verdict {
+func (f *Filter) onNew(sh *shard, old *flow, n name, h uint64, p *packet, s *snapshot, now time.Time, d int) Verdict {
 	why := opens(p)
 	if why != ByRule && !(why == TCPNoFlow && d == theirs && p.flags&rst == 0) {
 		return s.owned(p, d, why)
 	}
 	v, owner, until := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+	at := s.since(now)
 	if why != ByRule {
-		return lost(v, owner, s.since(now))
+		return lost(v, owner, at)
 	}
 	if !v.Allow {
 		return v
 	}
-	if old != nil {
-		f.release(old.peer)
-		sh.remove(old)
+	fl := old
+	if fl == nil || fl.peer != owner { // otherwise its place is reserved already
+		if old != nil {
+			f.release(old.peer)
+			sh.remove(old)
+		}
+		if r := f.room(sh, owner, at); r != ByRule {
+			return Verdict{Reason: r, Peer: owner.id}
+		}
+		fl = sh.insert(n, h)
 	}
-	at := s.since(now)
+	fl.inbound, fl.state, fl.crossed = d == theirs, fresh, false
+	fl.peer, fl.rule, fl.expires, fl.opened = owner, v.Rule, until, at
+	fl.bytes[d], fl.bytes[1-d] = uint64(p.size), 0
+	if p.proto == protoTCP {
+		if fl.sides == nil {
+			sh.connect(fl)
+		}
+		fl.open(p, d)
+	}
+	fl.deadline = at + fl.idle()
+	return v
+}
+
+// room reserves a place for a flow of p, if need be after taking out dead ones.
+func (f *Filter) room(sh *shard, p *peer, at int64) Reason {
 	dead := func(fl *flow) bool {
 		if at < fl.deadline {
 			return false
@@ -388,25 +411,15 @@ func (f *Filter) onNew(sh *shard, old *flow, t *tuple, h uint64, p *packet, s *s
 		f.release(fl.peer)
 		return true
 	}
-	if 2*int(owner.flows.Load()) > f.opt.MaxFlowsPerPeer || 2*int(f.flows.Load()) > f.opt.MaxFlows {
-		sh.sweep(2, dead)
+	if 2*int(p.flows.Load()) > f.opt.MaxFlowsPerPeer || 2*int(f.flows.Load()) > f.opt.MaxFlows {
+		sh.sweep(8, dead)
 	}
-	if r := f.reserve(owner); r != ByRule {
-		sh.sweep(16, dead)
-		if r = f.reserve(owner); r != ByRule {
-			return Verdict{Reason: r, Peer: owner.id}
-		}
+	r := f.reserve(p)
+	if r != ByRule {
+		sh.sweep(64, dead)
+		r = f.reserve(p)
 	}
-	fl := sh.insert(t, h)
-	fl.inbound, fl.state, fl.crossed = d == theirs, fresh, false
-	fl.peer, fl.rule, fl.expires, fl.opened = owner, v.Rule, until, at
-	fl.epoch, fl.revision = s.epoch, s.conf.Revision
-	fl.bytes[d], fl.bytes[1-d] = uint64(p.size), 0
-	if p.proto == protoTCP {
-		fl.open(p, d)
-	}
-	fl.deadline = at + fl.idle()
-	return v
+	return r
 }
 
 // lost is the verdict on a segment of a peer for a connection that is not known here, as after a restart. v is what
@@ -497,18 +510,17 @@ func (f *Filter) related(p *packet, now time.Time, d int) Verdict {
 	if r != ByRule {
 		return Verdict{Reason: r}
 	}
-	var t tuple
-	t.of(&q, 1-d)
-	h := t.hash(&f.seed)
+	n := nameOf(&q, 1-d)
+	h := n.hash(&f.seed)
 	sh := &f.shards[h>>(64-shardBits)]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s = f.snap.Load()
-	fl := sh.find(&t, h)
+	fl := sh.find(n, h)
 	if fl == nil || s.since(now) >= fl.deadline || fl.peer.id != owner.id {
 		return Verdict{Reason: ICMPNoFlow, Peer: owner.id}
 	}
-	v := f.current(fl, s, now.UnixNano())
+	v := sh.current(fl, s, now.UnixNano())
 	if v.Allow {
 		v.Reason = Related
 	}

@@ -3,7 +3,6 @@ package filter
 import (
 	"math/bits"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
@@ -24,58 +23,84 @@ type tuple struct {
 	rest uint64
 }
 
-// Words that were just written must be read back one by one: a wider read, as of a struct copied or compared whole,
-// stalls the processor for longer than all else that is done to a packet. So the next three go word by word.
+func (t *tuple) name() name { return name{&t.local, &t.remote, t.rest} }
 
-func (t *tuple) set(local, remote *addr, rest uint64) {
-	t.local.hi, t.local.lo = local.hi, local.lo
-	t.remote.hi, t.remote.lo = remote.hi, remote.lo
-	t.rest = rest
+// name is a tuple whose addresses are read where they lie, in a packet or in a flow. They go word by word: a wider read
+// of words that were just written, as of a struct copied or compared whole, stalls the processor for longer than all
+// else that is done to a packet.
+type name struct {
+	local, remote *addr
+	rest          uint64
 }
 
-func (t *tuple) equal(u *tuple) bool {
-	return t.remote.lo == u.remote.lo && t.rest == u.rest && t.local.lo == u.local.lo &&
-		t.remote.hi == u.remote.hi && t.local.hi == u.local.hi
+// nameOf is the name of p's flow when p goes in direction d.
+func nameOf(p *packet, d int) name {
+	asks := uint64(0)
+	if p.icmp != icmpOther {
+		asks = p.asks(d) << 8
+	}
+	if d == theirs {
+		return name{&p.dst, &p.src, uint64(p.dport)<<48 | uint64(p.sport)<<32 | uint64(p.proto) | asks}
+	}
+	return name{&p.src, &p.dst, uint64(p.sport)<<48 | uint64(p.dport)<<32 | uint64(p.proto) | asks}
 }
 
-func (t *tuple) hash(k *seed) uint64 {
-	a, b := bits.Mul64(t.local.lo^k[0], t.remote.lo^k[1])
-	c, d := bits.Mul64(t.local.hi^bits.RotateLeft64(t.remote.hi, 29)^k[2], t.rest^k[3])
-	a, b = bits.Mul64(a^b^k[3], c^d^k[0])
-	return a ^ b
+// asks is who asks, plus one, if p is an echo.
+func (p *packet) asks(d int) uint64 {
+	if p.icmp == icmpReply {
+		d = 1 - d
+	}
+	return uint64(d) + 1
 }
 
-func restOf(lport, rport uint16, asks, proto uint8) uint64 {
-	return uint64(lport)<<48 | uint64(rport)<<32 | uint64(asks)<<8 | uint64(proto)
+func (n name) to(t *tuple) {
+	t.local.hi, t.local.lo = n.local.hi, n.local.lo
+	t.remote.hi, t.remote.lo = n.remote.hi, n.remote.lo
+	t.rest = n.rest
 }
+
+func (n name) is(t *tuple) bool {
+	return t.remote.lo == n.remote.lo && t.rest == n.rest && t.local.lo == n.local.lo &&
+		t.remote.hi == n.remote.hi && t.local.hi == n.local.hi
+}
+
+func (n name) hash(k *seed) uint64 {
+	a, b := bits.Mul64(n.local.lo^k[0], n.remote.lo^k[1])
+	c, d := bits.Mul64(n.local.hi^bits.RotateLeft64(n.remote.hi, 29)^k[2], n.rest^k[3])
+	return a ^ b ^ bits.RotateLeft64(c^d, 32)
+}
+
+// seed keeps others from choosing tuples that fall into one place of the table.
+type seed [4]uint64
 
 func (t *tuple) lport() uint16 { return uint16(t.rest >> 48) }
 func (t *tuple) rport() uint16 { return uint16(t.rest >> 32) }
 func (t *tuple) proto() uint8  { return uint8(t.rest) }
 
-// flow is what a rule admitted. All of it is under its shard's lock. It fills three cache lines: what a search reads,
-// what a verdict needs, and what is TCP's alone.
+// flow is what a rule admitted. All of it is under its shard's lock. It fills two cache lines: what a search and most
+// of a verdict read, and the rest; what is TCP's alone lies elsewhere.
 type flow struct {
-	next     *flow
-	hash     uint32
+	tuple    tuple
+	deadline int64 // ns since snapshot.base, as is opened: the last packet and idle()
+	peer     *peer
 	inbound  bool // opened by the peer
 	state    state
 	loose    bool
 	crossed  bool
-	tuple    tuple
-	deadline int64 // ns since snapshot.base, as is opened: the last packet and idle()
+	hash     uint32
 
-	peer      *peer
 	rule      *acl.Rule
 	expires   int64 // when it must be judged again, Unix ns
 	opened    int64
 	bytes     [2]uint64
-	revision  uint64 // of the snapshot that judged it last
-	epoch     uint32 // and its epoch
 	challenge uint32
-
-	side [2]tcpSide
+	_         [4]byte
+	*sides    // of TCP
+	_         [8]byte
 }
+
+// sides are those of a TCP connection, by who it is.
+type sides struct{ side [2]tcpSide }
 
 func (f *flow) opener() int {
 	if f.inbound {
@@ -126,116 +151,4 @@ var idleTimes = [stateCount]int64{
 	closing:     int64(1 * time.Hour),
 	timeWait:    int64(1 * time.Minute),
 	closed_:     int64(10 * time.Second),
-}
-
-// of makes t the name of p's flow when p goes in direction d.
-func (t *tuple) of(p *packet, d int) {
-	asks := uint8(0)
-	if p.proto == protoICMP || p.proto == protoICMPv6 {
-		asks = uint8(d) + 1
-		if p.icmp == icmpReply {
-			asks = uint8(1-d) + 1
-		}
-	}
-	if d == theirs {
-		t.set(&p.dst, &p.src, restOf(p.dport, p.sport, asks, p.proto))
-	} else {
-		t.set(&p.src, &p.dst, restOf(p.sport, p.dport, asks, p.proto))
-	}
-}
-
-const shardBits = 6
-
-// shard is a part of the flow table: a hash table with chains, whose flows come from chunks and return to a list.
-type shard struct {
-	mu      sync.Mutex
-	buckets []*flow // a power of two
-	free    *flow
-	n       int
-	hand    int                    // where the next partial sweep goes on
-	passed  [2][reasonCount]uint64 // counters of the packets that found the lock held anyway
-	_       [64]byte
-}
-
-// seed keeps others from choosing tuples that fall into one chain.
-type seed [4]uint64
-
-func (s *shard) find(t *tuple, hash uint64) *flow {
-	if len(s.buckets) == 0 {
-		return nil
-	}
-	for f := s.buckets[hash&uint64(len(s.buckets)-1)]; f != nil; f = f.next {
-		if f.hash == uint32(hash) && f.tuple.equal(t) {
-			return f
-		}
-	}
-	return nil
-}
-
-// insert returns a new flow, of which only the tuple is set: the rest may be that of an old one.
-func (s *shard) insert(t *tuple, hash uint64) *flow {
-	if 2*s.n >= len(s.buckets) {
-		s.grow()
-	}
-	if s.free == nil {
-		chunk := make([]flow, 32)
-		for i := range chunk[1:] {
-			chunk[i].next = &chunk[i+1]
-		}
-		s.free = &chunk[0]
-	}
-	f := s.free
-	s.free = f.next
-	at := &s.buckets[hash&uint64(len(s.buckets)-1)]
-	f.next, f.hash = *at, uint32(hash)
-	f.tuple.set(&t.local, &t.remote, t.rest)
-	*at = f
-	s.n++
-	return f
-}
-
-func (s *shard) grow() {
-	old := s.buckets
-	s.buckets = make([]*flow, max(16, 2*len(old)))
-	for _, f := range old {
-		for f != nil {
-			next := f.next
-			at := &s.buckets[f.hash&uint32(len(s.buckets)-1)]
-			f.next, *at = *at, f
-			f = next
-		}
-	}
-}
-
-// sweep goes through n buckets from the hand on and takes out each flow for which gone says so.
-func (s *shard) sweep(n int, gone func(*flow) bool) {
-	if n = min(n, len(s.buckets)); n == 0 {
-		return
-	}
-	for range n {
-		s.hand = (s.hand + 1) & (len(s.buckets) - 1)
-		for at := &s.buckets[s.hand]; *at != nil; {
-			if f := *at; gone(f) {
-				s.unlink(at)
-			} else {
-				at = &f.next
-			}
-		}
-	}
-}
-
-func (s *shard) unlink(at **flow) {
-	f := *at
-	*at = f.next
-	f.peer, f.rule, f.next = nil, nil, s.free
-	s.free = f
-	s.n--
-}
-
-func (s *shard) remove(f *flow) {
-	at := &s.buckets[f.hash&uint32(len(s.buckets)-1)]
-	for *at != f {
-		at = &(*at).next
-	}
-	s.unlink(at)
 }

@@ -56,7 +56,7 @@ func keyOf(p *packet, d int) fragKey {
 // first enters a datagram whose first fragment has verdict v, which allows it.
 func (t *fragments) first(p *packet, d int, v Verdict, owner *peer, epoch uint32, now int64) Verdict {
 	var flow tuple
-	flow.of(p, d)
+	nameOf(p, d).to(&flow)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expire(now)

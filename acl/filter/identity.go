@@ -22,43 +22,43 @@ func (s *snapshot) classify(src, dst *addr, d int) (owner *peer, at way, r Reaso
 	if s.conf == nil {
 		return nil, at, NoPolicy
 	}
-	if a, b := s.exact.get(src), s.exact.get(dst); a != nil && b != nil {
-		return s.between(a, b, d)
+	a, from := s.exact.get(src)
+	b, to := s.exact.get(dst)
+	if from < 0 || to < 0 {
+		return s.around(src, dst, d)
 	}
+	local, remote := a, b // the owners of a packet of ours
+	if owner = b; d == theirs {
+		local, remote, owner = b, a, a
+	}
+	switch {
+	case d == theirs && remote == nil, d == ours && local != nil:
+		return nil, at, SrcNotOwned
+	case d == theirs && local != nil, d == ours && remote == nil:
+		return owner, at, DstNotOwned
+	}
+	return owner, way{from, to}, ByRule
+}
+
+// around is classify when not both are nodes' own addresses.
+func (s *snapshot) around(src, dst *addr, d int) (owner *peer, at way, r Reason) {
 	from, to := s.locate(src), s.locate(dst)
 	if d == theirs {
 		switch {
-		case from.owner == noOwner:
+		case from.owner == nil:
 			return nil, at, SrcNotOwned
 		case to.here == nobody:
-			return s.peers[from.owner], at, DstNotOwned
+			return from.owner, at, DstNotOwned
 		}
-		return s.peers[from.owner], way{from.src, to.hdst}, ByRule
+		return from.owner, way{from.src, to.hdst}, ByRule
 	}
 	switch {
 	case from.here == nobody:
 		return nil, at, SrcNotOwned
-	case to.owner == noOwner:
+	case to.owner == nil:
 		return nil, at, DstNotOwned
 	}
-	return s.peers[to.owner], way{from.hsrc, to.dst}, ByRule
-}
-
-// between is classify for two nodes' own addresses, as most are.
-func (s *snapshot) between(src, dst *exactSlot, d int) (owner *peer, at way, r Reason) {
-	switch {
-	case (d == ours) != (src.owner == noOwner):
-		return nil, at, SrcNotOwned
-	case d == theirs && dst.owner != noOwner:
-		return s.peers[src.owner], at, DstNotOwned
-	case d == ours && dst.owner == noOwner:
-		return nil, at, DstNotOwned
-	case d == theirs:
-		owner = s.peers[src.owner]
-	default:
-		owner = s.peers[dst.owner]
-	}
-	return owner, way{src.class - 1, dst.class - 1}, ByRule
+	return to.owner, way{from.hsrc, to.dst}, ByRule
 }
 
 // admit judges a new flow by identity and rules, and says until when it need not be judged again.
@@ -100,8 +100,8 @@ func (f *Filter) Peer(addr netip.Addr) (acl.NodeID, bool) {
 	}
 	a := addrOf(addr.Unmap())
 	at := s.locate(&a)
-	if at.owner == noOwner {
+	if at.owner == nil {
 		return 0, false
 	}
-	return s.peers[at.owner].id, true
+	return at.owner.id, true
 }

@@ -3,6 +3,7 @@ package filter
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -33,10 +34,24 @@ func shut(rule int32) int32 { return -2 - rule }
 
 var closed = cell{noRule, noRule}
 
-// portTable splits the 65,536 ports into intervals: cells[i] is for first[i] up to first[i+1].
+// portTable splits the 65,536 ports into intervals, each with a cell. Where intervals begin is a set of bits, of which
+// only the words that are not zero are kept, and which interval a port is in is how many begin up to it: so it is found
+// in the same time whether there is one or are thousands.
+//
+//	port  = 4 bits: top[i] ─ 6 bits: of its bits ─ 6 bits: of the word's bits
 type portTable struct {
-	first []uint16
-	cells []cell
+	cells      []cell
+	*portIndex // nil if there is but one cell
+}
+
+type portIndex struct {
+	top   [16]portWord // a bit for each word that is kept; before counts those words
+	words []portWord   // a bit for each beginning; before counts those. The first is empty
+}
+
+type portWord struct {
+	bits   uint64
+	before int32 // set bits in all the words before this
 }
 
 type otherCell struct {
@@ -44,19 +59,40 @@ type otherCell struct {
 	cell
 }
 
+// rank counts the set bits up to the n-th.
+func (w *portWord) rank(n uint16) int { return int(w.before) + bits.OnesCount64(w.bits<<(63-n&63)) }
+
 func (t *portTable) at(port uint16) cell {
-	lo, hi := 0, len(t.first) // first[lo] <= port
-	for hi-lo > 1 {
-		if m := (lo + hi) / 2; t.first[m] <= port {
-			lo = m
-		} else {
-			hi = m
+	if t.portIndex == nil {
+		return t.cells[0]
+	}
+	top, word := &t.top[port>>12], port>>6&63
+	w := &t.words[top.rank(word)] // this port's word, or if there is none the last before it, of which all bits count
+	if top.bits>>word&1 == 0 {
+		port = 63
+	}
+	return t.cells[w.rank(port&63)-1]
+}
+
+// newPortTable makes one of the intervals that begin at first, in order, the first at 0.
+func newPortTable(first []int32, cells []cell) portTable {
+	t := portTable{cells: cells}
+	if len(cells) == 1 {
+		return t
+	}
+	t.portIndex = &portIndex{words: make([]portWord, 1, 1+len(cells))}
+	for i, port := range first {
+		word := &t.top[port>>12]
+		if bit := uint64(1) << (port >> 6 & 63); word.bits&bit == 0 {
+			word.bits |= bit
+			t.words = append(t.words, portWord{before: int32(i)})
 		}
+		t.words[len(t.words)-1].bits |= 1 << (port & 63)
 	}
-	if lo == len(t.cells) {
-		return closed
+	for i := range t.top[1:] {
+		t.top[i+1].before = t.top[i].before + int32(bits.OnesCount64(t.top[i].bits))
 	}
-	return t.cells[lo]
+	return t
 }
 
 // at finds the cell of a protocol and a destination port.
@@ -221,13 +257,13 @@ func (s *snapshot) ports(found []match, proto uint8) portTable {
 			accepts.paint(lo, hi, func(i int) { s.enter(&cells[i], st.match) })
 		}
 	}
-	t := portTable{first: []uint16{0}, cells: cells[:1]}
+	first, last := bounds[:1], cells[:1]
 	for i, c := range cells[1:] {
-		if c != t.cells[len(t.cells)-1] {
-			t.first, t.cells = append(t.first, uint16(bounds[i+1])), append(t.cells, c) // in place: never ahead of i
+		if c != last[len(last)-1] {
+			first, last = append(first, bounds[i+1]), append(last, c) // in place: never ahead of i
 		}
 	}
-	return t
+	return newPortTable(first, last)
 }
 
 // brush paints each cell once: next[i] leads to the first unpainted cell from i on.

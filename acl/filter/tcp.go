@@ -144,11 +144,7 @@ func (f *flow) segment(p *packet, d int) Reason {
 		}
 		return TCPState
 	}
-	if r := f.window(p, snd, rcv); r != ByFlow {
-		return r
-	}
-	f.advance(p, snd, rcv, opener)
-	return ByFlow
+	return f.stream(p, snd, rcv, opener)
 }
 
 // cross takes the SYN of side d, which crossed that of the other.
@@ -219,7 +215,8 @@ func (f *flow) early(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 	return TCPState
 }
 
-// window checks that a segment lies where its sender may send and acknowledges what was sent.
+// stream checks that a segment lies where its sender may send and acknowledges what was sent, and moves the windows,
+// and the state with them.
 //
 //	I    seq     <= the highest the receiver allows + its largest window
 //	II   seq+len >= the sender's end - the receiver's largest window
@@ -228,19 +225,49 @@ func (f *flow) early(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 //
 // The extra window in I is for senders that take the window of an old acknowledgment that was overtaken (gVisor does):
 // they overshoot by a little, and the receiver knows best what to do with it.
-func (f *flow) window(p *packet, snd, rcv *tcpSide) Reason {
+func (f *flow) stream(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 	end := p.seq + p.length()
 	if before(snd.maxEnd+rcv.maxWin, p.seq) || before(end, snd.end-rcv.maxWin-1) {
 		return TCPSeq
 	}
-	if p.flags&ackFlag == 0 || f.loose {
+	if p.flags&ackFlag != 0 && !f.loose && !(p.flags&rst != 0 && p.ack == 0) { // some stacks send RST+ACK without one
+		if before(rcv.end, p.ack) || before(p.ack, rcv.end-max(snd.maxWin, maxAckWindow)-1) {
+			return TCPSeq
+		}
+	}
+	if p.flags&rst != 0 {
+		// Only an RST at the very place ends the connection; any other gets a challenge (RFC 5961 section 3).
+		if p.seq == snd.end || p.seq == snd.whole || rcv.acks && p.seq == rcv.acked {
+			f.state = closed_
+		}
 		return ByFlow
 	}
-	if p.flags&rst != 0 && p.ack == 0 {
-		return ByFlow // some stacks send RST+ACK without an acknowledgment
+	win := uint32(p.win) << snd.scale
+	snd.maxWin = max(snd.maxWin, win)
+	if before(snd.end, end) {
+		snd.end = end
 	}
-	if before(rcv.end, p.ack) || before(p.ack, rcv.end-max(snd.maxWin, maxAckWindow)-1) {
-		return TCPSeq
+	if !before(snd.whole, p.seq) && before(snd.whole, end) {
+		snd.whole = end
+	}
+	if before(snd.maxEnd, end) {
+		rcv.maxWin += end - snd.maxEnd
+		snd.maxEnd = end
+	}
+	if !snd.acks || before(snd.acked, p.ack) {
+		snd.acked, snd.acks = p.ack, true
+		if before(rcv.whole, p.ack) && !before(rcv.end, p.ack) {
+			rcv.whole = p.ack
+		}
+	}
+	if edge := p.ack + max(win, 1); before(rcv.maxEnd, edge) {
+		rcv.maxEnd = edge
+	}
+	if p.flags&fin != 0 {
+		snd.fin, snd.finEnd = true, end
+	}
+	if f.state != established || p.flags&fin != 0 {
+		f.progress(snd, rcv, opener)
 	}
 	return ByFlow
 }
@@ -255,43 +282,6 @@ func (p *packet) length() uint32 {
 		n++
 	}
 	return n
-}
-
-// advance moves the windows, and the state with them.
-func (f *flow) advance(p *packet, snd, rcv *tcpSide, opener bool) {
-	end := p.seq + p.length()
-	if p.flags&rst != 0 {
-		// Only an RST at the very place ends the connection; any other gets a challenge (RFC 5961 section 3).
-		if p.seq == snd.end || p.seq == snd.whole || rcv.acks && p.seq == rcv.acked {
-			f.state = closed_
-		}
-		return
-	}
-	win := uint32(p.win) << snd.scale
-	snd.maxWin = max(snd.maxWin, win)
-	if before(snd.end, end) {
-		snd.end = end
-	}
-	if !before(snd.whole, p.seq) && before(snd.whole, end) {
-		snd.whole = end
-	}
-	if before(snd.maxEnd, end) {
-		rcv.maxWin += end - snd.maxEnd
-		snd.maxEnd = end
-	}
-	if p.flags&fin != 0 {
-		snd.fin, snd.finEnd = true, end
-	}
-	if !snd.acks || before(snd.acked, p.ack) {
-		snd.acked, snd.acks = p.ack, true
-		if before(rcv.whole, p.ack) && !before(rcv.end, p.ack) {
-			rcv.whole = p.ack
-		}
-	}
-	if edge := p.ack + max(win, 1); before(rcv.maxEnd, edge) {
-		rcv.maxEnd = edge
-	}
-	f.progress(snd, rcv, opener)
 }
 
 func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
