@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,12 @@ type ClientConfig struct {
 	Status func(up bool, err error)
 	// Gone, if set, is told that the relay has no such node: a hint, which a relay may withhold or invent.
 	Gone func(key.NodePublic)
+
+	// UDP is where the relay's UDP side may be, host:port; if empty, at the URLs' hosts and ports. It is used while pings
+	// of it are answered and not needed otherwise.
+	UDP []string
+	// ListenUDP opens the socket for it; one of any address and port if nil.
+	ListenUDP func() (net.PacketConn, error)
 
 	// Dial makes TCP connections; a net.Dialer's if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -80,6 +87,14 @@ type Client struct {
 	dialed chan dialResult // to the manager: at most one dial is under way
 	ended  chan *link      // to the manager: a link has ended
 
+	sock        atomic.Pointer[udpsock] // of the relay's UDP side, nil until it is needed
+	bond, prior atomic.Pointer[bond]    // of the current link, and of the one before
+	traffic     atomic.Int64            // the last packet to or from a node
+	lulled      atomic.Bool             // the manager wants to know of the next
+	offers      chan offer              // to the manager: likewise below
+	located     chan []netip.AddrPort
+	pongs       chan answered
+
 	recv   sync.Mutex // at most one Receive or Gone at a time
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -94,6 +109,9 @@ func newClient(cfg ClientConfig, t times) *Client {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{}).DialContext
 	}
+	if cfg.ListenUDP == nil {
+		cfg.ListenUDP = func() (net.PacketConn, error) { return net.ListenPacket("udp", ":0") }
+	}
 	if cfg.Proxy == nil {
 		cfg.Proxy = http.ProxyFromEnvironment
 	}
@@ -107,6 +125,10 @@ func newClient(cfg ClientConfig, t times) *Client {
 		stir:   make(chan struct{}, 1),
 		dialed: make(chan dialResult, 1),
 		ended:  make(chan *link),
+
+		offers:  make(chan offer),
+		located: make(chan []netip.AddrPort),
+		pongs:   make(chan answered, 8),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Add(1)
@@ -227,10 +249,16 @@ func (c *Client) write() {
 				return
 			}
 		}
-		if err := l.write(b); err != nil {
-			l.hangUp() // its reader tells the manager
-			failed = l
-			continue
+		if b.n > 1 || [key.Size]byte(b.bytes()) != [key.Size]byte{} {
+			c.busy()
+			c.sayUDP(b)
+		}
+		if b.n > 0 {
+			if err := l.write(b); err != nil {
+				l.hangUp() // its reader tells the manager
+				failed = l
+				continue
+			}
 		}
 		b.free()
 		b = nil

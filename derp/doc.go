@@ -37,7 +37,13 @@
 //	│ 4 │  drain: go elsewhere (relay to node)
 //	├───┤
 //	│ 5 │  welcome: from now on others reach the node here (relay to node, the first message, alone in it)
+//	├───┼─────────────┬──────────┐
+//	│ 6 │ 8 B session │ 32 B key │  relay to node: the session has a UDP side, too
+//	├───┼─────────────┴──────────┘
+//	│ 6 │  node to relay: send nothing by UDP
 //	└───┘
+//
+// Over UDP, on the same port, go the same packets in datagrams: see datagram.go. STUN is answered there as well.
 //
 // Anything else ends the connection. A WebSocket close (RFC 6455 section 7.4) says why in its code and in words.
 package derp

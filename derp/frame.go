@@ -16,6 +16,7 @@ const (
 	kindGone    = 3
 	kindDrain   = 4
 	kindWelcome = 5
+	kindUDP     = 6
 )
 
 // welcome is the first message of a relay.

@@ -26,8 +26,9 @@ type link struct {
 	sent     atomic.Int64 // the first since then, or zero
 	stirring atomic.Bool  // the manager looks at sent
 	draining atomic.Bool
-	pulse    pulse // the manager's
-	err      error // why the reader ended; read it after Client.ended
+	over     atomic.Bool // so is the session at the relay
+	pulse    pulse       // the manager's
+	err      error       // why the reader ended; read it after Client.ended
 
 	pkts [][]byte // the reader's
 }
@@ -56,6 +57,7 @@ func (l *link) write(b *block) error {
 func (l *link) read() {
 	defer l.c.wg.Done()
 	l.err = l.readAll()
+	l.over.Store(true)
 	l.hangUp()
 	select {
 	case l.c.ended <- l:
@@ -126,6 +128,7 @@ func (l *link) take(msg []byte) error {
 		}
 		msg = rest
 		if l.c.ctx.Err() == nil {
+			l.c.busy()
 			l.c.cfg.Receive(key.NodePublicFromRaw(from), l.pkts)
 		}
 	}
@@ -139,6 +142,11 @@ func (l *link) told(payload []byte) {
 		l.c.control(kindPong, payload[1:])
 	case payload[0] == kindGone && len(payload) == 1+key.Size && l.c.cfg.Gone != nil && l.c.ctx.Err() == nil:
 		l.c.cfg.Gone(key.NodePublicFromRaw([key.Size]byte(payload[1:])))
+	case payload[0] == kindUDP && len(payload) == 1+offerLen:
+		select {
+		case l.c.offers <- offer{l, [offerLen]byte(payload[1:])}:
+		case <-l.c.ctx.Done():
+		}
 	case payload[0] == kindDrain:
 		l.draining.Store(true)
 		l.c.poke(l.c.redial)

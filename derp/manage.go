@@ -39,6 +39,8 @@ type manager struct {
 	dialAt  time.Time // zero for never; likewise below
 	beatAt  time.Time
 	renewAt time.Time
+
+	udp udpSide
 }
 
 func (c *Client) manage() {
@@ -61,6 +63,14 @@ func (c *Client) manage() {
 			m.linkEnded(l, time.Now())
 		case <-c.stir:
 			m.beat(time.Now())
+			m.mindUDP(time.Now())
+		case o := <-c.offers:
+			m.offered(o, time.Now())
+		case a := <-c.located:
+			m.udp.addrs = a
+			m.mindUDP(time.Now())
+		case a := <-c.pongs:
+			m.answered(a, time.Now())
 		case <-timer.C:
 			m.tick(time.Now())
 		}
@@ -73,6 +83,9 @@ func (m *manager) stop() {
 		m.cancel()
 	}
 	m.cur.Store(nil)
+	if s := m.sock.Load(); s != nil {
+		s.pc.Close()
+	}
 	for l := range m.links {
 		l.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(100*time.Millisecond))
 		l.hangUp()
@@ -82,7 +95,7 @@ func (m *manager) stop() {
 // due is how long there is nothing to do by the clock.
 func (m *manager) due(now time.Time) time.Duration {
 	d := time.Hour
-	for _, t := range []time.Time{m.dialAt, m.beatAt, m.renewAt} {
+	for _, t := range []time.Time{m.dialAt, m.beatAt, m.renewAt, m.udp.at} {
 		if !t.IsZero() {
 			d = min(d, t.Sub(now))
 		}
@@ -104,6 +117,9 @@ func (m *manager) tick(now time.Time) {
 	if past(&m.beatAt) {
 		m.beat(now)
 	}
+	if past(&m.udp.at) {
+		m.mindUDP(now)
+	}
 	if past(&m.dialAt) {
 		m.dial()
 	}
@@ -111,6 +127,8 @@ func (m *manager) tick(now time.Time) {
 
 // wanted is a wish for a new link at once.
 func (m *manager) wanted(now time.Time) {
+	m.udp.lane.moved(m.since())
+	m.mindUDP(now)
 	if l := m.cur.Load(); l != nil && l.draining.Load() {
 		m.status(true, ErrDraining)
 	}
@@ -187,6 +205,7 @@ func (m *manager) adopt(r dialResult, now time.Time) {
 		m.q.clear()
 	}
 	m.cur.Store(l)
+	m.partUDP()
 	m.ticket, m.lost = r.ticket, nil
 	m.dialAt = time.Time{}
 	m.poke(m.wake)
@@ -207,6 +226,7 @@ func (m *manager) linkEnded(l *link, now time.Time) {
 		return
 	}
 	m.cur.Store(nil)
+	m.partUDP()
 	m.downAt, m.beatAt, m.renewAt = now, time.Time{}, time.Time{}
 	err := l.err
 	if m.lost != nil {

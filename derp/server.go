@@ -22,6 +22,8 @@ type ServerConfig struct {
 	Key   key.RelayPrivate
 	Trust []key.ControlPublic // whose tickets are good; nodes of one never reach nodes of another
 
+	UDP bool // ServeUDP will be called: nodes are offered the UDP side
+
 	MaxClients   int // 10,000
 	QueueBytes   int // for each client: 256 KiB of packets that wait, the oldest dropped first
 	QueuePackets int // for each client: 512
@@ -41,6 +43,7 @@ type Server struct {
 	last  time.Duration // between our goodbye and the end of the connection
 	up    websocket.Upgrader
 	mesh  map[key.ControlPublic]*mesh // never changes
+	twins twins
 
 	mu       sync.Mutex // before mesh.mu
 	replays  replays
@@ -70,6 +73,7 @@ type counters struct {
 	accepted, refused, replaced, kicked, expired, abused     atomic.Uint64
 	packetsIn, bytesIn, packetsOut, bytesOut                 atomic.Uint64
 	droppedQueue, droppedUrgent, droppedUnknown, droppedRate atomic.Uint64
+	udpIn, udpOut, forged                                    atomic.Uint64
 }
 
 // Stats counts what a server has done since it started.
@@ -89,6 +93,9 @@ type Stats struct {
 	DroppedUrgent  uint64 // of a full urgent queue, or of a sender's part in it
 	DroppedUnknown uint64 // to a key that is not here
 	DroppedRate    uint64 // above the sender's rate
+
+	UDPIn, UDPOut uint64 // packets of the above that came and went by UDP
+	Forged        uint64 // datagrams that claimed to be of a session and were not, or had come before
 }
 
 // NewServer makes a relay. Close ends it.
@@ -119,6 +126,9 @@ func NewServer(cfg ServerConfig) *Server {
 		},
 		replays: replays{max: 16 * cfg.MaxClients, maxPer: 64},
 		bars:    bars{max: 65536},
+	}
+	if cfg.UDP {
+		s.twins.m = map[uint64]*session{}
 	}
 	for _, c := range cfg.Trust {
 		s.mesh[c] = &mesh{nodes: map[key.NodePublic]*session{}}
@@ -423,5 +433,6 @@ func (s *Server) Stats() Stats {
 		PacketsIn: n.packetsIn.Load(), BytesIn: n.bytesIn.Load(), PacketsOut: n.packetsOut.Load(), BytesOut: n.bytesOut.Load(),
 		DroppedQueue: n.droppedQueue.Load(), DroppedUrgent: n.droppedUrgent.Load(),
 		DroppedUnknown: n.droppedUnknown.Load(), DroppedRate: n.droppedRate.Load(),
+		UDPIn: n.udpIn.Load(), UDPOut: n.udpOut.Load(), Forged: n.forged.Load(),
 	}
 }

@@ -50,6 +50,7 @@ type session struct {
 	ticket Ticket
 	ws     *websocket.Conn
 	raw    net.Conn // under ws
+	twin   *twin    // nil without UDP
 	q      queue
 	greet  bool          // the writer's: it has not said welcome
 	limit  *rate.Limiter // of bytes; nil for none
@@ -73,6 +74,7 @@ func newSession(s *Server, ws *websocket.Conn, t Ticket) *session {
 	ws.SetCloseHandler(func(int, string) error { return nil }) // end answers
 	ws.SetPongHandler(c.wsPing)
 	ws.SetPingHandler(c.wsPing)
+	s.twins.add(c)
 	return c
 }
 
@@ -112,6 +114,7 @@ func (c *session) run() {
 	c.mu.Lock()
 	why = c.ended
 	c.mu.Unlock()
+	c.s.twins.remove(c, why == endReplaced, time.Now())
 	c.s.count(why)
 	log.Debug().Int("code", why.code).Str("why", why.text).AnErr("error", err).Msg("relay client has gone")
 }
@@ -339,6 +342,10 @@ func (c *session) deliver(run []byte, n int, t *tally) {
 
 // asked handles what a node says to the relay itself.
 func (c *session) asked(payload []byte) *ending {
+	if len(payload) == 1 && payload[0] == kindUDP && c.twin != nil {
+		c.twin.setUse(0)
+		return nil
+	}
 	if len(payload) != 9 || payload[0] != kindPing {
 		return endControl
 	}
@@ -372,6 +379,9 @@ func (c *session) write() {
 		if c.say(welcome) != nil {
 			return
 		}
+		if c.twin != nil && c.say(appendPacket(nil, [key.Size]byte{}, append([]byte{kindUDP}, c.twin.offer[:]...))) != nil {
+			return
+		}
 	}
 	for {
 		b, last := c.q.pop()
@@ -380,6 +390,10 @@ func (c *session) write() {
 				c.sayGoodbye()
 			}
 			return
+		}
+		if c.sayUDP(b); b.n == 0 {
+			b.free()
+			continue
 		}
 		n, size := b.n, len(b.bytes())
 		err := c.say(b.bytes())

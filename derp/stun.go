@@ -2,7 +2,6 @@ package derp
 
 import (
 	"encoding/binary"
-	"errors"
 	"hash/maphash"
 	"net"
 	"net/netip"
@@ -18,28 +17,13 @@ const STUNGrowth = 24
 // ServeSTUN answers binding requests (RFC 8489) that arrive at pc with the address they came from, until pc is closed;
 // it then returns nil. What is not a binding request is ignored, and so are requests above a rate for their source.
 func ServeSTUN(pc net.PacketConn) error {
-	var (
-		s     = newSTUN()
-		buf   = make([]byte, maxSTUN+1)
-		start = time.Now()
-		fails int
-	)
-	for {
-		n, src, err := readFrom(pc, buf)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			if fails++; fails > 100 {
-				return err // some, an ICMP error brings about; a broken socket goes on
-			}
-			continue
+	s, start := newSTUN(), time.Now()
+	sock := &udpsock{pc: pc}
+	return sock.serve(func(req []byte, _ int, from netip.AddrPort) {
+		if answer := s.answer(req, from, time.Since(start)); answer != nil {
+			_ = writeTo(pc, answer, from) // asked again if it is lost
 		}
-		fails = 0
-		if answer := s.answer(buf[:n], src, time.Since(start)); answer != nil {
-			writeTo(pc, answer, src)
-		}
-	}
+	})
 }
 
 // readFrom and writeTo allocate nothing for a UDP socket.
@@ -55,12 +39,13 @@ func readFrom(pc net.PacketConn, b []byte) (int, netip.AddrPort, error) {
 	return n, src, err
 }
 
-func writeTo(pc net.PacketConn, b []byte, dst netip.AddrPort) {
+func writeTo(pc net.PacketConn, b []byte, dst netip.AddrPort) error {
 	if u, ok := pc.(*net.UDPConn); ok {
-		u.WriteToUDPAddrPort(b, dst)
-		return
+		_, err := u.WriteToUDPAddrPort(b, dst)
+		return err
 	}
-	pc.WriteTo(b, net.UDPAddrFromAddrPort(dst))
+	_, err := pc.WriteTo(b, net.UDPAddrFromAddrPort(dst))
+	return err
 }
 
 const (

@@ -126,7 +126,7 @@ func (m *mesh) start() {
 	must(err)
 	st, err := store.OpenSQLite(filepath.Join(m.dir, "coordinator.db"))
 	must(err)
-	rel := derp.NewServer(derp.ServerConfig{Key: m.relay, Trust: []key.ControlPublic{key.PublicOf(m.control)}, Log: m.logs.logger("relay")})
+	rel := derp.NewServer(derp.ServerConfig{Key: m.relay, Trust: []key.ControlPublic{key.PublicOf(m.control)}, UDP: true, Log: m.logs.logger("relay")})
 	srv, err := coordinator.New(coordinator.Config{
 		Store: st, Control: m.control, PolicyFile: m.policy, URLs: []string{"http://" + m.addr},
 		Relays: []wire.Relay{{ID: 1, Key: key.PublicOf(m.relay), URLs: []string{"http://" + m.addr}, STUN: []string{m.addr}}},
@@ -142,7 +142,7 @@ func (m *mesh) start() {
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = web.Serve(l) })
-	wg.Go(func() { _ = derp.ServeSTUN(pc) })
+	wg.Go(func() { _ = rel.ServeUDP(pc) })
 	wg.Go(func() { _ = srv.ServeAdmin(al) })
 	m.admin = coordinator.NewAdminClient(sock)
 	m.stop = func() {

@@ -32,7 +32,7 @@ func (a *app) relayCmd() *cobra.Command {
 		Use:   "relay",
 		Short: "Run a relay in the foreground",
 		Long: `Runs a relay in the foreground until it is interrupted: it carries packets between nodes that have no direct path, and
-answers STUN on the same port over UDP. It is blind: what it carries is encrypted end to end. It serves the nodes of the
+answers STUN. Nodes reach it over TCP, and over UDP on the same port where that gets through. It is blind: what it carries is encrypted end to end. It serves the nodes of the
 coordinators whose public keys it is given, and asks nobody; hedge coordinator --print-key prints such a key.
 
 When it has started it prints the line that hedge coordinator --relay takes. On SIGTERM it tells its nodes to go
@@ -101,7 +101,7 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	defer l.Close()
 	defer pc.Close()
 	urls, scheme := f.urls, "https"
-	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, MaxClients: f.maxClients, Log: part(log, "relay")})
+	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Log: part(log, "relay")})
 	defer s.Close()
 	if f.insecureHTTP {
 		scheme = "http"
@@ -123,7 +123,7 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return unlessClosed(web.Serve(l)) })
-	g.Go(func() error { return derp.ServeSTUN(pc) })
+	g.Go(func() error { return s.ServeUDP(pc) })
 	line := urls[0] + "#" + key.PublicOf(k).String()
 	if a.notify {
 		a.ready(map[string]any{"relay": line, "urls": urls})

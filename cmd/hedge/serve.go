@@ -25,7 +25,7 @@ import (
 //
 //	TCP ─ TLS ─ HTTP ─┬─ /relay ────────────────────── derp.Server
 //	                  └─ /control /healthz /readyz ─── coordinator.Server ── store (SQLite)
-//	UDP ── STUN                                             │
+//	UDP ── derp.Server, STUN                                │
 //	unix socket ── admin API ───────────────────────────────┘
 type mesh struct {
 	meshReady
@@ -99,7 +99,8 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 		return m, err
 	}
 	m.describe(c, l.Addr(), key.PublicOf(control), key.PublicOf(relayKey))
-	m.relay = derp.NewServer(derp.ServerConfig{Key: relayKey, Trust: []key.ControlPublic{key.PublicOf(control)}, Log: part(c.log, "relay")})
+	m.relay = derp.NewServer(derp.ServerConfig{Key: relayKey, Trust: []key.ControlPublic{key.PublicOf(control)}, UDP: true,
+		Log: part(c.log, "relay")})
 	relays := c.relays
 	if !c.noRelay {
 		relays = append([]wire.Relay{{ID: embeddedRelay, Key: key.PublicOf(relayKey), URLs: m.URLs, STUN: stunOf(m.URLs, port(pc.LocalAddr()))}}, relays...)
@@ -120,7 +121,7 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 	mux.Handle("/", m.server.Handler())
 	if !c.noRelay {
 		mux.Handle(derp.Path, m.relay)
-		m.serve("STUN", func() error { return derp.ServeSTUN(pc) })
+		m.serve("relay's UDP", func() error { return m.relay.ServeUDP(pc) })
 	}
 	m.stop = append(m.stop, m.http(l, mux))
 	return m, m.admin(c.dirs.adminSocket())

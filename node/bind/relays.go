@@ -67,11 +67,23 @@ func (r *relays) get(id uint16) *relayConn {
 		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
 		Status:  func(up bool, err error) { r.status(c, up, err) },
 		Dial:    (&net.Dialer{Control: b.markConn}).DialContext,
+		UDP:     rel.STUN, ListenUDP: b.listenRelay,
 	})
 	next := maps.Clone(old)
 	next[id] = c
 	r.conns.Store(&next)
 	return c
+}
+
+// listenRelay opens the socket for a relay's UDP side. It is not one of those that peers use: what a relay's clients
+// say to it there is not for the device.
+func (b *Bind) listenRelay() (net.PacketConn, error) {
+	addr := ":0"
+	if b.cfg.Loopback {
+		addr = "127.0.0.1:0"
+	}
+	lc := net.ListenConfig{Control: b.markConn}
+	return lc.ListenPacket(b.ctx, "udp", addr)
 }
 
 func (r *relays) status(c *relayConn, up bool, err error) {

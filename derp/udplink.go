@@ -1,0 +1,308 @@
+package derp
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"net/url"
+	"sync/atomic"
+	"time"
+)
+
+// bond is a client's UDP side of one session at the relay.
+type bond struct {
+	in   *unseal
+	l    *link
+	out  *seal
+	size atomic.Int32                   // of the longest datagram to send packets in; 0 for none
+	addr atomic.Pointer[netip.AddrPort] // the relay's
+
+	heard atomic.Int64 // as the lane's
+	sent  atomic.Int64
+	last  atomic.Int64
+	long  atomic.Int64
+}
+
+// offer is a relay's word that a link has a UDP side.
+type offer struct {
+	l      *link
+	secret [offerLen]byte
+}
+
+// answered is a pong.
+type answered struct {
+	b    *bond
+	sent time.Duration
+	size int
+}
+
+// udpSide is what the manager knows of the relay's UDP. The socket is opened with the first packet and kept: it is not
+// connected, so the system sends from whatever address the machine has now.
+type udpSide struct {
+	lane  lane
+	bond  *bond // of the current link, or nil
+	addrs []netip.AddrPort
+	addr  int
+	at    time.Time // when the lane wants to be asked; zero for never
+}
+
+// offered takes the UDP side of the current link.
+func (m *manager) offered(o offer, now time.Time) {
+	if m.cur.Load() != o.l {
+		return
+	}
+	b := &bond{l: o.l}
+	b.out, b.in = newSeals(o.secret, 0)
+	m.udp.bond = b
+	m.bond.Store(b)
+	m.udp.lane.renewed(m.since())
+	m.wg.Add(1)
+	go func() { // names may take long
+		defer m.wg.Done()
+		select {
+		case m.located <- locate(m.ctx, m.cfg.UDP, m.cfg.URLs):
+		case <-m.ctx.Done():
+		}
+	}()
+	m.mindUDP(now)
+}
+
+// partUDP leaves the UDP side, until the relay offers it anew. What is on its way by it still comes.
+func (m *manager) partUDP() {
+	if b := m.bond.Swap(nil); b != nil {
+		m.prior.Store(b)
+	}
+	m.udp.bond = nil
+}
+
+// locate finds the addresses of the relay's UDP side: those of hosts, or if there are none, of the URLs.
+func locate(ctx context.Context, hosts, urls []string) (addrs []netip.AddrPort) {
+	if len(hosts) == 0 {
+		for _, s := range urls {
+			u, err := url.Parse(s)
+			if err != nil {
+				continue
+			}
+			port := u.Port()
+			if port == "" {
+				port = map[string]string{"http": "80", "ws": "80"}[u.Scheme]
+			}
+			if port == "" {
+				port = "443"
+			}
+			hosts = append(hosts, net.JoinHostPort(u.Hostname(), port))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, h := range hosts {
+		if a, err := netip.ParseAddrPort(h); err == nil {
+			addrs = append(addrs, a)
+			continue
+		}
+		name, service, err := net.SplitHostPort(h)
+		if err != nil {
+			continue
+		}
+		port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
+		if err != nil {
+			continue
+		}
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		if err != nil {
+			continue // the WebSocket does without
+		}
+		for _, ip := range ips {
+			addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+		}
+	}
+	return addrs[:min(len(addrs), maxUDPAddrs)]
+}
+
+const maxUDPAddrs = 8 // of a relay, tried in turn
+
+// mindUDP does what the lane says.
+func (m *manager) mindUDP(now time.Time) {
+	u, b := &m.udp, m.udp.bond
+	u.at = time.Time{}
+	if b == nil || len(u.addrs) == 0 {
+		return
+	}
+	m.lulled.Store(false)
+	at := m.since()
+	for {
+		u.lane.traffic = time.Duration(m.traffic.Load())
+		u.lane.heard, u.lane.sent, u.lane.out = time.Duration(b.heard.Load()), time.Duration(b.sent.Load()), time.Duration(b.last.Load())
+		u.lane.long = int(b.long.Load())
+		a, next := u.lane.act(at)
+		b.size.Store(int32(u.lane.usable()))
+		switch {
+		case a.ping > 0:
+			m.pingUDP(b, a.ping, at)
+			continue
+		case a.stop:
+			m.control(kindUDP, nil)
+			if l := m.cur.Load(); l != nil {
+				l.ping() // is the network gone, or UDP only?
+			}
+			continue
+		case a.other:
+			u.addr++
+			continue
+		case next != 0:
+			u.at = now.Add(next - at)
+		case m.lulled.CompareAndSwap(false, true) && time.Duration(m.traffic.Load()) > u.lane.traffic:
+			m.lulled.Store(false) // a packet came meanwhile
+			continue
+		}
+		return
+	}
+}
+
+func (m *manager) pingUDP(b *bond, size int, at time.Duration) {
+	s := m.udpSocket()
+	if s == nil {
+		return
+	}
+	addr := m.udp.addrs[m.udp.addr%len(m.udp.addrs)]
+	if old := b.addr.Load(); old == nil || *old != addr {
+		b.addr.Store(&addr)
+	}
+	b.mark(at)
+	var echo [8]byte
+	binary.BigEndian.PutUint64(echo[:], uint64(at))
+	_ = writeTo(s.pc, b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.size), size), addr) // asked again if it is lost
+}
+
+// mark notes that something is sent.
+func (b *bond) mark(at time.Duration) {
+	b.last.Store(int64(at))
+	b.sent.CompareAndSwap(0, int64(at))
+}
+
+func (b *bond) longest(n int) {
+	if int64(n) > b.long.Load() {
+		b.long.Store(int64(n))
+	}
+}
+
+// answered takes a pong.
+func (m *manager) answered(a answered, now time.Time) {
+	if a.b != m.udp.bond {
+		return
+	}
+	m.udp.lane.long = int(a.b.long.Load())
+	if m.udp.lane.pong(m.since(), a.sent, a.size) {
+		a.b.sent.Store(0)
+		a.b.long.Store(0)
+	}
+	m.mindUDP(now)
+}
+
+// udpSocket opens the socket, once. Without one the WebSocket does.
+func (m *manager) udpSocket() *udpsock {
+	if s := m.sock.Load(); s != nil {
+		return s
+	}
+	pc, err := m.cfg.ListenUDP()
+	if err != nil {
+		return nil
+	}
+	s := newUDPSock(pc)
+	m.sock.Store(s)
+	r := &udpLink{c: m.Client, link: &link{c: m.Client}}
+	m.wg.Add(1)
+	go func() {
+		defer m.wg.Done()
+		_ = s.serve(r.take) // it ends with the client; if it breaks before, pings tell
+	}()
+	return s
+}
+
+// udpLink is the goroutine that reads the socket.
+type udpLink struct {
+	c    *Client
+	link *link // takes the packets
+	row  []byte
+}
+
+func (r *udpLink) take(run []byte, size int, _ netip.AddrPort) {
+	at := r.c.since()
+	for len(run) > 0 {
+		n := min(size, len(run))
+		r.datagram(run[:n], at)
+		run = run[n:]
+	}
+	if len(r.row) > 0 {
+		_ = r.link.take(r.row) // a relay that breaks the protocol here, is left when it does so on the WebSocket
+		r.row = r.row[:0]
+	}
+}
+
+func (r *udpLink) datagram(b []byte, at time.Duration) {
+	session, ok := datagramSession(b)
+	if !ok {
+		return
+	}
+	for _, p := range [...]*atomic.Pointer[bond]{&r.c.bond, &r.c.prior} {
+		bd := p.Load()
+		if bd == nil || bd.in.session != session {
+			continue
+		}
+		kind, body, _, ok := bd.in.open(b)
+		if !ok {
+			return
+		}
+		bd.heard.Store(int64(at))
+		switch kind {
+		case dgMessage:
+			r.row = append(r.row, body...)
+			bd.longest(len(b))
+		case dgPing: // a pong
+			if echo, _, ok := cutProbe(body); ok {
+				select {
+				case r.c.pongs <- answered{bd, time.Duration(binary.BigEndian.Uint64(echo[:])), len(b)}:
+				default:
+				}
+			}
+		}
+		return
+	}
+}
+
+// sayUDP sends what of a message may go by UDP now, and leaves the rest in it.
+func (c *Client) sayUDP(b *block) {
+	bd, sock := c.bond.Load(), c.sock.Load()
+	if bd == nil || sock == nil {
+		return
+	}
+	size, addr := int(bd.size.Load()), bd.addr.Load()
+	if size == 0 || addr == nil || bd.l.over.Load() {
+		return
+	}
+	bd.mark(c.since())
+	for row := b.bytes(); len(row) > 0; {
+		p, more, err := cutPacket(row)
+		if err != nil {
+			break // whole packets only are in a block
+		}
+		if n := len(p) + datagramOverhead; n <= size {
+			bd.longest(n)
+		}
+		row = more
+	}
+	rest, left, err := sock.sendRow(bd.out, *addr, size, b.bytes())
+	if err != nil {
+		bd.size.Store(0)
+	}
+	b.buf, b.n = b.buf[:b.off+len(rest)], left
+}
+
+// busy notes that packets of nodes pass, which wakes the lane.
+func (c *Client) busy() {
+	c.traffic.Store(int64(c.since()))
+	if c.lulled.CompareAndSwap(true, false) {
+		c.poke(c.stir)
+	}
+}
