@@ -14,6 +14,7 @@ require (
 	github.com/spf13/cobra v1.10.2 // the command line
 	github.com/spf13/pflag v1.0.9 // its flags, each with an environment twin
 	github.com/tailscale/hujson v0.0.0-20260727124030-b80ff77dac4f // the ACL file: JSON with comments, and their places
+	github.com/vishvananda/netlink v1.3.1 // addresses, routes and rules of the TUN interface
 	go.uber.org/goleak v1.3.0 // tests: every goroutine is waited for
 	golang.org/x/crypto v0.58.0 // NaCl secretbox, for path probes
 	golang.org/x/net v0.62.0 // sendmmsg and recvmmsg; tests: a SOCKS5 client
@@ -40,6 +41,7 @@ require (
 	github.com/pion/logging v0.2.4 // indirect
 	github.com/pion/transport/v4 v4.1.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/vishvananda/netns v0.0.5 // indirect
 	github.com/wlynxg/anet v0.0.5 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	golang.org/x/exp v0.0.0-20250711185948-6ae5c78190dc // indirect

@@ -1,0 +1,25 @@
+// Package ostun is a network interface of the operating system, as a tun.Device.
+//
+//	        sockets of any program ── routes ──▶ hedge0
+//	───────────────────────────────────┬──────────────────────────────────
+//	kernel                   TCP and UDP in segments of up to 64 KiB
+//	───────────────────────────────────┬──────────────────────────────────
+//	wireguard-go's driver     cut, Read(batch) ↓   Write(batch) ↑, joined
+//	Inject ── packets of our own ──────┘
+//
+// [Device.Set] says what the interface is to be: its addresses, what is routed to it, its MTU. What is to be done for
+// that is found by comparing, without I/O, and then done one step at a time (by netlink on Linux):
+//
+//	Set(Config) ── want ─┐
+//	     the system has ─┴─ plan ──▶ rules off, routes off, addresses off, MTU, up, addresses, routes, rules on
+//
+// The mesh's own prefixes are in the main table. Whatever else is routed here, subnets behind peers or an exit, is in a
+// table of its own behind two rules, so that networks this host is on stay as near as they were, and packets with
+// [Mark], WireGuard's own, never come back into the tunnel:
+//
+//	5200: from all lookup main suppress_prefixlength 0       what main knows better than by its default route
+//	5201: not from all fwmark 0x680000 lookup 26624+n        the rest, but for our own packets
+//
+// The rules are there only as long as such routes are. The kernel removes an interface with its addresses and routes as
+// soon as its process is gone, however that ended; rules it leaves, and the next Open removes those.
+package ostun

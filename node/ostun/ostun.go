@@ -1,0 +1,170 @@
+package ostun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// Device is an interface of the operating system. Its methods may be called from any goroutine, Read from one.
+type Device struct {
+	tun.Device // wireguard-go's driver
+	sys        system
+	name       string
+	events     chan tun.Event // nil where the driver's own are to be used
+
+	setting sync.Mutex // held while the interface changes
+	mtu     int
+	closed  bool
+
+	waiting atomic.Bool // there are packets in inject
+	mu      sync.Mutex
+	inject  [][]byte
+}
+
+// system is what an interface is set by.
+type system interface {
+	ipv6() bool           // whether this host has it
+	have() (state, error) // what the interface is now
+	do(op) error
+	close()
+}
+
+// Open makes the interface, without addresses and routes, and removes what an earlier process left behind. An empty name
+// is [DefaultName]. The error says what is missing to be permitted to.
+func Open(name string) (*Device, error) {
+	if name == "" {
+		name = DefaultName
+	}
+	d, err := open(name)
+	if err != nil {
+		return nil, err
+	}
+	if d.name, err = d.Device.Name(); err != nil {
+		_ = d.Device.Close()
+		return nil, fmt.Errorf("network interface %s: %w", name, err)
+	}
+	return d, nil
+}
+
+// Set makes the interface what c says. After an error it is in between; Set may be called again.
+func (d *Device) Set(c Config) error {
+	d.setting.Lock()
+	defer d.setting.Unlock()
+	if d.closed {
+		return os.ErrClosed
+	}
+	w, err := want(c, d.sys.ipv6())
+	if err != nil {
+		return err
+	}
+	if err := d.become(w); err != nil {
+		return err
+	}
+	if d.mtu != w.mtu && d.events != nil {
+		select {
+		case d.events <- tun.EventMTUUpdate:
+		default: // one that says the same is waiting
+		}
+	}
+	d.mtu = w.mtu
+	return nil
+}
+
+func (d *Device) become(w state) error {
+	have, err := d.sys.have()
+	if err != nil {
+		return fmt.Errorf("network interface %s: %w", d.name, err)
+	}
+	for _, o := range plan(have, w) {
+		if err := d.sys.do(o); err != nil {
+			return fmt.Errorf("network interface %s: %v: %w", d.name, o, err)
+		}
+	}
+	return nil
+}
+
+// Events implements tun.Device.
+func (d *Device) Events() <-chan tun.Event {
+	if d.events == nil {
+		return d.Device.Events()
+	}
+	return d.events
+}
+
+// Close takes away all that was set, and the interface.
+func (d *Device) Close() error {
+	d.setting.Lock()
+	defer d.setting.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	err := d.become(state{}) // the rules above all: the rest goes with the interface, unless it was made to stay
+	d.sys.close()
+	err = errors.Join(err, d.Device.Close())
+	if d.events != nil {
+		close(d.events)
+	}
+	return err
+}
+
+// maxInject bounds the packets that wait for Read.
+const maxInject = 1024
+
+// Inject makes Read return packets that the kernel has not sent, copied. Those that do not fit are lost.
+func (d *Device) Inject(pkts [][]byte) {
+	f := d.File()
+	if f == nil {
+		return // no way to wake Read here
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range pkts {
+		if len(d.inject) < maxInject {
+			d.inject = append(d.inject, append([]byte(nil), p...))
+		}
+	}
+	d.waiting.Store(len(d.inject) > 0)
+	_ = f.SetReadDeadline(time.Unix(1, 0)) // wakes it
+}
+
+// Read implements tun.Device.
+func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	for {
+		if d.waiting.Load() {
+			return d.injected(bufs, sizes, offset), nil
+		}
+		n, err := d.Device.Read(bufs, sizes, offset)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		d.mu.Lock()
+		if len(d.inject) == 0 {
+			_ = d.File().SetReadDeadline(time.Time{})
+		}
+		d.mu.Unlock()
+	}
+}
+
+// injected gives what Inject has left.
+func (d *Device) injected(bufs [][]byte, sizes []int, offset int) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for n < len(d.inject) && n < len(bufs) {
+		sizes[n] = copy(bufs[n][offset:], d.inject[n])
+		n++
+	}
+	d.inject = d.inject[n:]
+	if len(d.inject) == 0 {
+		d.inject = nil
+		d.waiting.Store(false)
+		_ = d.File().SetReadDeadline(time.Time{})
+	}
+	return n
+}
