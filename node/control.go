@@ -142,7 +142,7 @@ func (c *control) refused(r *wire.Refused) int {
 // connect is one connection, from its dialling to its end. It reports whether the coordinator said anything, and why it ended.
 func (c *control) connect(ctx context.Context) (heard bool, err error) {
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	conn, err := wire.Dial(dctx, wire.DialConfig{URLs: c.id.urls, Pin: c.id.pin, Machine: c.id.machine})
+	conn, err := wire.Dial(dctx, wire.DialConfig{URLs: c.id.urls, Pin: c.id.pin, Machine: c.id.machine, NetDial: c.bind.Dial})
 	cancel()
 	if err != nil {
 		return false, err

@@ -229,12 +229,12 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 		r.How, r.RTT, r.Path = "path", Seconds(rtt), pathOf(path)
 		return r, nil
 	}
-	if n.stack == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return r, &UnreachableError{Dst: p.Name, Timeout: true, Err: n.silent(r.Addr)}
 	}
 	ictx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	rtt, ierr := n.stack.Ping(ictx, r.Addr)
+	rtt, ierr := n.ping(ictx, r.Addr)
 	if ierr != nil {
 		return r, &UnreachableError{Dst: p.Name, Timeout: true, Err: n.silent(r.Addr)}
 	}

@@ -30,7 +30,7 @@ type enforcer struct {
 	bind   *bind.Bind
 	wg     *device.Device
 	tun    *tunnel
-	addrs  func([]netip.Addr) error // of the stack; nil for a host's device
+	shape  func(*wire.Map) error // of the device: addresses and routes
 	log    zerolog.Logger
 	news   func() // what is enforced has changed; called with mu held
 
@@ -82,10 +82,8 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if e.addrs != nil {
-		if err := e.addrs(m.Self.Addrs); err != nil {
-			return fmt.Errorf("set own addresses: %w", err)
-		}
+	if err := e.shape(m); err != nil {
+		return fmt.Errorf("set own addresses: %w", err)
 	}
 	cuts := e.filter.Set(p.filter, now)
 	if m = e.ticketed(m); len(m.Ticket.Signed) > 0 {

@@ -39,7 +39,7 @@ func (n *Node) Listen(network, hostport string) (net.Listener, error) {
 		return nil, err
 	}
 	if n.stack == nil {
-		return net.Listen(network, at.String())
+		return n.listenHost(network, at)
 	}
 	return n.stack.ListenTCP(at)
 }
@@ -51,13 +51,15 @@ func (n *Node) ListenPacket(network, hostport string) (net.PacketConn, error) {
 		return nil, err
 	}
 	if n.stack == nil {
+		if at.Addr().IsUnspecified() {
+			return nil, fmt.Errorf("listen on %s: on the host's interface there is one socket for each address; use udp4 or udp6, or name an address", hostport)
+		}
 		return net.ListenPacket(network, at.String())
 	}
 	return n.stack.ListenUDP(at)
 }
 
-// listenAddr reads an address to listen on: one of this node's, or all of them. On a host's device all of them would
-// be all of the host's, so there one must be named.
+// listenAddr reads an address to listen on: one of this node's, or, unspecified, all of them.
 func (n *Node) listenAddr(proto, network, hostport string) (netip.AddrPort, error) {
 	family, err := familyOf(proto, network)
 	if err != nil {
@@ -68,7 +70,7 @@ func (n *Node) listenAddr(proto, network, hostport string) (netip.AddrPort, erro
 		return netip.AddrPort{}, err
 	}
 	self := n.Addrs()
-	if host == "" && n.stack != nil {
+	if host == "" {
 		switch family {
 		case 4, 6:
 			for _, a := range self {

@@ -30,6 +30,7 @@ import (
 	"github.com/hedge-mesh/hedge/netstack"
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/ostun"
 	"github.com/hedge-mesh/hedge/node/proxy"
 )
 
@@ -58,8 +59,15 @@ type Config struct {
 	Socket string
 	// Port is the UDP port for WireGuard and path probes; 0 takes any.
 	Port uint16
-	// Tun is the host's device, instead of the stack of our own: then Dial, Listen, Inbound and Proxy use the host's.
-	Tun tun.Device
+	// TUN is [TUNOn] for an interface of the operating system through which all programs of this host reach the mesh,
+	// and peers whatever listens here; [TUNAuto] for one if it can be made; [TUNOff] or empty for a stack inside the
+	// process. With an interface Dial, Listen and Proxy use the host's sockets, and Inbound must be [Loopback], since
+	// what the policy lets in is the host's to take.
+	TUN string
+	// TUNName is the interface's name, ostun.DefaultName if empty.
+	TUNName string
+	// Device is an interface made elsewhere, as on phones; whoever made it gives it addresses and routes.
+	Device tun.Device
 	// Version is the software's version as Status and the coordinator show it.
 	Version string
 	// LoopbackOnly keeps WireGuard and path probes to loopback addresses, for several nodes on one machine.
@@ -103,6 +111,8 @@ type Node struct {
 	filter  *filter.Filter
 	bind    *bind.Bind
 	stack   *netstack.Stack // nil on a host's device
+	host    host            // nil but on one that we have made
+	about   Device
 	tun     *tunnel
 	wg      *device.Device
 	enforce *enforcer
@@ -241,15 +251,19 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		return fmt.Errorf("open UDP port %d: %w", n.cfg.Port, err)
 	}
 	n.control.bind = n.bind
-	inner, addrs := n.cfg.Tun, (func([]netip.Addr) error)(nil)
-	if inner == nil {
-		if n.stack, err = netstack.New(netstack.Options{Accept: n.accept}); err != nil {
-			return err
-		}
-		inner, addrs = n.stack, n.stack.SetAddrs
+	inner, err := n.makeDevice()
+	if err != nil {
+		return err
 	}
+	if n.host != nil {
+		if err := n.bind.SetMark(ostun.Mark); err != nil {
+			n.log.Warn().Err(err).Msg("the tunnel's own packets cannot be marked")
+		}
+	}
+	n.log.Info().Str("kind", n.about.Kind).Str("name", n.about.Name).Str("why", n.about.Why).Msg("device")
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
+	n.tun.lost = n.lostDevice
 	n.wg = device.NewDevice(n.tun, newOnceBind(n.bind), wgLogger(n.log))
 	n.wg.DisableSomeRoamingForBrokenMobileSemantics() // an endpoint is a peer, by whatever path: none is better than it
 	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
@@ -259,7 +273,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		return fmt.Errorf("start WireGuard: %w", err)
 	}
 	n.enforce = &enforcer{
-		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, addrs: addrs, log: n.log,
+		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, shape: n.shape, log: n.log,
 		news: n.news.tell, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})

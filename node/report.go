@@ -34,6 +34,11 @@ func (n *Node) Status() Status {
 			TxBytes: n.tun.tx.bytes.Load(), TxPackets: n.tun.tx.packets.Load(), TxDenied: n.tun.tx.denied.Load(),
 		},
 	}
+	s.Device = n.about
+	s.Device.MTU, _ = n.tun.MTU()
+	if n.stack == nil {
+		s.Inbound = "host"
+	}
 	if n.proxyAt.IsValid() {
 		s.Proxy = n.proxyAt.String()
 	}

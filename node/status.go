@@ -62,7 +62,8 @@ type Status struct {
 	Control  Control      `json:"coordinator"`          //
 	Relay    Relay        `json:"relay"`                // this node's home relay
 	Listen   []string     `json:"endpoints"`            // where peers may reach this node directly
-	Inbound  string       `json:"inbound"`              // "off", "loopback", "handler"
+	Device   Device       `json:"device"`               // how programs of this host reach the mesh
+	Inbound  string       `json:"inbound"`              // "off", "loopback", "handler"; "host" on an interface of the host
 	Proxy    string       `json:"proxy,omitempty"`      // "127.0.0.1:1055": SOCKS5 and HTTP
 	Traffic  Traffic      `json:"traffic"`              //
 	Peers    []Peer       `json:"peers"`                // sorted by name
@@ -91,6 +92,20 @@ type Control struct {
 type Relay struct {
 	ID  uint16 `json:"id,omitempty"`
 	URL string `json:"url,omitempty"`
+}
+
+// Kinds of [Device].
+const (
+	DeviceTUN      = "tun"      // an interface of the host: any program
+	DeviceNetstack = "netstack" // a stack inside the process: by Proxy
+)
+
+// Device is what joins the programs of this host to the mesh.
+type Device struct {
+	Kind string `json:"kind"`           // DeviceTUN or DeviceNetstack
+	Name string `json:"name,omitempty"` // of the interface
+	MTU  int    `json:"mtu"`            // bytes
+	Why  string `json:"why"`            // it is that and not the other
 }
 
 // Traffic counts packets and bytes inside the tunnel since the start, and those that the policy stopped.

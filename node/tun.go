@@ -23,6 +23,7 @@ type tunnel struct {
 	tun.Device
 	filter *filter.Filter
 	own    own
+	lost   func(error) // the device is gone, and not because it was closed; may be nil
 
 	rx, tx tally
 
@@ -54,6 +55,9 @@ func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.Device.Read(bufs, sizes, offset)
 	if n == 0 {
+		if err != nil && t.lost != nil {
+			t.lost(err)
+		}
 		return n, err
 	}
 	now := time.Now()

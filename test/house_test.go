@@ -69,7 +69,7 @@ var mayImport = map[string][]string{
 	"coordinator/wire":  {"acl", "node/key"},
 	"coordinator":       {"acl", "coordinator/wire", "coordinator/store", "derp", "node/key"},
 	"node":              {"acl", "acl/filter", "coordinator/wire", "derp", "netstack", "node/bind", "node/ostun", "node/path", "node/key", "node/proxy"},
-	"cmd/hedge":         {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key", "node/path"},
+	"cmd/hedge":         {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key", "node/ostun", "node/path"},
 	"test":              {},
 	"test/bench":        {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key"},
 	"test/lab":          {},

@@ -219,11 +219,9 @@ func (m *mesh) await(h *lab.Host, verb, what string) (word string) {
 func (m *mesh) hedge(h *lab.Host, args ...string) (out string, code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := h.Command(ctx, m.bin, args...)
-	cmd.Env = append(os.Environ(), "HEDGE_STATE_DIR="+m.state(h), "HEDGE_LOG_LEVEL=debug")
+	cmd := m.command(ctx, h, m.bin, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second // a daemon that it leaves behind must not hold our pipes
 	err = cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
@@ -232,6 +230,14 @@ func (m *mesh) hedge(h *lab.Host, args ...string) (out string, code int, err err
 		err = fmt.Errorf("hedge %s: %w\n%s%s", strings.Join(args, " "), err, stdout.Bytes(), stderr.Bytes())
 	}
 	return stdout.String(), cmd.ProcessState.ExitCode(), err
+}
+
+// command is a program on a host that uses the host's state.
+func (m *mesh) command(ctx context.Context, h *lab.Host, name string, args ...string) *exec.Cmd {
+	cmd := h.Command(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "HEDGE_STATE_DIR="+m.state(h), "HEDGE_LOG_LEVEL=debug")
+	cmd.WaitDelay = time.Second // a daemon that it leaves behind must not hold our pipes
+	return cmd
 }
 
 func (m *mesh) must(h *lab.Host, args ...string) string {
@@ -246,6 +252,12 @@ func (m *mesh) must(h *lab.Host, args ...string) string {
 // join makes a join key and brings the host's node up with it.
 func (m *mesh) join(h *lab.Host, owner ...string) {
 	m.t.Helper()
+	m.joinWith(h, nil, owner...)
+}
+
+// joinWith is join with more arguments for hedge up.
+func (m *mesh) joinWith(h *lab.Host, more []string, owner ...string) {
+	m.t.Helper()
 	var key struct {
 		Join string `json:"join"`
 	}
@@ -254,15 +266,21 @@ func (m *mesh) join(h *lab.Host, owner ...string) {
 		m.t.Fatalf("join-key create: %v\n%s", err, out)
 	}
 	m.joins = append(m.joins, key.Join)
-	m.must(h, "up", key.Join, "--name", h.Name)
+	m.must(h, append([]string{"up", key.Join, "--name", h.Name}, more...)...)
 }
 
 // serve answers HTTP on 127.0.0.1:port of the host: / with the marker, /stream with it for ever.
 func (m *mesh) serve(h *lab.Host, port int) {
 	m.t.Helper()
+	m.serveOn(h, "127.0.0.1", port)
+}
+
+// serveOn is serve on another address of the host, on all of them for none.
+func (m *mesh) serveOn(h *lab.Host, addr string, port int) {
+	m.t.Helper()
 	var ln net.Listener
 	if err := h.Do(func() (err error) {
-		ln, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		ln, err = net.Listen("tcp", fmt.Sprintf("%s:%d", addr, port))
 		return err
 	}); err != nil {
 		m.t.Fatal(err)

@@ -11,11 +11,13 @@ import (
 
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/node"
+	"github.com/hedge-mesh/hedge/node/ostun"
 )
 
 // nodeFlags are those of hedge node, which hedge up and hedge init hand on to it.
 type nodeFlags struct {
 	name, inbound, proxy string
+	tun, tunName         string
 	port                 uint16
 	timeout              time.Duration
 }
@@ -25,12 +27,16 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.inbound, "inbound", "on", "`on` hands connections that the policy allows to the same port of 127.0.0.1; off refuses all")
 	cmd.Flags().StringVar(&f.proxy, "proxy", node.DefaultProxy, "loopback `ADDR` of the SOCKS5 and HTTP proxy into the network; off for none")
 	cmd.Flags().Uint16Var(&f.port, "port", 0, "UDP `PORT` for WireGuard (default: any free one)")
+	cmd.Flags().StringVar(&f.tun, "tun", node.TUNOff, "let all programs of this host into the network, by an interface of its own: `auto` if that is permitted, on, off")
+	cmd.Flags().Lookup("tun").NoOptDefVal = node.TUNAuto
+	cmd.Flags().StringVar(&f.tunName, "tun-name", ostun.DefaultName, "`NAME` of that interface")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "`TIME` to wait for the coordinator when joining")
 }
 
 // args are the flags for another process.
 func (f *nodeFlags) args(a *app) []string {
-	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--timeout", f.timeout.String(), "--log-level", a.logLevel}
+	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--timeout", f.timeout.String(), "--log-level", a.logLevel,
+		"--tun=" + f.tun, "--tun-name", f.tunName}
 	if f.name != "" {
 		args = append(args, "--name", f.name)
 	}
@@ -44,6 +50,15 @@ func (f *nodeFlags) check() error {
 	if f.inbound != "on" && f.inbound != "off" {
 		return usage(fmt.Errorf("--inbound %q is neither on nor off", f.inbound), "")
 	}
+	switch f.tun {
+	case node.TUNOff, node.TUNAuto, node.TUNOn:
+	default:
+		return usage(fmt.Errorf("--tun=%s is none of auto, on and off", f.tun), "")
+	}
+	if f.tun == node.TUNOn && f.inbound == "off" {
+		return usage(errors.New("--inbound off is for the stack inside the process: by an interface the host itself takes in what the policy allows"),
+			"leave one of them out; to take in nothing, let no rule name this node as a destination")
+	}
 	return nil
 }
 
@@ -56,8 +71,12 @@ func (a *app) nodeCmd() *cobra.Command {
 		Long: `Runs the node of this user in the foreground until it is interrupted, logging on stderr; for a service manager.
 hedge up does the same in the background.
 
-The first time it needs a join string, from --join-file (- for standard input) or from HEDGE_JOIN.`,
-		Example: "  hedge node --join-file join.txt\n  HEDGE_JOIN=hedge1-… hedge node --name web",
+The first time it needs a join string, from --join-file (- for standard input) or from HEDGE_JOIN.
+
+With --tun the host gets a network interface, so that any program reaches the network by its addresses, and peers reach
+what listens here on this node's address or on 0.0.0.0, as far as the policy allows. It takes root or CAP_NET_ADMIN;
+without, --tun (which is --tun=auto) does as if it were not there, and --tun=on fails.`,
+		Example: "  hedge node --join-file join.txt\n  HEDGE_JOIN=hedge1-… hedge node --name web\n  hedge node --tun=on",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			join, err := a.readJoin("", joinFile)
@@ -90,7 +109,7 @@ func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(
 		return err
 	}
 	cfg := node.Config{StateDir: d.node(), Socket: d.nodeSocket(), Join: join, Name: f.name, Proxy: f.proxy, Port: f.port,
-		Version: buildInfo().Version, Log: log.With().Str("part", "node").Logger()}
+		TUN: f.tun, TUNName: f.tunName, Version: buildInfo().Version, Log: log.With().Str("part", "node").Logger()}
 	if f.inbound == "on" {
 		cfg.Inbound = node.Loopback
 	}

@@ -60,6 +60,7 @@ func showStatus(w io.Writer, s node.Status, now time.Time) {
 	if s.Relay.ID != 0 {
 		row("relay", "%d %s", s.Relay.ID, s.Relay.URL)
 	}
+	row("device", "%s", showDevice(s.Device))
 	if s.Proxy != "" {
 		row("proxy", "%s (SOCKS5 and HTTP)", s.Proxy)
 	}
@@ -81,6 +82,14 @@ func showStatus(w io.Writer, s node.Status, now time.Time) {
 	}
 	fmt.Fprintln(w)
 	table(w, rows...)
+}
+
+// showDevice says how programs of this host reach the network, and why that way.
+func showDevice(d node.Device) string {
+	if d.Kind == node.DeviceTUN {
+		return fmt.Sprintf("interface %s, MTU %d: %s", d.Name, d.MTU, d.Why)
+	}
+	return fmt.Sprintf("%s, MTU %d: %s", d.Kind, d.MTU, d.Why)
 }
 
 func showControl(c node.Control, now time.Time) string {

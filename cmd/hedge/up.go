@@ -26,11 +26,14 @@ init or hedge admin join-key create printed; it is needed once, since the node k
 from --join-file (- for standard input) or HEDGE_JOIN, which keeps it out of the shell's history.
 
 Programs reach the network through the proxy it reports:
-  curl --socks5-hostname 127.0.0.1:1055 http://web.hedge.internal/`,
+  curl --socks5-hostname 127.0.0.1:1055 http://web.hedge.internal/
+
+With --tun they need no proxy: the host gets a network interface, if that is permitted; see hedge node --help.`,
 		Example: `  hedge up hedge1-…
   hedge up --join-file - < line.txt
   hedge up                        as the node it already is
-  hedge up --foreground           until Ctrl-C`,
+  hedge up --foreground           until Ctrl-C
+  sudo hedge up --tun             with an interface of the host's own`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
@@ -39,6 +42,9 @@ Programs reach the network through the proxy it reports:
 			var arg string
 			if len(args) == 1 {
 				arg = args[0]
+			}
+			if arg == node.TUNOn || arg == node.TUNOff || arg == node.TUNAuto {
+				return usage(fmt.Errorf("%q is not a line to join with", arg), "if it belongs to --tun, write --tun="+arg)
 			}
 			join, err := a.readJoin(arg, joinFile)
 			if err != nil {
@@ -170,6 +176,7 @@ func showUp(w io.Writer, r upReport) {
 		fmt.Fprintf(w, "  %-8s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	row("address", "%s", list(r.Addrs))
+	row("device", "%s", showDevice(r.Device))
 	if r.State != node.StateRunning {
 		row("state", "%s: %s", r.State, dash(r.Problem))
 	}

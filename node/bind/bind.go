@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type Bind struct {
 	endpoints  atomic.Pointer[[]netip.AddrPort]
 	home       atomic.Uint32
 	mark       atomic.Uint32
+	exclude    atomic.Pointer[[]netip.Prefix]
 	nat        atomic.Pointer[NAT]
 	around     atomic.Pointer[around]
 	pins       atomic.Pointer[map[netip.AddrPort]*extra] // addresses that packets go to by a socket of their own
@@ -120,6 +122,7 @@ func New(cfg Config) (*Bind, error) {
 	b.table.Store(&table{})
 	b.pins.Store(&map[netip.AddrPort]*extra{})
 	b.endpoints.Store(&[]netip.AddrPort{})
+	b.exclude.Store(&cfg.Exclude)
 	s4, s6, err := b.listen(cfg.Port)
 	if err != nil {
 		return nil, err
@@ -165,6 +168,29 @@ func (b *Bind) SetRelays(list []Relay) {
 		b.relays.set(slices.Clone(list))
 		b.stir()
 	}
+}
+
+// SetExclude replaces Config.Exclude.
+func (b *Bind) SetExclude(prefixes []netip.Prefix) {
+	if slices.Equal(*b.exclude.Load(), prefixes) {
+		return
+	}
+	p := slices.Clone(prefixes)
+	b.exclude.Store(&p)
+	select {
+	case b.moves <- struct{}{}: // look at the addresses again
+	default:
+	}
+}
+
+// Dial makes a connection beside the tunnel, which the device's firewall mark keeps out of it; names are looked up the
+// same way.
+func (b *Bind) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Control: b.markConn}
+	if b.mark.Load() != 0 {
+		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: b.markConn}).DialContext}
+	}
+	return d.DialContext(ctx, network, addr)
 }
 
 // SetTicket sets the ticket shown to relays from the next connection on. It is kept.

@@ -18,6 +18,7 @@ type netmon struct {
 	stop     func()       // of the watch; nil without one
 	addrs    []netip.Addr // those to offer, sorted
 	all      []netip.Addr
+	exclude  *[]netip.Prefix // as of the last poll
 	loopback bool
 }
 
@@ -72,9 +73,11 @@ func (n *netmon) poll(l *loop) (changed bool) {
 		return false
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
-	if slices.Equal(all, n.all) {
+	exclude := n.b.exclude.Load()
+	if slices.Equal(all, n.all) && exclude == n.exclude {
 		return false
 	}
+	n.exclude = exclude
 	var addrs, own []netip.Addr
 	for _, a := range all {
 		a = a.Unmap()
@@ -96,7 +99,7 @@ func (n *netmon) poll(l *loop) (changed bool) {
 }
 
 func (n *netmon) excluded(a netip.Addr) bool {
-	return slices.ContainsFunc(n.b.cfg.Exclude, func(p netip.Prefix) bool { return p.Contains(a) })
+	return slices.ContainsFunc(*n.b.exclude.Load(), func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // usable reports whether an address that a peer or the coordinator named may be probed.

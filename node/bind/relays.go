@@ -2,7 +2,6 @@ package bind
 
 import (
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -66,7 +65,7 @@ func (r *relays) get(id uint16) *relayConn {
 		Ticket:  b.currentTicket,
 		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
 		Status:  func(up bool, err error) { r.status(c, up, err) },
-		Dial:    (&net.Dialer{Control: b.markConn}).DialContext,
+		Dial:    b.Dial,
 		UDP:     rel.STUN, ListenUDP: b.listenRelay,
 	})
 	next := maps.Clone(old)

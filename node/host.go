@@ -1,0 +1,95 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/netstack"
+	"github.com/hedge-mesh/hedge/node/ostun"
+)
+
+// Values of [Config.TUN].
+const (
+	TUNOff  = "off"
+	TUNAuto = "auto"
+	TUNOn   = "on"
+)
+
+// host is an interface of the operating system; *ostun.Device is one.
+type host interface {
+	tun.Device
+	injector
+	Set(ostun.Config) error
+}
+
+// openHost is replaced in tests.
+var openHost = func(name string) (host, error) { return ostun.Open(name) }
+
+// makeDevice chooses what joins programs to the mesh, and says why it is that.
+//
+//	off          a stack inside the process: no rights needed; programs come by proxy, or by Dial and Listen
+//	on, auto     an interface of the host: any program, by the kernel; auto falls back on the stack
+func (n *Node) makeDevice() (tun.Device, error) {
+	if n.cfg.Device != nil {
+		n.about = Device{Kind: DeviceTUN, Why: "it was given by the program that this node is part of"}
+		n.about.Name, _ = n.cfg.Device.Name()
+		return n.cfg.Device, nil
+	}
+	why := "no interface of the host was asked for"
+	switch n.cfg.TUN {
+	case "", TUNOff:
+	case TUNAuto, TUNOn:
+		h, err := n.openHost()
+		if err == nil {
+			n.host = h
+			n.about = Device{Kind: DeviceTUN, Why: "it was asked for"}
+			n.about.Name, _ = h.Name()
+			if n.cfg.TUN == TUNAuto {
+				n.about.Why = "it was asked for if possible, and is"
+			}
+			return h, nil
+		}
+		if n.cfg.TUN == TUNOn {
+			return nil, err
+		}
+		why = "there could be no interface of the host: " + err.Error()
+	default:
+		return nil, fmt.Errorf("TUN %q is none of auto, on and off", n.cfg.TUN)
+	}
+	var err error
+	n.stack, err = netstack.New(netstack.Options{Accept: n.accept})
+	n.about = Device{Kind: DeviceNetstack, Why: why}
+	return n.stack, err
+}
+
+// openHost makes the host's interface, if what was asked for beside it can be had with one.
+func (n *Node) openHost() (host, error) {
+	if n.cfg.Inbound.mode != Loopback.mode {
+		return nil, errors.New("with it the host itself takes in what the policy allows, and inbound is to be " + n.cfg.Inbound.String())
+	}
+	return openHost(n.cfg.TUNName)
+}
+
+// shape gives the device this node's addresses. What becomes of mesh addresses that nobody has, the filter says.
+func (n *Node) shape(m *wire.Map) error {
+	n.bind.SetExclude(m.Self.Prefixes) // before an interface has such an address
+	switch {
+	case n.stack != nil:
+		return n.stack.SetAddrs(m.Self.Addrs)
+	case n.host != nil:
+		return n.host.Set(ostun.Config{Addrs: v4First(m.Self.Addrs), Mesh: m.Self.Prefixes})
+	}
+	return nil
+}
+
+// lostDevice ends a node whose device has ended first, as when somebody has deleted the host's interface.
+func (n *Node) lostDevice(err error) {
+	if n.ended() {
+		return
+	}
+	n.log.Error().Err(err).Str("name", n.about.Name).Msg("the device is gone, and this node ends with it")
+	n.end()
+}
