@@ -367,6 +367,9 @@ func TestEndpoints(t *testing.T) {
 		if d := time.Since(start); d > pollEvery {
 			t.Errorf("known after %v", d)
 		}
+		// Another network turns out to be the mesh's own: its addresses are offered no longer, the others are.
+		s.SetExclude([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
+		expect(mapped, netip.AddrPortFrom(local[3], port))
 		// The home relay goes down and stays so.
 		rel.setDown(2, true)
 		if id := <-homes; id != 1 {

@@ -2,6 +2,7 @@ package bind
 
 import (
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
