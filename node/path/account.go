@@ -39,7 +39,7 @@ func (p *Paths) Account(k key.NodePublic) (Account, bool) {
 	if pr == nil {
 		return Account{}, false
 	}
-	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relayRTT, RelayPong: pr.relayPong, Guessing: pr.try != nil}
+	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil}
 	for _, c := range pr.candidates {
 		a.Candidates = append(a.Candidates, Candidate{
 			Addr: c.addr, From: c.by.names(), Pinged: c.pinged, Opened: c.opened, Pong: c.pong, RTT: c.rtt, Missed: c.missed,

@@ -22,19 +22,12 @@ type candidate struct {
 	addr   netip.AddrPort
 	by     source
 	added  time.Time
-	pinged time.Time     // last ping to it
-	opened time.Time     // last packet that opens our NAT for it, and goes no further
-	pong   time.Time     // last pong from it; zero if it stopped answering
-	rtt    time.Duration // smoothed (RFC 6298: 7/8)
-	missed int           // pings unanswered since the last pong
-	rttvar time.Duration // (RFC 6298: 3/4)
-	loss   int           // per mille, of what we sent by it last, as the peer says
-	lostAt time.Time     // when it said so
-	lossy  int           // reports running by which the relay was better
-	wins   int           // times running it was clearly better than the path in use
-	proven bool          // a pong came from it, once
+	pinged time.Time // last ping to it
+	opened time.Time // last packet that opens our NAT for it, and goes no further
+	proven bool      // a pong came from it, once
+	quality
 
-	shunned time.Time // when it was left for its loss; zero if it may be used
+	shunned time.Time // when it was left for its quality; zero if it may be used
 	streak  int       // answers running since then,
 	need    int       // and how many it takes
 }
@@ -180,7 +173,13 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		pr.p.do(Probed{pr.key, g.probe, from, rtt})
 	}
 	if !from.IsValid() {
-		pr.relayRTT, pr.relayPong, pr.relayMissed = smooth(pr.relayRTT, rtt), now, 0
+		if pr.relay.missed > 1 {
+			pr.relay.rtt, pr.relay.rttvar = 0, 0
+		}
+		pr.relay.answered(now, rtt)
+		if b := pr.best; b != nil && pr.compared > 0 && clearly(pr.relayScore(now), b.score(now)) {
+			pr.relay.wins++
+		}
 		return
 	}
 	pr.p.do(Alive{pr.key, from})
@@ -191,26 +190,20 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 	if c.missed > 0 && c != pr.best {
 		c.rtt, c.rttvar = 0, 0
 	}
-	if c.rtt > 0 {
-		c.rttvar = (3*c.rttvar + (rtt - c.rtt).Abs()) / 4
+	c.answered(now, rtt)
+	if c.proven = true; c == pr.best && pr.trying() && len(pr.trial) < trialRounds {
+		pr.trial = append(pr.trial, rtt)
 	}
-	c.rtt = smooth(c.rtt, rtt)
-	c.pong, c.missed, c.proven = now, 0, true
 	switch {
 	case pr.best == nil && !pr.again(now, c):
 	case pr.best == nil:
 		pr.adopt(now, c, fmt.Sprintf("%s answered", c.addr))
 	case pr.best == c && pr.doubt:
 		pr.doubt, pr.other, pr.until = false, Relay, now.Add(bothFor)
-	case pr.best == c:
-	case pr.doubt:
+	case pr.best != c && pr.doubt:
 		pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c.addr, pr.best.addr))
-	case c.rtt+max(goodEnough, pr.best.rtt/10) < pr.best.rtt:
-		if c.wins++; c.wins >= winsNeeded {
-			pr.adopt(now, c, fmt.Sprintf("%s is nearer than %s", c.addr, pr.best.addr))
-		}
 	default:
-		c.wins = 0
+		pr.weigh(now, c)
 	}
 }
 
@@ -245,13 +238,6 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	pr.call(now, hereEvery)
 }
 
-func smooth(old, sample time.Duration) time.Duration {
-	if old == 0 {
-		return sample
-	}
-	return (7*old + sample) / 8
-}
-
 // openTTL lets a packet through our own NAT and no further: at least one router stands between that and the peer's.
 const (
 	openTTL   = 2
@@ -279,7 +265,7 @@ func (pr *peer) early(now time.Time, c *candidate) bool {
 		return false
 	}
 	waited := now.Sub(pr.began)
-	return pr.began.IsZero() || waited < openFor || waited < pr.relayRTT/2+openFor/3
+	return pr.began.IsZero() || waited < openFor || waited < pr.relay.rtt/2+openFor/3
 }
 
 // public reports whether an address may be a NAT's outside, and is IPv4, for which NATs are made.

@@ -26,8 +26,8 @@ const (
 
 	probeBurst = 64 // pings per peer at once, and per second for ever
 	probeRate  = 8
-	pongBurst  = 40
-	pongRate   = 20
+	pongBurst  = 100
+	pongRate   = 60
 	hereBurst  = 5 // Heres heeded
 	hereRate   = 5
 
@@ -36,7 +36,7 @@ const (
 	silenceMost = 700 * time.Millisecond // the same, of a peer that answers but has nothing to say
 	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
 	pongMost    = time.Second
-	recheck     = 10 * time.Second // a path is asked that often even if packets come in: their sources may be forged
+	recheck     = 15 * time.Second // a path is asked that often even if packets come in: their sources may be forged
 	awake       = Awake
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
 	hereEvery   = 5 * time.Second  // between unprovoked Heres to one peer
@@ -44,7 +44,7 @@ const (
 	hereLeast   = 200 * time.Millisecond
 	pingLeast   = 20 * time.Millisecond // between pings to one address in answer to pings from it
 	fresh       = 5 * time.Second       // an address proven that recently needs no ping back
-	compare     = 60 * time.Second      // between searches for a better path
+	compare     = 2 * time.Minute       // between searches for a better path
 	goodEnough  = 5 * time.Millisecond  // a round trip not worth bettering
 	winsNeeded  = 3                     // samples by which a path must be better to be taken
 )
@@ -276,6 +276,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.probes.fill(now, probeBurst)
 			pr.pongs.fill(now, pongBurst)
 			pr.heres.fill(now, hereBurst)
+			pr.moods.fill(now, fickleBurst)
 			p.peers[s.Key] = pr
 		}
 		pr.kept, pr.told = p.sets, s.Candidates

@@ -24,14 +24,17 @@ type peer struct {
 	other      Route
 	since      time.Time
 	why        string
-	quiet      int // times best had to be asked since a packet came by it
-	relayRTT   time.Duration
+	quiet      int       // times best had to be asked since a packet came by it
+	went       time.Time // when best was chosen and there was none
 
-	relayPong   time.Time
-	relayMissed int
-	counts      Counts
-	countsAt    time.Time
-	shunAt      time.Time // next ping to a path that lost too much
+	relay    quality
+	trial    []time.Duration // round trips of best, beside the relay's
+	counts   Counts
+	countsAt time.Time
+	rate     int // packets a second from the peer,
+	rateAt   time.Time
+	moods    bucket    // of switches for quality
+	shunAt   time.Time // next ping to a path left for its quality
 
 	traffic Traffic
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
@@ -39,7 +42,8 @@ type peer struct {
 	seekAt    time.Time // next round of pings to all
 	round     int
 	compareAt time.Time // next round of a search for a better path
-	compares  int       // rounds left in it
+	compared  int       // rounds of it
+	young     bool      // it is the first since we went direct
 
 	began   time.Time // of the search; in its beginning addresses are opened, not pinged
 	clear   time.Time // when we knew that the peer has opened its side
@@ -120,7 +124,7 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.try != nil {
 			sooner(pr.try.next)
 		}
-		if pr.compares > 0 && pr.best != nil && !pr.doubt {
+		if pr.best != nil && !pr.doubt && (pr.compared > 0 || pr.young || !pr.compareAt.After(now)) {
 			sooner(pr.compareAt)
 		}
 		if !pr.hereDue.IsZero() {
@@ -212,7 +216,7 @@ func (pr *peer) expire(now time.Time) {
 			return false
 		}
 		if !g.to.IsValid() {
-			pr.relayMissed++
+			pr.relay.missed++
 		}
 		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
 			c.missed++
@@ -256,7 +260,7 @@ func (pr *peer) instead(now time.Time) bool {
 func (pr *peer) leave(now time.Time, why string) {
 	old := pr.best
 	old.pong, old.wins = time.Time{}, 0
-	pr.best, pr.doubt, pr.quiet, pr.compares = nil, false, 0, 0
+	pr.best, pr.doubt, pr.quiet, pr.compared, pr.young = nil, false, 0, 0, false
 	pr.other, pr.until = old.addr, now.Add(bothFor)
 	pr.since, pr.why = now, why
 	if pr.round > 2 { // the search that began with the doubt goes on
@@ -267,9 +271,9 @@ func (pr *peer) leave(now time.Time, why string) {
 // adopt makes c the direct path.
 func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	pr.other = Relay
-	pr.compareAt, pr.compares = now.Add(compare), 0
-	if pr.best == nil { // the first to answer need not be the best
-		pr.compareAt, pr.compares = now.Add(seekWaits[0]), winsNeeded
+	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
+	if pr.best == nil {
+		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
 	} else if !pr.doubt {
 		pr.other = pr.best.addr
 	}
@@ -279,29 +283,8 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	for _, o := range pr.candidates {
 		o.wins = 0
 	}
+	pr.relay.wins = 0
 	pr.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
-}
-
-// lookForBetter pings the other candidates, some rounds now and then.
-func (pr *peer) lookForBetter(now time.Time) {
-	if pr.best == nil || pr.doubt || pr.compareAt.After(now) {
-		return
-	}
-	if pr.compares == 0 {
-		pr.compares = winsNeeded
-	}
-	if len(pr.candidates) > 1 && pr.best.rtt > goodEnough {
-		for _, c := range pr.candidates {
-			if c != pr.best && !recent(now, c.pinged, pingLeast) {
-				pr.reach(now, c)
-			}
-		}
-	}
-	if pr.compares--; pr.compares == 0 || pr.best.rtt <= goodEnough {
-		pr.compareAt, pr.compares = now.Add(compare), 0
-		return
-	}
-	pr.compareAt = now.Add(seekWaits[min(winsNeeded-pr.compares, 2)])
 }
 
 // seek pings every candidate, and at first tells the peer by relay to do the same.
@@ -317,7 +300,7 @@ func (pr *peer) seek(now time.Time) {
 		pr.call(now, hereDoubt)
 	case pr.round == 0:
 		pr.call(now, hereEvery)
-		if pr.relayRTT == 0 && !pr.asked(Relay) {
+		if pr.relay.rtt == 0 && !pr.asked(Relay) {
 			pr.ping(now, Relay, 0, false)
 		}
 	}
@@ -415,7 +398,7 @@ func (pr *peer) forget(to Route, then time.Time) {
 
 // tell emits a Use if it differs from the last.
 func (pr *peer) tell(now time.Time) {
-	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relayRTT, First: pr.firstOnes(), Proven: pr.proven()}
+	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(), Proven: pr.proven()}
 	if pr.best != nil {
 		u.Primary, u.RTT = pr.best.addr, pr.best.rtt
 	}

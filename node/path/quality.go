@@ -2,21 +2,93 @@ package path
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
-// A direct path that loses much is worse than a relay that does not. Loss is seen without a packet more: WireGuard's
-// counters have gaps where packets are missing, so the receiver knows, and tells the sender when it is much.
+// A path is judged by its latency, its jitter and its loss, the relay's as well; [quality.score] makes one number of them.
+// Loss is seen without a packet more: WireGuard's counters have gaps where packets are missing, so the receiver knows,
+// and tells the sender when it is much. Latency and jitter come from pings, of which a path gets few while it is good.
+//
+// A path is left for its quality at most so often (fickleEvery), and one that was is taken back when it is good again.
 const (
 	lossEvery  = time.Second
 	lossLeast  = 20                    // packets, to say anything about them
 	lossTell   = 20                    // per mille
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
-	shunStreak = 70                    // answers in a row by which a path is taken back; twice as many each time it fails again
-	shunEvery  = 100 * time.Millisecond
+	lossyTwice = 2                     // reports running that decide
+	lossFlood  = 20000                 // packets a second; so many overrun a receiver, whatever path they take
+	bulk       = 500                   // packets a second, which make a queue of their own and so the latency
+
+	shunStreak = 70 // answers in a row by which a path that lost too much is taken back; twice as many each time it fails again
 	shunMost   = 4 * shunStreak
-	lossyTwice = 2 // reports running that decide
+	slowStreak = 20                     // the same of one that was only slow
+	shunWarm   = 8                      // the first of them, which are asked for
+	shunSlowly = 250 * time.Millisecond // at this pace,
+	shunWithin = 6 * time.Second        // and the others within that,
+	shunEvery  = 100 * time.Millisecond // but not more slowly than that
+
+	trialRounds = 8                // in which the relay is set beside the path in use before it is taken
+	fickleEvery = 30 * time.Second // between switches for quality in the long run,
+	fickleBurst = 2                // which allows there and back again
+	settling    = 3 * time.Second  // after a path became direct, in which the best address is still sought
 )
+
+// quality is what is known of one way to a peer.
+type quality struct {
+	pong   time.Time     // last answer; zero if it stopped answering
+	rtt    time.Duration // smoothed (RFC 6298: 7/8); 0 if not known
+	rttvar time.Duration // (RFC 6298: 3/4)
+	missed int           // pings unanswered since the last answer
+	loss   int           // per mille, smoothed, of what we sent by it last, as the peer says
+	lostAt time.Time     // when it said so
+	lossy  int           // reports running by which another was better
+	wins   int           // samples running by which it was clearly better than the path in use
+}
+
+// answered takes a round trip.
+func (q *quality) answered(now time.Time, rtt time.Duration) {
+	if q.rtt > 0 {
+		q.rttvar = (3*q.rttvar + (rtt - q.rtt).Abs()) / 4
+	}
+	q.rtt = smooth(q.rtt, rtt)
+	q.pong, q.missed = now, 0
+}
+
+func smooth(old, sample time.Duration) time.Duration {
+	if old == 0 {
+		return sample
+	}
+	return (7*old + sample) / 8
+}
+
+// score is what a path is worth, the less the better.
+func (q *quality) score(now time.Time) time.Duration {
+	s := q.rtt + 4*q.rttvar
+	if recent(now, q.lostAt, 3*lossEvery) { // else it is clean meanwhile
+		s += time.Duration(q.loss) * lossCost / 10
+	}
+	return s
+}
+
+// lost takes a report of loss.
+func (q *quality) lost(now time.Time, perMille int) {
+	if !recent(now, q.lostAt, 3*lossEvery) {
+		q.loss, q.lossy = perMille, 0
+	}
+	q.loss, q.lostAt = (q.loss+perMille)/2, now
+}
+
+// relayScore puts the relay behind a direct path that is as good: others use it too.
+func (pr *peer) relayScore(now time.Time) time.Duration {
+	if pr.relay.rtt == 0 {
+		return time.Hour // not known to work
+	}
+	return pr.relay.score(now)*5/4 + 2*goodEnough
+}
+
+// clearly reports whether one score is better than another by enough to switch.
+func clearly(better, worse time.Duration) bool { return better+max(goodEnough, worse/10) < worse }
 
 // Counts is what arrived of a peer's packets, by any route.
 type Counts struct {
@@ -31,69 +103,113 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 		pr.counts, pr.countsAt = c, now
 		return
 	}
-	span, got := c.Top-pr.counts.Top, c.Got-pr.counts.Got
-	if now.Sub(pr.countsAt) < lossEvery || span < lossLeast {
+	span, got, took := c.Top-pr.counts.Top, c.Got-pr.counts.Got, now.Sub(pr.countsAt)
+	if took < lossEvery || span < lossLeast {
 		return
 	}
 	pr.counts, pr.countsAt = c, now
-	if got < span {
+	pr.rate, pr.rateAt = int(float64(span)/took.Seconds()), now
+	if got < span && pr.rate < lossFlood {
 		if lost := (span - got) * 1000 / span; lost >= lossTell {
 			pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Loss{uint16(lost)}})
 		}
 	}
 }
 
-// cost is what a path is worth, the less the better.
-func (c *candidate) cost() time.Duration {
-	return c.rtt + 4*c.rttvar + time.Duration(c.loss)*lossCost/10
-}
-
 // gotLoss weighs the direct path against the relay.
 func (pr *peer) gotLoss(now time.Time, m Loss) {
-	c := pr.best
-	if c == nil || pr.doubt || m.PerMille > 1000 {
+	if pr.doubt || m.PerMille > 1000 || recent(now, pr.since, lossEvery) { // then it is of the path before, or of both
 		return
 	}
-	if !recent(now, c.lostAt, 3*lossEvery) { // it was clean meanwhile
-		c.loss, c.lossy = int(m.PerMille), 0
+	c := pr.best
+	if c == nil {
+		pr.relay.lost(now, int(m.PerMille))
+		return
 	}
-	c.loss, c.lostAt = (c.loss+int(m.PerMille))/2, now
-	if !pr.asked(Relay) && !recent(now, pr.relayPong, 5*time.Second) {
+	c.lost(now, int(m.PerMille))
+	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
-	if c.cost() < relayCost(pr.relayRTT)*11/10+goodEnough {
+	if !clearly(pr.relayScore(now), c.score(now)) {
 		c.lossy = 0
 		return
 	}
-	if c.lossy++; c.lossy < lossyTwice || !recent(now, pr.relayPong, 10*time.Second) {
+	if c.lossy == 0 && pr.compared == 0 {
+		pr.compareAt = now // another address may do better than both
+	}
+	if c.lossy++; c.lossy >= lossyTwice && recent(now, pr.relay.pong, 10*time.Second) {
+		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c.addr, c.loss))
+	}
+}
+
+// weighRelay judges a trial when it is over: rounds in which the path in use and the relay were asked side by side. What
+// happened before does not count, and medians are taken, for a machine that was busy for a moment sees late answers that
+// say nothing of the path.
+func (pr *peer) weighRelay(now time.Time) {
+	c := pr.best
+	if len(pr.trial) < winsNeeded || c.missed > 0 {
+		return
+	}
+	c.rtt = median(pr.trial)
+	for i, d := range pr.trial {
+		pr.trial[i] = (d - c.rtt).Abs()
+	}
+	c.rttvar = median(pr.trial)
+	if pr.relay.wins >= winsNeeded && pr.comparable(now) && clearly(pr.relayScore(now), c.rtt+4*c.rttvar) {
+		pr.shun(now, slowStreak, fmt.Sprintf("%s takes %v and the relay %v", c.addr, short(c.rtt+4*c.rttvar), short(pr.relay.score(now))))
+	}
+}
+
+func median(list []time.Duration) time.Duration {
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+// short rounds for people.
+func short(d time.Duration) time.Duration { return d.Round(time.Millisecond / 10) }
+
+// shun leaves the direct path, which answers, for the relay, until it is good again.
+func (pr *peer) shun(now time.Time, need int, why string) {
+	c := pr.best
+	if !pr.fickle(now) {
 		return
 	}
 	c.lossy, c.shunned, c.streak = 0, now, 0
-	c.need = min(max(2*c.need, shunStreak), shunMost)
-	pr.leave(now, fmt.Sprintf("%s loses %d of 1000 packets", c.addr, c.loss))
+	c.need = min(max(2*c.need, need), 4*need)
+	pr.relay.wins = 0
+	pr.leave(now, why)
 	c.pong = now // it answers, and stays
-	pr.shunAt = now.Add(shunEvery)
+	pr.shunAt = now.Add(shunSlowly)
 	pr.restart(now.Add(seekWaits[4]))
 }
 
-// relayCost puts the relay behind a direct path that is as good.
-func relayCost(rtt time.Duration) time.Duration { return rtt*5/4 + 2*goodEnough }
-
-// retry pings a path that was left for its loss, to see whether it is clean again.
+// retry pings the paths that were left for their quality, to see whether they are good again.
 func (pr *peer) retry(now time.Time) {
 	if pr.best != nil || pr.shunAt.IsZero() || pr.shunAt.After(now) {
 		return
 	}
 	pr.shunAt = time.Time{}
 	for _, c := range pr.candidates {
-		if !c.shunned.IsZero() {
-			pr.ping(now, c.addr, 0, true)
-			pr.shunAt = now.Add(shunEvery)
+		if c.shunned.IsZero() {
+			continue
+		}
+		pr.ping(now, c.addr, 0, true)
+		if at := now.Add(c.pace()); pr.shunAt.IsZero() || at.Before(pr.shunAt) {
+			pr.shunAt = at
 		}
 	}
-	if !pr.shunAt.IsZero() && !pr.asked(Relay) && !recent(now, pr.relayPong, time.Second) {
+	if !pr.shunAt.IsZero() && !pr.asked(Relay) && !recent(now, pr.relay.pong, time.Second) {
 		pr.ping(now, Relay, 0, true)
 	}
+}
+
+// pace is the time between pings to a shunned path: it is slow while they get lost, and such that the path is taken back
+// some seconds after it is good, however many answers that takes.
+func (c *candidate) pace() time.Duration {
+	if c.streak < shunWarm {
+		return shunSlowly
+	}
+	return min(shunEvery, shunWithin/time.Duration(c.need-shunWarm))
 }
 
 // again reports whether a shunned path may be taken back, of which an answer just came.
@@ -101,10 +217,107 @@ func (pr *peer) again(now time.Time, c *candidate) bool {
 	if c.shunned.IsZero() {
 		return true
 	}
-	c.streak++
-	if c.streak < c.need && (pr.relayMissed < 2 || recent(now, pr.relayPong, 3*time.Second)) {
+	gone := pr.relay.missed >= 2 && !recent(now, pr.relay.pong, 3*time.Second)
+	if c.streak++; c.rtt+4*c.rttvar > pr.relayScore(now) {
+		c.streak = 0
+	}
+	if !gone && (c.streak < c.need || !pr.fickle(now)) {
 		return false
 	}
-	c.shunned, c.loss = time.Time{}, 0
+	c.shunned, c.loss, c.lostAt = time.Time{}, 0, time.Time{}
 	return true
+}
+
+// lookForBetter pings the other ways, the relay too, now and then: all once, and then those that proved better. A path
+// that is new is compared with the other addresses at once: the first to answer need not be the best.
+func (pr *peer) lookForBetter(now time.Time) {
+	if pr.best == nil || pr.doubt || pr.compareAt.After(now) {
+		return
+	}
+	most := trialRounds
+	if pr.young {
+		most = winsNeeded
+	}
+	asked := pr.compared < most && (pr.trying() || pr.best.score(now) > goodEnough) && pr.askOthers(now)
+	if pr.compared++; !asked || pr.young && pr.compared == most {
+		pr.endCompare(now)
+		return
+	}
+	wait := seekWaits[min(pr.compared, 2)]
+	if !pr.young {
+		wait = min(max(seekWaits[2], pr.relay.rtt*5/4, pr.best.rtt*5/4), pongMost)
+	}
+	pr.compareAt = now.Add(wait)
+}
+
+// trying reports whether the relay is on trial.
+func (pr *peer) trying() bool {
+	return pr.best != nil && pr.compared > 0 && !pr.young && pr.relay.wins > 0
+}
+
+// endCompare draws the conclusion.
+func (pr *peer) endCompare(now time.Time) {
+	tried, young := pr.trying(), pr.young
+	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
+	switch {
+	case tried:
+		pr.weighRelay(now)
+	case young:
+		pr.weigh(now, pr.best)
+	}
+	pr.relay.wins = 0
+}
+
+// askOthers pings all other ways, or those that were better than the path in use the last time, and it beside them.
+func (pr *peer) askOthers(now time.Time) (asked bool) {
+	all := pr.compared == 0 || pr.young
+	for _, c := range pr.candidates {
+		if all && !recent(now, c.shunned, compare) {
+			c.shunned = time.Time{}
+		}
+		if c != pr.best && c.shunned.IsZero() && (all || c.wins > 0) && !recent(now, c.pinged, pingLeast) {
+			pr.reach(now, c)
+			asked = true
+		}
+	}
+	if pr.young {
+		return asked
+	}
+	if all {
+		pr.relay.wins, pr.trial = 0, pr.trial[:0]
+	}
+	if all && !pr.asked(Relay) || pr.trying() {
+		pr.ping(now, Relay, 0, true)
+		asked = true
+	}
+	if pr.trying() || asked && !pr.asked(pr.best.addr) {
+		pr.ping(now, pr.best.addr, 0, true)
+	}
+	return asked
+}
+
+// weigh takes an answer as a sample: of the path in use, whether it got worse, and of another, whether it is better.
+func (pr *peer) weigh(now time.Time, c *candidate) {
+	switch b := pr.best; {
+	case c == b:
+		if !pr.young && pr.compared == 0 && pr.comparable(now) && clearly(pr.relayScore(now), b.score(now)) {
+			pr.compareAt = now
+		}
+	case !c.shunned.IsZero() || !clearly(c.score(now), b.score(now)):
+		c.wins = 0
+	default:
+		if c.wins++; c.wins >= winsNeeded && (recent(now, pr.went, settling) || pr.fickle(now)) {
+			pr.adopt(now, c, fmt.Sprintf("%s is better than %s", c.addr, b.addr))
+		}
+	}
+}
+
+// comparable reports whether latencies mean anything: our own traffic may be all there is to the latency of its path.
+func (pr *peer) comparable(now time.Time) bool {
+	return !recent(now, pr.rateAt, 2*lossEvery) || pr.rate <= bulk
+}
+
+// fickle takes one of the switches for quality there may be.
+func (pr *peer) fickle(now time.Time) bool {
+	return pr.moods.take(now, 1/fickleEvery.Seconds(), fickleBurst)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT self ADDR,ADDR            our endpoints
 //	AT moved                     our network changed
 //	AT net NAME ROUTE=MS …       pings to these routes are answered after MS from now on, to others not; a route is an
-//	                             address or relay
+//	                             address or relay; MS~N is up to N longer, and MS%N loses N of 100 pings
 //	AT send NAME                 a packet to the peer
 //	AT flow NAME                 a packet to the peer every 10 ms, until "hush NAME"
 //	AT talk NAME                 the same, and the peer sends as much by the direct path if its address answers
@@ -37,6 +38,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
 //	AT loss NAME N               the peer says that so much of 1000 does not arrive
 //	AT run                       nothing: time passes up to AT
+//	AT brief                     from now on only changes of the path are shown
 //
 // AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
 func TestScripts(t *testing.T) {
@@ -90,6 +92,9 @@ type script struct {
 	flows map[key.NodePublic]*flow
 	pongs []pong // to come
 	out   strings.Builder
+	rng   *rand.Rand
+	brief bool
+	shown string // last, in brief
 }
 
 type pong struct {
@@ -103,10 +108,11 @@ type flow struct {
 	up, flowing, talking bool
 	direct               Route
 	net                  map[Route]time.Duration
+	jitter, loss         map[Route]int
 }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, now: epoch, flows: map[key.NodePublic]*flow{}}
+	s := &script{t: t, now: epoch, rng: rand.New(rand.NewPCG(1, 1)), flows: map[key.NodePublic]*flow{}}
 	s.p = New(Config{Plain: true, Rand: func(n int) int { return n / 3 }, Tx: func() (tx TxID) { s.n++; binary.BigEndian.PutUint32(tx[8:], s.n); return }})
 	return s
 }
@@ -184,11 +190,15 @@ func (s *script) line(verb string, arg []string) {
 	case "flow", "talk", "hush":
 		s.flows[k].flowing, s.flows[k].talking = verb != "hush", verb == "talk"
 	case "net":
-		s.flows[k].net = map[Route]time.Duration{}
+		f := s.flows[k]
+		f.net, f.jitter, f.loss = map[Route]time.Duration{}, map[Route]int{}, map[Route]int{}
 		for _, a := range arg[1:] {
 			if r, ms, ok := strings.Cut(a, "="); ok {
-				n, _ := strconv.Atoi(ms)
-				s.flows[k].net[route(s.t, r)] = time.Duration(n) * time.Millisecond
+				var n, jitter, loss int
+				fmt.Sscanf(ms, "%d~%d", &n, &jitter)
+				fmt.Sscanf(ms, "%d%%%d", &n, &loss)
+				f.net[route(s.t, r)] = time.Duration(n) * time.Millisecond
+				f.jitter[route(s.t, r)], f.loss[route(s.t, r)] = jitter, loss
 			}
 		}
 	case "ping":
@@ -203,6 +213,8 @@ func (s *script) line(verb string, arg []string) {
 	case "probe":
 		s.step(Probe{k, 7})
 	case "run":
+	case "brief":
+		s.brief = true
 	case "loss":
 		n, _ := strconv.Atoi(arg[1])
 		s.step(Got{k, Relay, Loss{uint16(n)}})
@@ -278,14 +290,19 @@ func (s *script) until(end time.Time) {
 
 func (s *script) step(ev Event) {
 	for _, a := range slices.Clone(s.p.Step(s.now, ev)) {
-		if _, ok := a.(Alive); !ok {
+		if s.shows(a) {
 			fmt.Fprintf(&s.out, "  %5d  %s\n", s.now.Sub(epoch).Milliseconds(), s.describe(a))
 		}
 		switch a := a.(type) {
 		case Alive:
 			s.flows[a.Peer].hear(s.now, a.From)
 		case Send:
-			rtt, ok := s.flows[a.Peer].net[a.To]
+			f := s.flows[a.Peer]
+			rtt, ok := f.net[a.To]
+			if j := f.jitter[a.To]; j > 0 {
+				rtt += time.Duration(s.rng.IntN(j)) * time.Millisecond
+			}
+			ok = ok && (f.loss[a.To] == 0 || s.rng.IntN(100) >= f.loss[a.To])
 			if m, isPing := a.Msg.(Ping); ok && isPing && a.TTL == 0 {
 				s.pongs = append(s.pongs, pong{s.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
 				slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
@@ -298,6 +315,19 @@ func (s *script) step(ev Event) {
 			s.flows[a.Peer].up = false
 		}
 	}
+}
+
+// shows reports whether an action is worth a line.
+func (s *script) shows(a Action) bool {
+	if _, ok := a.(Alive); ok || !s.brief {
+		return !ok
+	}
+	u, ok := a.(Use)
+	if !ok || s.shown == u.Why+u.Primary.String() {
+		return false
+	}
+	s.shown = u.Why + u.Primary.String()
+	return true
 }
 
 func routeName(r Route) string {
