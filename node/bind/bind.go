@@ -22,9 +22,11 @@ var errStopped = errors.New("bind: stopped")
 
 // Bind is a conn.Bind. Its methods may be called from any goroutine.
 type Bind struct {
-	cfg   Config
-	epoch time.Time
-	watch func(changed func()) (stop func(), err error) // the system's word on its addresses; nil to poll
+	cfg     Config
+	epoch   time.Time
+	wall    atomic.Pointer[time.Duration]                 // added to the wall clock, by a test
+	watch   func(changed func()) (stop func(), err error) // the system's word on its addresses; nil to poll
+	sources func() [2]netip.Addr                          // of packets to the internet; nil not to look
 
 	udp4, udp6 udp
 	ring       ring
@@ -81,9 +83,11 @@ func New(cfg Config) (*Bind, error) {
 		cfg.Stale = func(key.NodePublic) {}
 	}
 	var watch func(func()) (func(), error)
+	var sources func() [2]netip.Addr
 	if cfg.Interfaces == nil {
-		cfg.Interfaces, watch = systemAddrs, watchSystem
+		cfg.Interfaces, watch, sources = systemAddrs, watchSystem, systemSources
 		if cfg.Loopback {
+			sources = nil
 			cfg.Interfaces = func() ([]netip.Addr, error) {
 				return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
 			}
@@ -95,6 +99,7 @@ func New(cfg Config) (*Bind, error) {
 	b := &Bind{
 		cfg:      cfg,
 		watch:    watch,
+		sources:  sources,
 		moves:    make(chan struct{}, 1),
 		epoch:    time.Now().Add(-time.Hour), // long ago: 0 means never
 		book:     newBook(),

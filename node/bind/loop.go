@@ -23,15 +23,16 @@ type loop struct {
 	probes  map[uint64]*probe
 	probeID uint64
 
-	net  netmon
-	stun stunClient
-	here path.Here // as last told
+	net   netmon
+	clock clock
+	stun  stunClient
+	here  path.Here // as last told
 
 	extras extras
 }
 
 func newLoop(b *Bind) *loop {
-	l := &loop{b: b, timer: time.NewTimer(0), shakes: make(map[*peer]*handshake), probes: make(map[uint64]*probe)}
+	l := &loop{b: b, clock: newClock(b), timer: time.NewTimer(0), shakes: make(map[*peer]*handshake), probes: make(map[uint64]*probe)}
 	l.stun.init(l)
 	l.net.watch(b, b.watch)
 	l.net.poll(l)
@@ -48,7 +49,8 @@ func (l *loop) run() {
 	}
 	l.announce(time.Now())
 	for {
-		l.timer.Reset(time.Until(l.next()))
+		due := l.next()
+		l.timer.Reset(time.Until(due))
 		select {
 		case <-l.b.done:
 			return
@@ -76,7 +78,12 @@ func (l *loop) run() {
 		case q := <-l.b.accounts:
 			l.account(q)
 		case <-l.timer.C:
+			l.clock.late(time.Since(due))
 			l.tick()
+		}
+		if l.clock.slept(l.b) {
+			l.b.cfg.Log("this machine has slept")
+			l.changed(time.Now())
 		}
 	}
 }
@@ -84,6 +91,9 @@ func (l *loop) run() {
 // next is when time alone gives the loop something to do.
 func (l *loop) next() time.Time {
 	at := l.net.next
+	if t := l.clock.next; t.Before(at) {
+		at = t
+	}
 	if t := l.stun.next; t.Before(at) {
 		at = t
 	}
@@ -102,12 +112,7 @@ func (l *loop) tick() {
 	now := time.Now()
 	if !l.net.next.After(now) && l.net.poll(l) {
 		l.b.cfg.Log("this machine's addresses changed: %v", l.net.addrs)
-		l.stun.start(now)
-		for _, c := range *l.b.relays.conns.Load() {
-			c.client.Redial()
-		}
-		l.announce(now)
-		l.step(path.Moved{})
+		l.changed(now)
 	}
 	if !l.stun.next.After(now) {
 		l.stun.tick(now)
@@ -125,6 +130,16 @@ func (l *loop) tick() {
 		l.step(path.Tick{Peer: k, Traffic: t})
 	}
 	l.tend(now)
+}
+
+// changed begins everything anew: nothing that was known of the network need be true any more.
+func (l *loop) changed(now time.Time) {
+	l.stun.start(now)
+	for _, c := range *l.b.relays.conns.Load() {
+		c.client.Redial()
+	}
+	l.announce(now)
+	l.step(path.Moved{})
 }
 
 // takePeers takes over the set of peers.
@@ -162,6 +177,9 @@ func (l *loop) takePeers() {
 func (l *loop) sync() {
 	l.takePeers()
 	now := time.Now()
+	if l.b.relays.relinked.Swap(false) {
+		l.step(path.Relinked{})
+	}
 	l.stun.relaysChanged(now)
 	l.tend(now)
 	l.announce(now)
@@ -246,6 +264,8 @@ func (l *loop) step(ev path.Event) {
 			if p := t.byNode[a.Peer]; p != nil {
 				l.send(p, a)
 			}
+		case path.Look:
+			l.stun.again(time.Now())
 		case path.Sockets:
 			l.extras.set(a.Peer, a.Count)
 		case path.Use:

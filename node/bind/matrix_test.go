@@ -28,6 +28,7 @@ type meeting struct {
 	ra, rb *lab.Router
 	start  time.Time
 	n      uint64
+	oneWay bool // only a talks
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -108,6 +109,9 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				m.change[s]++
+				if os.Getenv("HEDGE_CHANGES") != "" {
+					t.Logf("%v %v: %v %s", time.Since(m.start), s == m.a, c.Path.Addr, c.Path.Why)
+				}
 				m.direct[s] = 0
 				if c.Path.Direct {
 					m.direct[s] = time.Since(m.start)
@@ -181,13 +185,18 @@ func (m *meeting) talk(d time.Duration, enough func() bool) (f fate) {
 		m.n++
 		sent[m.n] = time.Now()
 		m.a.to(m.b, wgData(2, m.n))
-		m.b.to(m.a, wgData(1, m.n))
+		if !m.oneWay {
+			m.b.to(m.a, wgData(1, m.n))
+		}
 		<-time.After(10 * time.Millisecond)
 		take()
 	}
 	<-time.After(300 * time.Millisecond)
 	take()
 	for i := range got {
+		if m.oneWay && i == 0 {
+			continue
+		}
 		var first time.Time
 		for k := from; k <= m.n; k++ {
 			switch {

@@ -19,6 +19,7 @@ type netmon struct {
 	addrs    []netip.Addr // those to offer, sorted
 	all      []netip.Addr
 	exclude  *[]netip.Prefix // as of the last poll
+	sources  [2]netip.Addr   // of packets to the internet
 	loopback bool
 }
 
@@ -73,9 +74,14 @@ func (n *netmon) poll(l *loop) (changed bool) {
 		return false
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
+	if n.b.sources != nil {
+		now := n.b.sources()
+		changed = !first && now != n.sources
+		n.sources = now
+	}
 	exclude := n.b.exclude.Load()
 	if slices.Equal(all, n.all) && exclude == n.exclude {
-		return false
+		return changed
 	}
 	n.exclude = exclude
 	var addrs, own []netip.Addr
@@ -93,7 +99,7 @@ func (n *netmon) poll(l *loop) (changed bool) {
 	if n.loopback {
 		addrs = append(addrs, own...)
 	}
-	changed = !first && !slices.Equal(addrs, n.addrs)
+	changed = changed || !first && !slices.Equal(addrs, n.addrs)
 	n.all, n.addrs = all, addrs
 	return changed
 }
@@ -129,6 +135,22 @@ func systemAddrs() ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
+}
+
+// systemSources are the addresses by which packets to the internet would leave, one of each family, zero without a route:
+// another means another uplink. Nothing is sent.
+func systemSources() (out [2]netip.Addr) {
+	for i, to := range [...]string{"192.0.2.1:9", "[2001:db8::1]:9"} { // for documentation, RFC 5737 and RFC 3849
+		c, err := net.Dial("udp", to)
+		if err != nil {
+			continue
+		}
+		if a, ok := c.LocalAddr().(*net.UDPAddr); ok {
+			out[i] = a.AddrPort().Addr().Unmap()
+		}
+		c.Close()
+	}
+	return out
 }
 
 // rawConn is the system's side of a socket, nil if it has none.

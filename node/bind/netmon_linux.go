@@ -8,14 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchSystem calls changed after links or addresses of this machine may have changed (rtnetlink(7)), on a goroutine of
+// watchSystem calls changed after links, addresses or routes of this machine may have changed (rtnetlink(7)), on a goroutine of
 // its own, until stop is called, which waits for it.
 func watchSystem(changed func()) (stop func(), err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("bind: netlink: %w", err)
 	}
-	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind: netlink: %w", err)

@@ -41,9 +41,25 @@ type peer struct {
 type rx struct {
 	session  atomic.Uint32
 	got, top atomic.Uint64
+	direct   atomic.Int64 // last that did not come by relay
 }
 
-func (p *peer) count(session uint32, pkt []byte) {
+const copies = 100 * time.Millisecond // after a packet came directly, what a relay brings is likely to be a copy
+
+// count counts a packet that came directly.
+func (p *peer) count(session uint32, pkt []byte, now int64) {
+	p.rx.direct.Store(now)
+	p.counted(session, pkt)
+}
+
+// countRelayed counts a packet that a relay brought, unless others come directly: copies would hide what is lost.
+func (p *peer) countRelayed(session uint32, pkt []byte, now int64) {
+	if at := p.rx.direct.Load(); at == 0 || now-at > int64(copies) {
+		p.counted(session, pkt)
+	}
+}
+
+func (p *peer) counted(session uint32, pkt []byte) {
 	n := binary.LittleEndian.Uint64(pkt[8:])
 	if p.rx.session.Load() != session {
 		p.rx.session.Store(session)

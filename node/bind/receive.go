@@ -129,7 +129,7 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	p.any.Store(now)
 	p.session.Store(now)
 	if t == transport {
-		p.count(i, pkt)
+		p.count(i, pkt, now)
 	}
 	switch {
 	case p.routes.Load().primary == from:
@@ -166,7 +166,7 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 				if q, ok := b.book.index(i); !ok {
 					b.stale(p, b.now())
 				} else if q == p {
-					p.count(i, pkt)
+					p.countRelayed(i, pkt, b.now())
 				}
 			}
 			b.ring.push(pkt, p.ep)

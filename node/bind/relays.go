@@ -26,6 +26,8 @@ type relays struct {
 	order  []uint16
 	closed bool
 	conns  atomic.Pointer[map[uint16]*relayConn] // swapped whole, under mu
+
+	relinked atomic.Bool // one of them is a new connection
 }
 
 type relayConn struct {
@@ -90,6 +92,7 @@ func (r *relays) status(c *relayConn, up bool, err error) {
 	switch {
 	case up:
 		c.lost.Store(0)
+		r.relinked.Store(err == nil)
 	case c.lost.Load() == 0:
 		c.lost.Store(r.b.now())
 	}

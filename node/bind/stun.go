@@ -2,6 +2,7 @@ package bind
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -20,6 +21,7 @@ const (
 	stunTries      = 4                      // of each: at 0, 200, 600 and 1400 ms
 	stunWait       = 200 * time.Millisecond // the first, doubling
 	stunGiveUp     = 3 * time.Second
+	stunAgain      = 3 * time.Second        // between rounds out of turn
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
@@ -30,6 +32,7 @@ const (
 type stunClient struct {
 	l       *loop
 	started time.Time // this round
+	looked  time.Time // the last out of turn
 	rounds  int
 	next    time.Time
 	nextNew time.Time // the next round
@@ -96,6 +99,14 @@ func (s *stunClient) relaysChanged(now time.Time) {
 	}
 	s.rounds = 0
 	s.start(now)
+}
+
+// again begins a round out of turn, for our outside address may have changed.
+func (s *stunClient) again(now time.Time) {
+	if len(s.servers) > 0 && now.Sub(s.looked) > stunAgain {
+		s.looked = now
+		s.start(now)
+	}
 }
 
 // start begins a round.
@@ -178,6 +189,11 @@ func (s *stunClient) answer(p message) {
 		s.latency[v.relay] = rtt
 	}
 	v.answered = true
+	if old, ok := s.seen[v.addr]; ok && old.addr.Addr() != mapped.Addr() { // nor is what other servers saw true any more
+		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
+			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
+		})
+	}
 	s.seen[v.addr] = reflexive{mapped, now}
 	s.l.tend(now)
 	s.l.announce(now)

@@ -163,7 +163,7 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 	}
 	g := pr.pings[i]
 	if c := pr.find(from); c != nil && !c.shunned.IsZero() &&
-		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && o.sent.Before(g.sent) }) {
+		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && !o.late && o.sent.Before(g.sent) }) {
 		c.streak = 0 // one before it is missing
 	}
 	pr.pings = slices.Delete(pr.pings, i, i+1)
@@ -224,7 +224,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 			}
 		}
 		pr.call(now, hereEvery)
-		pr.other, pr.until = Relay, now.Add(bothFor)
+		pr.other, pr.until = Relay, now.Add(bothCalled)
 		if !pr.asked(pr.best.addr) {
 			pr.ping(now, pr.best.addr, 0, true)
 		}
@@ -261,7 +261,7 @@ func (pr *peer) reach(now time.Time, c *candidate) {
 // the pair could not meet. So at first we open our side only, and say so by relay; who hears that pings in earnest.
 // A NAT of ours with a port for each far end gains nothing by it, and behind addresses that are not public is no NAT.
 func (pr *peer) early(now time.Time, c *candidate) bool {
-	if pr.p.cfg.Plain || c.proven || !public(c.addr.Addr()) || pr.p.self.NAT.hard() || recent(now, pr.clear, clearFor) {
+	if pr.p.cfg.Plain || !c.pong.IsZero() || !public(c.addr.Addr()) || pr.p.self.NAT.hard() || recent(now, pr.clear, clearFor) {
 		return false
 	}
 	waited := now.Sub(pr.began)

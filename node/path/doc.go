@@ -17,8 +17,8 @@
 // node probe much: candidates per peer are few, and a token bucket holds each peer's probes.
 //
 // Public addresses are at first only opened, by packets that die before the peer's NAT, for some NATs are spoilt by early
-// ones. Where a NAT has a port for each far end, ports are guessed within a budget ([Budget]). A path that loses much
-// is left for the relay until it is clean.
+// ones. Where a NAT has a port for each far end, ports are guessed within a budget ([Budget]). Paths are judged by latency,
+// jitter and loss, the relay too: a direct path that is worse is left for the relay until it is good again, not often.
 //
 // The messages are sealed from disco key to disco key; [Box] draws their bytes.
 package path

@@ -32,16 +32,20 @@ const (
 	hereRate   = 5
 
 	bothFor     = 300 * time.Millisecond // packets go both ways around a switch
+	bothCalled  = 600 * time.Millisecond // the same when the peer tells of trouble that we do not see
 	silence     = 300 * time.Millisecond // sending and hearing nothing: ask
 	silenceMost = 700 * time.Millisecond // the same, of a peer that answers but has nothing to say
 	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
 	pongMost    = time.Second
+	lateMost    = 2 * time.Second
 	recheck     = 15 * time.Second // a path is asked that often even if packets come in: their sources may be forged
 	awake       = Awake
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
 	hereEvery   = 5 * time.Second  // between unprovoked Heres to one peer
 	hereDoubt   = time.Second      // when the path to it is in doubt
 	hereLeast   = 200 * time.Millisecond
+	hereNews    = 40 * time.Millisecond // between two of which the second says more
+	hereLost    = 10 * time.Second      // a Here that recent may not have passed a relay that was connected anew since
 	pingLeast   = 20 * time.Millisecond // between pings to one address in answer to pings from it
 	fresh       = 5 * time.Second       // an address proven that recently needs no ping back
 	compare     = 2 * time.Minute       // between searches for a better path
@@ -77,7 +81,7 @@ type Config struct {
 	Tx func() TxID
 }
 
-// Event is something that happened: Peers, Self, Moved, Got, Seen, Tick or Probe.
+// Event is something that happened: Peers, Self, Moved, Relinked, Got, Seen, Tick or Probe.
 type Event interface{ event() }
 
 type (
@@ -92,6 +96,8 @@ type (
 	Self struct{ Here Here }
 	// Moved says that this machine's network changed: no path can be trusted.
 	Moved struct{}
+	// Relinked says that a relay is connected anew: what was told by it just before may be lost.
+	Relinked struct{}
 	// Got is an authentic message of a peer.
 	Got struct {
 		Peer key.NodePublic
@@ -126,12 +132,14 @@ type Traffic struct {
 func (Peers) event() {}
 func (Self) event()  {}
 func (Moved) event() {}
-func (Got) event()   {}
-func (Seen) event()  {}
-func (Tick) event()  {}
-func (Probe) event() {}
 
-// Action is something to do: Send, Use, Sleep, Alive, Probed or Sockets.
+func (Relinked) event() {}
+func (Got) event()      {}
+func (Seen) event()     {}
+func (Tick) event()     {}
+func (Probe) event()    {}
+
+// Action is something to do: Send, Use, Sleep, Alive, Probed, Sockets or Look.
 type Action interface{ action() }
 
 type (
@@ -149,6 +157,8 @@ type (
 		Peer  key.NodePublic
 		Count int
 	}
+	// Look asks for a Self soon: that a path stopped answering may be because our address from outside changed.
+	Look struct{}
 	// Use says which routes a peer's WireGuard packets take from now on.
 	Use struct {
 		Peer    key.NodePublic
@@ -187,6 +197,7 @@ func (Sleep) action()   {}
 func (Alive) action()   {}
 func (Probed) action()  {}
 func (Sockets) action() {}
+func (Look) action()    {}
 
 // Paths is the state of all peers. It is not safe for concurrent use.
 type Paths struct {
@@ -222,6 +233,8 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.each(now, func(pr *peer) { pr.news(now) }, true)
 	case Moved:
 		p.each(now, func(pr *peer) { pr.moved(now) }, false)
+	case Relinked:
+		p.each(now, func(pr *peer) { pr.relinked(now) }, true)
 	case Got:
 		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg) })
 	case Seen:
@@ -277,6 +290,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.pongs.fill(now, pongBurst)
 			pr.heres.fill(now, hereBurst)
 			pr.moods.fill(now, fickleBurst)
+			pr.stops.fill(now, stopBurst)
 			p.peers[s.Key] = pr
 		}
 		pr.kept, pr.told = p.sets, s.Candidates

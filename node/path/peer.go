@@ -34,6 +34,7 @@ type peer struct {
 	rate     int // packets a second from the peer,
 	rateAt   time.Time
 	moods    bucket    // of switches for quality
+	stops    bucket    // of paths that stopped answering, and may be taken back as soon as they do again
 	shunAt   time.Time // next ping to a path left for its quality
 
 	traffic Traffic
@@ -72,6 +73,7 @@ type ping struct {
 	to    Route
 	sent  time.Time
 	due   time.Time
+	late  bool   // it was given up; an answer still tells how long it took
 	probe uint64 // ID of the Probe it is for, 0 if none
 }
 
@@ -201,6 +203,7 @@ func (pr *peer) suspect(now time.Time) {
 	if !pr.doubt {
 		pr.doubt = true
 		pr.restart(now)
+		pr.p.do(Look{})
 		pr.call(now, hereDoubt) // it may be only our way to the peer or only its way to us that is broken
 	}
 	if !pr.asked(pr.best.addr) {
@@ -210,30 +213,43 @@ func (pr *peer) suspect(now time.Time) {
 
 // expire takes pings that were not answered off the list and draws the conclusion.
 func (pr *peer) expire(now time.Time) {
-	missed := false
-	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool {
-		if g.due.After(now) {
-			return false
+	var asked time.Time // by the latest of those that the path in use has not answered
+	for i := range pr.pings {
+		g := &pr.pings[i]
+		if g.late || g.due.After(now) {
+			continue
 		}
+		g.late, g.due = true, g.sent.Add(lateMost)
 		if !g.to.IsValid() {
 			pr.relay.missed++
 		}
 		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
 			c.missed++
 			c.wins, c.streak = 0, 0
-			missed = missed || c == pr.best
+			if c == pr.best {
+				asked = latest(asked, g.sent)
+			}
 		}
-		return true
-	})
-	if !missed {
+	}
+	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return !g.due.After(now) })
+	if asked.IsZero() {
 		return
 	}
-	if pr.best.missed >= 2 && !pr.instead(now) {
-		pr.leave(now, fmt.Sprintf("%s stopped answering", pr.best.addr))
-		return
+	missed := pr.best.missed
+	if pr.traffic.Heard.After(asked) { // the path brings packets: it may be lossy only
+		missed /= 2
 	}
-	if pr.best.missed > 0 {
+	switch {
+	case missed >= 2 && !pr.instead(now):
+		c := pr.best
+		pr.leave(now, fmt.Sprintf("%s stopped answering", c.addr))
+		if !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst) {
+			pr.doubtful(now, c, stopStreak)
+		}
+	case missed == 1:
 		pr.suspect(now)
+	case missed == 0 && !pr.asked(pr.best.addr):
+		pr.ping(now, pr.best.addr, 0, true)
 	}
 }
 
@@ -324,8 +340,15 @@ func (pr *peer) call(now time.Time, least time.Duration) {
 
 // news is a call that must not get lost: at once, or as soon as the last is old enough.
 func (pr *peer) news(now time.Time) {
-	pr.hereDue = latest(now, pr.hereSent.Add(hereLeast))
+	pr.hereDue = latest(now, pr.hereSent.Add(hereNews))
 	if !pr.hereDue.After(now) {
+		pr.call(now, 0)
+	}
+}
+
+// relinked repeats a call that the relay may not have passed on.
+func (pr *peer) relinked(now time.Time) {
+	if recent(now, pr.hereSent, hereLost) {
 		pr.call(now, 0)
 	}
 }
@@ -333,6 +356,7 @@ func (pr *peer) news(now time.Time) {
 // moved says our network changed.
 func (pr *peer) moved(now time.Time) {
 	for _, c := range pr.candidates {
+		c.pinged, c.opened = time.Time{}, time.Time{} // by another NAT
 		if c != pr.best {
 			c.pong = time.Time{}
 		}
@@ -345,12 +369,24 @@ func (pr *peer) moved(now time.Time) {
 		return
 	}
 	pr.called = now
-	pr.call(now, hereLeast)
-	if pr.best != nil {
+	switch {
+	case pr.best == nil:
+	case pr.trap():
+		pr.leave(now, "our network changed")
+		pr.until, pr.clear = time.Time{}, time.Time{} // nothing must come to the peer's NAT before it is opened anew
+		pr.restart(now)
+	default:
 		pr.doubt = true
 		pr.ping(now, pr.best.addr, 0, true)
 	}
 	pr.seek(now)
+	pr.call(now, hereLeast)
+}
+
+// trap reports whether the path in use leads to a NAT that an unexpected packet may spoil for us (see early).
+func (pr *peer) trap() bool {
+	return !pr.p.cfg.Plain && public(pr.best.addr.Addr()) && !pr.p.self.NAT.hard() &&
+		slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.addr.Addr().Is4() && !public(c.addr.Addr()) })
 }
 
 // probe serves `hedge ping`.
@@ -375,20 +411,20 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	if c := pr.find(to); c != nil {
 		c.pinged = now
 		if c == pr.best && c.rtt > 0 {
-			wait = min(max(3*c.rtt, pongLeast), pongMost)
+			wait = min(max(3*c.rtt+4*c.rttvar, pongLeast), pongMost)
 		}
 	}
 	if len(pr.pings) >= maxPings {
 		pr.pings = slices.Delete(pr.pings, 0, 1)
 	}
-	g := ping{pr.p.cfg.Tx(), to, now, now.Add(wait), id}
+	g := ping{tx: pr.p.cfg.Tx(), to: to, sent: now, due: now.Add(wait), probe: id}
 	pr.pings = append(pr.pings, g)
 	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{g.tx}})
 }
 
 // asked reports whether a ping to a route is in flight.
 func (pr *peer) asked(to Route) bool {
-	return slices.ContainsFunc(pr.pings, func(g ping) bool { return g.to == to })
+	return slices.ContainsFunc(pr.pings, func(g ping) bool { return g.to == to && !g.late })
 }
 
 // forget drops pings to a route that were sent by then, but those the user asked for.

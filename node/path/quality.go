@@ -12,7 +12,8 @@ import (
 //
 // A path is left for its quality at most so often (fickleEvery), and one that was is taken back when it is good again.
 const (
-	lossEvery  = time.Second
+	lossEvery  = 700 * time.Millisecond
+	lossKeeps  = 3 * time.Second       // a report; then the path is clean
 	lossLeast  = 20                    // packets, to say anything about them
 	lossTell   = 20                    // per mille
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
@@ -20,9 +21,11 @@ const (
 	lossFlood  = 20000                 // packets a second; so many overrun a receiver, whatever path they take
 	bulk       = 500                   // packets a second, which make a queue of their own and so the latency
 
-	shunStreak = 70 // answers in a row by which a path that lost too much is taken back; twice as many each time it fails again
-	shunMost   = 4 * shunStreak
-	slowStreak = 20                     // the same of one that was only slow
+	shunStreak = 100              // answers in a row by which a path that lost too much is taken back; twice as many each time it fails again
+	slowStreak = 20               // the same of one that was only slow,
+	stopStreak = 10               // and of one that stops answering all the time
+	stopEvery  = 20 * time.Second // which it may do that often
+	stopBurst  = 3
 	shunWarm   = 8                      // the first of them, which are asked for
 	shunSlowly = 250 * time.Millisecond // at this pace,
 	shunWithin = 6 * time.Second        // and the others within that,
@@ -65,7 +68,7 @@ func smooth(old, sample time.Duration) time.Duration {
 // score is what a path is worth, the less the better.
 func (q *quality) score(now time.Time) time.Duration {
 	s := q.rtt + 4*q.rttvar
-	if recent(now, q.lostAt, 3*lossEvery) { // else it is clean meanwhile
+	if recent(now, q.lostAt, lossKeeps) { // else it is clean meanwhile
 		s += time.Duration(q.loss) * lossCost / 10
 	}
 	return s
@@ -73,7 +76,7 @@ func (q *quality) score(now time.Time) time.Duration {
 
 // lost takes a report of loss.
 func (q *quality) lost(now time.Time, perMille int) {
-	if !recent(now, q.lostAt, 3*lossEvery) {
+	if !recent(now, q.lostAt, lossKeeps) {
 		q.loss, q.lossy = perMille, 0
 	}
 	q.loss, q.lostAt = (q.loss+perMille)/2, now
@@ -131,7 +134,6 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
 	if !clearly(pr.relayScore(now), c.score(now)) {
-		c.lossy = 0
 		return
 	}
 	if c.lossy == 0 && pr.compared == 0 {
@@ -147,7 +149,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 // say nothing of the path.
 func (pr *peer) weighRelay(now time.Time) {
 	c := pr.best
-	if len(pr.trial) < winsNeeded || c.missed > 0 {
+	if len(pr.trial) < winsNeeded {
 		return
 	}
 	c.rtt = median(pr.trial)
@@ -174,13 +176,18 @@ func (pr *peer) shun(now time.Time, need int, why string) {
 	if !pr.fickle(now) {
 		return
 	}
-	c.lossy, c.shunned, c.streak = 0, now, 0
-	c.need = min(max(2*c.need, need), 4*need)
 	pr.relay.wins = 0
 	pr.leave(now, why)
 	c.pong = now // it answers, and stays
-	pr.shunAt = now.Add(shunSlowly)
+	pr.doubtful(now, c, need)
 	pr.restart(now.Add(seekWaits[4]))
+}
+
+// doubtful takes back a path only after so many answers in a row, and more each time.
+func (pr *peer) doubtful(now time.Time, c *candidate, need int) {
+	c.lossy, c.shunned, c.streak = 0, now, 0
+	c.need = min(max(2*c.need, need), 4*shunStreak)
+	pr.shunAt = now.Add(shunSlowly)
 }
 
 // retry pings the paths that were left for their quality, to see whether they are good again.

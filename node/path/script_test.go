@@ -375,6 +375,8 @@ func (s *script) describe(a Action) string {
 		return fmt.Sprintf("use  %s %s%s%s%s (%s)", peerName(a.Peer), routeName(a.Primary), both, rtt, first, a.Why)
 	case Sleep:
 		return "sleep " + peerName(a.Peer)
+	case Look:
+		return "look"
 	case Sockets:
 		return fmt.Sprintf("sockets %s %d", peerName(a.Peer), a.Count)
 	case Probed:

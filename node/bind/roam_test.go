@@ -1,0 +1,106 @@
+package bind
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hedge-mesh/hedge/test/lab"
+)
+
+// roaming is what may happen to a on a direct path, and what that may cost in milliseconds: until packets arrive again,
+// and until both sides send directly alone. Where that is 0 they stay on the relay for long: the packet that was under
+// way has spoilt the new port at the peer's NAT.
+var roaming = []struct {
+	what           string
+	a, b           string
+	change         func(m *meeting)
+	outage, direct time.Duration
+}{
+	{"own address", "easy", "easy", readdress, 150, 1000},
+	{"own address", "easy", "none", readdress, 150, 1000},
+	{"own address", "none", "easy", readdress, 150, 1000},
+	{"own address", "easyopen", "easyopen", readdress, 150, 0},
+	{"own address", "fullcone", "hard", readdress, 150, 1000},
+	{"own address", "dual", "dual", readdress, 150, 1000},
+	{"own address", "v6", "v6", readdress, 150, 1000},
+	{"uplink", "easy", "easy", uplink, 150, 1000},
+	{"uplink", "easy", "none", uplink, 150, 1000},
+	{"uplink", "hard", "none", uplink, 150, 1000},
+	{"uplink", "cgn", "easy", uplink, 150, 1000},
+	{"uplink", "dual", "dual", uplink, 150, 1000},
+	{"wakes up", "easy", "easy", wake, 150, 1000},
+	{"wakes up", "easy", "none", wake, 150, 1000},
+	{"silent WAN", "easy", "easy", silent, 1000, 2000},
+	{"silent WAN", "easy", "none", silent, 1000, 2000},
+	{"silent WAN", "easyopen", "easyopen", silent, 1000, 0},
+	{"silent WAN", "fullcone", "easy", silent, 1000, 2000},
+	{"silent WAN", "hard", "none", silent, 1000, 2000},
+	{"silent WAN", "cgn", "easy", silent, 1000, 2000},
+	{"NAT forgets", "easy", "easy", forget, 1000, 2000},
+	{"NAT forgets", "hard", "none", forget, 1000, 2000},
+	{"NAT forgets", "fullcone", "hard", forget, 1000, 2000},
+}
+
+func readdress(m *meeting) { m.ma.Readdress(); m.moved(m.a) }
+func uplink(m *meeting)    { m.ma.Move(m.net.Router(lab.Home("easy"))); m.moved(m.a) }
+
+// wake lets a's wall clock be ahead by an hour of sleep, in which its NAT has forgotten it and its provider has given it
+// another address.
+func wake(m *meeting) {
+	m.ra.Rebind()
+	slept := time.Hour
+	m.a.wall.Store(&slept)
+	m.moved(m.a) // anything that makes the loop look at the clock
+}
+
+func silent(m *meeting) { m.ra.Rebind() }
+func forget(m *meeting) { m.ra.Forget() }
+
+// moved is what the system tells a side.
+func (m *meeting) moved(s *side) { s.moves <- struct{}{} }
+
+// alone reports whether a side sends directly and not otherwise.
+func (s *side) alone() bool {
+	for _, p := range s.table.Load().byNode {
+		if r := p.routes.Load(); !r.primary.IsValid() || r.both && r.until == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func TestRoaming(t *testing.T) {
+	for _, c := range roaming {
+		for _, one := range []bool{false, true} {
+			outage, direct := c.outage*time.Millisecond, c.direct*time.Millisecond
+			t.Run(fmt.Sprintf("%s, %s to %s, one way %v", c.what, c.a, c.b, one), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := meet(t, 1, c.a, c.b)
+					defer m.end()
+					m.shake()
+					if m.talk(4*time.Second, nil); m.both() == 0 {
+						t.Fatal("not direct")
+					}
+					m.oneWay = one
+					start, back := time.Now(), time.Duration(0)
+					c.change(m)
+					f := m.talk(4*time.Second, func() bool {
+						if !m.a.alone() || !m.b.alone() {
+							back = time.Since(start)
+						}
+						return false
+					})
+					t.Logf("outage %v, direct again after %v, %d late", f.gap, back, f.late)
+					if f.gap > outage || direct > 0 && back > direct {
+						t.Errorf("outage %v, direct again after %v; want %v and %v", f.gap, back, outage, direct)
+					}
+					if direct > 0 && (!m.a.alone() || !m.b.alone()) {
+						t.Error("not direct again")
+					}
+				})
+			})
+		}
+	}
+}
