@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ type control struct {
 	join    string     // the enrolment key; empty once it has been used, or if there was none
 	whole   bool       // ask for all of the Map: what there is does not fit what was sent
 	log     zerolog.Logger
-	changed func() // status has
+	changed func()                // status has
+	offers  func() []netip.Prefix // what this node would carry for others
 
 	moved chan struct{} // capacity 1: Here has changed
 	dirty chan struct{} // capacity 1: the soft plane has changed and is not on disk
@@ -160,6 +162,7 @@ func (c *control) connect(ctx context.Context) (heard bool, err error) {
 
 	m := c.enforce.cur.Load().m
 	hello := c.hello
+	hello.Routes = c.offers()
 	if m != nil && !c.whole {
 		hello.Revision = m.Revision
 		if hello.Have, err = m.Hashes(); err != nil {
@@ -181,7 +184,7 @@ func (c *control) connect(ctx context.Context) (heard bool, err error) {
 			heard = true
 			c.found(conn)
 			defer c.drop()
-			wg.Go(func() { c.here(ctx, conn) })
+			wg.Go(func() { c.here(ctx, conn, hello.Routes) })
 		}
 		if err := c.take(conn, msg); err != nil {
 			return heard, err
@@ -290,10 +293,16 @@ func (c *control) saver(ctx context.Context) {
 	}
 }
 
-// here tells the coordinator where this node can be found, whenever that changes.
-func (c *control) here(ctx context.Context, conn *wire.Conn) {
+// here tells the coordinator where this node can be found and what it offers to carry, whenever that changes.
+func (c *control) here(ctx context.Context, conn *wire.Conn, offered []netip.Prefix) {
 	var last *wire.Here
 	for {
+		if now := c.offers(); !slices.Equal(now, offered) {
+			if conn.Send(&wire.Advertise{Routes: now}) != nil {
+				return
+			}
+			offered = now
+		}
 		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco}
 		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), wire.MaxEndpoints)]
 		if last == nil || !same(last, h) {
@@ -326,7 +335,7 @@ func same(a, b *wire.Here) bool {
 	return true
 }
 
-// move is called when endpoints or the home relay have changed.
+// move is called when endpoints, the home relay or what is offered have changed.
 func (c *control) move() {
 	select {
 	case c.moved <- struct{}{}:

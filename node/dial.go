@@ -104,7 +104,9 @@ func (n *Node) DialContext(ctx context.Context, network, hostport string) (net.C
 	}
 	addrs, err := n.Resolve(host)
 	if err != nil {
-		return nil, err
+		if addrs = n.outside(ctx, host); len(addrs) == 0 {
+			return nil, err
+		}
 	}
 	proto := uint8(protoTCP)
 	if base == "udp" {
@@ -127,6 +129,24 @@ func (n *Node) DialContext(ctx context.Context, network, hostport string) (net.C
 		denied = &UnreachableError{Dst: hostport, Err: fmt.Errorf("it has no address for %s", network)}
 	}
 	return nil, denied
+}
+
+// outside gives the addresses of a name that is not the mesh's, by this machine's own resolver, if there is an exit to
+// reach them by.
+func (n *Node) outside(ctx context.Context, host string) []netip.Addr {
+	cur := n.enforce.cur.Load()
+	name := strings.TrimSuffix(strings.ToLower(host), ".")
+	if cur.exit == "" || !strings.Contains(name, ".") || strings.HasSuffix(name, "."+strings.ToLower(cur.m.Self.Domain)) {
+		return nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	if err != nil {
+		return nil
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return v4First(addrs)
 }
 
 // allowed asks the filter before any packet does, so that a refusal has its reason.
@@ -184,6 +204,9 @@ func (n *Node) dial(ctx context.Context, network, hostport string, to netip.Addr
 	switch {
 	case e.Refused:
 		e.Err = fmt.Errorf("connection refused: nothing listens on port %d there", to.Port())
+		if r, ok := routeTo(n.enforce.cur.Load().routes, to.Addr()); ok {
+			e.Err = fmt.Errorf("connection refused: nothing listens on port %d there, or %s, which carries it, cannot reach it", to.Port(), r.Name)
+		}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		e.Timeout = true
 		e.Err = n.silent(to.Addr())
@@ -193,10 +216,17 @@ func (n *Node) dial(ctx context.Context, network, hostport string, to netip.Addr
 
 // silent says what is known of a peer that does not answer.
 func (n *Node) silent(a netip.Addr) error {
-	m := n.enforce.cur.Load().m
+	cur := n.enforce.cur.Load()
+	m := cur.m
 	p, err := n.lookup(a.String())
 	if err != nil || m == nil {
-		return errors.New("no answer")
+		r, routed := routeTo(cur.routes, a)
+		if !routed {
+			return errors.New("no answer")
+		}
+		if p, err = n.lookup(r.Name); err != nil || m.Presence[p.ID].Online {
+			return fmt.Errorf("no answer by way of %s", r.Name)
+		}
 	}
 	w := m.Presence[p.ID]
 	switch {
@@ -212,6 +242,11 @@ func (n *Node) silent(a netip.Addr) error {
 func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	p, err := n.lookup(name)
 	if err != nil {
+		if a, bad := netip.ParseAddr(name); bad == nil {
+			if r, routed := routeTo(n.enforce.cur.Load().routes, a); routed {
+				return n.pingRouted(ctx, a, r)
+			}
+		}
 		return PingResult{}, err
 	}
 	r := PingResult{Peer: p.Name, Addr: v4First(p.Addrs)[0]}

@@ -30,7 +30,8 @@ type enforcer struct {
 	bind   *bind.Bind
 	wg     *device.Device
 	tun    *tunnel
-	shape  func(*wire.Map) error // of the device: addresses and routes
+	shape  func(*wire.Map, []Route) error // of the device: addresses and routes
+	exit   func() string                  // the exit that was chosen, by name
 	log    zerolog.Logger
 	news   func() // what is enforced has changed; called with mu held
 
@@ -51,6 +52,9 @@ type enforced struct {
 	fromDisk bool
 	refused  *wire.Refused // set: no traffic at all
 	names    map[string]*wire.Peer
+	routes   []Route // in use, the longest first
+	exit     string  // the name of the exit in use
+	exitErr  error   // why the one that was chosen is not
 }
 
 // peer finds a peer by its name, which is in lower case.
@@ -78,12 +82,13 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 			m.Self.Expires.Format(time.DateTime))}, now)
 		return e.cur.Load().refused
 	}
-	p, err := planFor(m, e.self, now)
+	exit, exitErr := exitOf(m, e.exit())
+	p, err := planFor(m, e.self, exit, now)
 	if err != nil {
 		return err
 	}
-	if err := e.shape(m); err != nil {
-		return fmt.Errorf("set own addresses: %w", err)
+	if err := e.shape(m, p.routes); err != nil {
+		return fmt.Errorf("set own addresses and routes: %w", err)
 	}
 	cuts := e.filter.Set(p.filter, now)
 	if m = e.ticketed(m); len(m.Ticket.Signed) > 0 {
@@ -103,7 +108,10 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		names[m.Peers[i].Name] = &m.Peers[i]
 	}
 	names[m.Self.Name] = &m.Self.Peer
-	next := &enforced{m: m, since: prev.since, fromDisk: fromDisk, names: names}
+	next := &enforced{m: m, since: prev.since, fromDisk: fromDisk, names: names, routes: p.routes, exitErr: exitErr}
+	if exit != nil {
+		next.exit = exit.Name
+	}
 	if prev.revision() != m.Revision || prev.refused != nil {
 		next.since = now
 	}
@@ -112,6 +120,17 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	e.kick()
 	e.news()
 	return nil
+}
+
+// again enforces the Map in force once more: what this node chooses itself has changed.
+func (e *enforcer) again() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	cur := e.cur.Load()
+	if cur.m == nil || cur.refused != nil {
+		return nil
+	}
+	return e.apply(cur.m, cur.fromDisk, time.Now())
 }
 
 func relaysOf(m *wire.Map) []bind.Relay {
@@ -190,7 +209,7 @@ func (e *enforcer) stop(r *wire.Refused, now time.Time) {
 	e.disconnect(now)
 	prev := e.cur.Load()
 	next := *prev
-	next.refused = r
+	next.refused, next.routes, next.exit = r, nil, ""
 	if prev.refused == nil {
 		next.since = now
 	}

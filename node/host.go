@@ -60,7 +60,7 @@ func (n *Node) makeDevice() (tun.Device, error) {
 		return nil, fmt.Errorf("TUN %q is none of auto, on and off", n.cfg.TUN)
 	}
 	var err error
-	n.stack, err = netstack.New(netstack.Options{Accept: n.accept})
+	n.stack, err = netstack.New(netstack.Options{Accept: n.accept, Echo: n.echo, MaxConns: maxConns, MaxFlows: maxConns})
 	n.about = Device{Kind: DeviceNetstack, Why: why}
 	return n.stack, err
 }
@@ -73,14 +73,23 @@ func (n *Node) openHost() (host, error) {
 	return openHost(n.cfg.TUNName)
 }
 
-// shape gives the device this node's addresses. What becomes of mesh addresses that nobody has, the filter says.
-func (n *Node) shape(m *wire.Map) error {
+// maxConns is how many connections a node takes from peers at once, and how many UDP flows: an exit has many, of which
+// one peer may have a quarter.
+const maxConns = 4096
+
+// shape gives the device this node's addresses, what it carries for others, and what leads through it: routes are those
+// in use. What becomes of mesh addresses that nobody has, the filter says.
+func (n *Node) shape(m *wire.Map, routes []Route) error {
 	n.bind.SetExclude(m.Self.Prefixes) // before an interface has such an address
 	switch {
 	case n.stack != nil:
-		return n.stack.SetAddrs(m.Self.Addrs)
+		return errors.Join(n.stack.SetAddrs(m.Self.Addrs), n.stack.Carry(m.Self.Routes))
 	case n.host != nil:
-		return n.host.Set(ostun.Config{Addrs: v4First(m.Self.Addrs), Mesh: m.Self.Prefixes})
+		c := ostun.Config{Addrs: v4First(m.Self.Addrs), Mesh: m.Self.Prefixes}
+		for _, r := range routes {
+			c.Routes = append(c.Routes, r.Prefix)
+		}
+		return n.host.Set(c)
 	}
 	return nil
 }

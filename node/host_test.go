@@ -91,7 +91,7 @@ func TestHostShape(t *testing.T) {
 	}
 	t.Cleanup(n.bind.Stop)
 	m := testMap(someKey)
-	if err := n.shape(m); err != nil {
+	if err := n.shape(m, nil); err != nil {
 		t.Fatal(err)
 	}
 	if len(dev.set) != 1 || !slices.Equal(dev.set[0].Addrs, v4First(m.Self.Addrs)) || !slices.Equal(dev.set[0].Mesh, m.Self.Prefixes) || len(dev.set[0].Routes) != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/hedge-mesh/hedge/node/proxy"
@@ -13,8 +14,12 @@ import (
 
 // accept decides about a connection that the policy has let in and that nobody Listens for.
 //
-//	peer ── wireguard ── filter.In ── stack ── accept ──▶ Config.Inbound ──▶ 127.0.0.1:port, a handler, or refused
+//	peer ── wireguard ── filter.In ── stack ── accept ─┬▶ Config.Inbound ──▶ 127.0.0.1:port, a handler, or refused
+//	                                                   └▶ carry: what is behind this node
 func (n *Node) accept(ctx context.Context, network string, local, remote netip.AddrPort) (net.Conn, error) {
+	if !slices.Contains(n.Addrs(), local.Addr()) {
+		return n.carry(ctx, network, local)
+	}
 	if n.cfg.Inbound.accept == nil {
 		return nil, errors.New("this node accepts no inbound connections")
 	}

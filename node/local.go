@@ -54,6 +54,7 @@ var routes = []route{
 	{http.MethodGet, "/watch", owner, serveWatch},
 	{http.MethodPost, "/ping", owner, servePing},
 	{http.MethodPost, "/why", owner, serveWhy},
+	{http.MethodPost, "/set", owner, serveSet},
 	{http.MethodPost, "/path", owner, servePath},
 	{http.MethodGet, "/netcheck", owner, serveNetcheck},
 	{http.MethodPost, "/ip", owner, serveIP},
@@ -246,6 +247,18 @@ func serveWhy(n *Node, w http.ResponseWriter, r *http.Request) error {
 	res, err := n.Why(q)
 	if err == nil {
 		answer(w, http.StatusOK, res)
+	}
+	return err
+}
+
+func serveSet(n *Node, w http.ResponseWriter, r *http.Request) error {
+	var c RoutingChange
+	if err := body(r, &c); err != nil {
+		return err
+	}
+	err := n.SetRouting(c)
+	if err == nil {
+		answer(w, http.StatusOK, n.Status())
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 // kernel does not name.
 func TestLocalRoutesAreAuthorised(t *testing.T) {
 	const self = 1000
-	want := "GET /status, GET /watch, POST /ping, POST /why, POST /path, GET /netcheck, POST /ip, POST /down, POST /logout"
+	want := "GET /status, GET /watch, POST /ping, POST /why, POST /set, POST /path, GET /netcheck, POST /ip, POST /down, POST /logout"
 	var have []string
 	reached := false
 	table := make([]route, len(routes))

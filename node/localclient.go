@@ -61,6 +61,11 @@ func (c *LocalClient) IP(ctx context.Context, name string) (a []netip.Addr, err 
 	return a, c.call(ctx, http.MethodPost, "/ip", nameRequest{name}, &a)
 }
 
+// Set changes what the node offers to carry and which exit it uses.
+func (c *LocalClient) Set(ctx context.Context, r RoutingChange) (s Status, err error) {
+	return s, c.call(ctx, http.MethodPost, "/set", r, &s)
+}
+
 // Down asks the node to end, and returns when it has let go of its state.
 func (c *LocalClient) Down(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/down", struct{}{}, nil)

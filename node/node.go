@@ -19,6 +19,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -68,6 +69,8 @@ type Config struct {
 	TUNName string
 	// Device is an interface made elsewhere, as on phones; whoever made it gives it addresses and routes.
 	Device tun.Device
+	// Routing is what to carry for others and the exit to use, from the start; see [Node.SetRouting].
+	Routing Routing
 	// Version is the software's version as Status and the coordinator show it.
 	Version string
 	// LoopbackOnly keeps WireGuard and path probes to loopback addresses, for several nodes on one machine.
@@ -121,6 +124,10 @@ type Node struct {
 	proxyAt netip.AddrPort
 	local   *local // nil for none
 
+	routing   atomic.Pointer[Routing]
+	routingMu sync.Mutex // held while it changes
+	noPings   error      // why pings are not carried for others
+
 	cancel context.CancelFunc // ends what running counts
 	run    sync.WaitGroup
 
@@ -142,6 +149,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		cfg: cfg, log: cfg.Log, started: time.Now(),
 		done: make(chan struct{}), released: make(chan struct{}), cancel: func() {},
 	}
+	n.routing.Store(&cfg.Routing)
 	if err := n.start(ctx); err != nil {
 		_ = n.Close()
 		return nil, err
@@ -152,6 +160,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 func (n *Node) start(ctx context.Context) error {
 	join, err := parseJoin(n.cfg.Join)
 	if err != nil {
+		return err
+	}
+	if err := n.cfg.Routing.check(nil); err != nil {
 		return err
 	}
 	if n.state, err = openState(n.cfg.StateDir); err != nil {
@@ -235,6 +246,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		moved: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
 	}
 	n.control.hello.Exact = n.cfg.Name != ""
+	n.control.offers = n.offers
 	var exclude []netip.Prefix
 	if m != nil {
 		exclude = m.Self.Prefixes
@@ -274,11 +286,22 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.enforce = &enforcer{
 		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, shape: n.shape, log: n.log,
+		exit: func() string { return n.Routing().ExitNode },
 		news: n.news.tell, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})
 	n.control.enforce = n.enforce
+	n.noPings = carriesPings()
 	return nil
+}
+
+// offers are the prefixes that the coordinator is told of. On a host's own device it is the host who would carry them.
+func (n *Node) offers() []netip.Prefix {
+	if n.stack == nil {
+		return nil
+	}
+	r := n.Routing()
+	return r.offers()
 }
 
 // greetAll makes new sessions at a restart. Peers still have those of the process before, whose keys are gone, and would

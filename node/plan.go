@@ -20,31 +20,43 @@ import (
 //	Map, now ── planFor ──▶ filter  who may do what            filter.Set
 //	                        paths   where peers can be found   bind.SetPeers
 //	                        wg      keys and their addresses   device.IpcSet
+//	                        routes  what is behind peers       dialling
 //	                        next    when to ask again          a timer
 type plan struct {
 	filter *filter.Config
 	paths  []bind.Peer
 	wg     map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
 	next   time.Time                         // the first expiry to come; zero for none
+	routes []Route                           // the longest first
 }
 
-// planFor fails if the Map is another node's. That no two peers of a Map share an address, which is what ties a packet
+// planFor fails if the Map is another node's. exit is the peer of the Map by which the node reaches the internet, or
+// nil: the routes of other exits are left out, from the filter as well. That no two peers of a Map share an address, which is what ties a packet
 // to an identity, is what [wire.Map.Apply] and [wire.DecodeMap] have made sure of.
-func planFor(m *wire.Map, self key.NodePublic, now time.Time) (*plan, error) {
+func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (*plan, error) {
 	p := &plan{wg: make(map[key.NodePublic][]netip.Prefix, len(m.Peers))}
 	if m.Self.Key != self {
 		return nil, fmt.Errorf("map %d is for the node key %s, this node's is %s", m.Revision, m.Self.Key.Short(), self.Short())
 	}
 	p.expires(m.Self.Expires, now)
-	taken := make(map[netip.Prefix]bool)
+	keys := make(map[acl.NodeID]key.NodePublic, len(m.Peers))
 	peers := make([]acl.Node, 0, len(m.Peers))
 	for i := range m.Peers {
 		peer := &m.Peers[i]
 		if p.expires(peer.Expires, now) {
 			continue // whatever the coordinator says or does not say: the record itself ends the key
 		}
-		peers = append(peers, peer.Node)
-		p.wg[peer.Key] = allowed(peer, taken)
+		n := peer.Node
+		n.Routes = used(peer, exit)
+		peers = append(peers, n)
+		p.wg[peer.Key], keys[peer.ID] = hosts(peer.Addrs), peer.Key
+	}
+	p.routes = routesInUse(m, exit, func(x *wire.Peer) bool { _, there := keys[x.ID]; return !there })
+	for _, r := range p.routes {
+		p.wg[keys[r.Via]] = append(p.wg[keys[r.Via]], r.Prefix)
+	}
+	for k := range p.wg {
+		slices.SortFunc(p.wg[k], netip.Prefix.Compare)
 	}
 	p.paths = pathsOf(m, now)
 	p.filter = &filter.Config{
@@ -82,21 +94,13 @@ func (p *plan) expires(t, now time.Time) bool {
 	return false
 }
 
-// allowed are the addresses that WireGuard lets a peer have: its own, and its routes that nobody before it carries,
-// which is how the filter sees it too. Exit routes are not taken: a node would first have to choose its exit.
-func allowed(p *wire.Peer, taken map[netip.Prefix]bool) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(p.Addrs)+len(p.Routes))
-	for _, a := range p.Addrs {
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+// hosts are the prefixes of single addresses.
+func hosts(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		out[i] = netip.PrefixFrom(a, a.BitLen())
 	}
-	for _, r := range p.Routes {
-		if r.Bits() > 0 && !taken[r] {
-			taken[r] = true
-			out = append(out, r)
-		}
-	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return slices.Compact(out)
+	return out
 }
 
 func ids(nodes []acl.Node) []acl.NodeID {

@@ -76,6 +76,7 @@ func (n *Node) Status() Status {
 		}
 	}
 	wg := n.counters()
+	n.statusOfRoutes(&s, cur)
 	for i := range m.Peers {
 		s.Peers = append(s.Peers, n.peer(m, &m.Peers[i], wg, now))
 	}
@@ -89,7 +90,7 @@ func (n *Node) peer(m *wire.Map, p *wire.Peer, wg map[key.NodePublic]counters, n
 	out := Peer{
 		ID: p.ID, Name: p.Name, FullName: fullName(m, p.Name), User: p.User, Tags: p.Tags, Addrs: v4First(p.Addrs),
 		Routes: p.Routes, Key: p.Key.String(), Expires: p.Expires, Expired: !p.Expires.IsZero() && !now.Before(p.Expires),
-		Online: where.Online, LastSeen: where.LastSeen, Path: Path{Kind: "none"},
+		Exit: isExit(p), Online: where.Online, LastSeen: where.LastSeen, Path: Path{Kind: "none"},
 		RxBytes: c.rx, TxBytes: c.tx, Handshake: c.handshake,
 	}
 	if path, ok := n.bind.Path(p.Key); ok {
@@ -199,6 +200,9 @@ func (n *Node) Why(q WhyQuery) (WhyResult, error) {
 				continue
 			}
 			from, to := slices.Contains(m.Self.Addrs, src), slices.Contains(m.Self.Addrs, dst)
+			if _, behind := longest(n.offers(), dst); !from && behind {
+				to = true // as far as it is up to this node
+			}
 			switch {
 			case from && to:
 				return WhyResult{}, fmt.Errorf("%s is this node itself; no packet would leave it", orSelf(q.Dst, m))
@@ -234,7 +238,16 @@ func (n *Node) why(src, dst netip.AddrPort, proto uint8, now time.Time) WhyResul
 		w.Direction = "egress"
 	}
 	w.Src, w.Dst = named(cur.m, src.Addr()), named(cur.m, dst.Addr())
-	if v.Reason == filter.DstNotOwned && w.Direction == "egress" && within(cur.m.Self.Prefixes, dst.Addr()) {
+	inMesh := within(cur.m.Self.Prefixes, dst.Addr())
+	_, routed := routeTo(cur.routes, dst.Addr())
+	switch {
+	case w.Direction == "egress" && !inMesh && !routed:
+		w.Allow, w.Rule, w.Reason, w.Text = false, nil, "no_route", noRoute(cur, n.Routing().ExitNode, dst.Addr())
+	case w.Direction == "ingress" && !inMesh && !v.Allow && v.Reason == filter.DstNotOwned:
+		if r, ok := longest(n.offers(), dst.Addr()); ok {
+			w.Reason, w.Text = "no_route", fmt.Sprintf("denied: route %v is not approved; an admin approves it with: hedge admin node routes %s --approve %v", r, cur.m.Self.Name, r)
+		}
+	case v.Reason == filter.DstNotOwned && w.Direction == "egress" && inMesh:
 		w.Text = fmt.Sprintf("denied: no rule lets %s reach %s, nor the other way: neither knows of the other", w.Src, w.Dst)
 	}
 	return w

@@ -65,8 +65,25 @@ type Status struct {
 	Device   Device       `json:"device"`               // how programs of this host reach the mesh
 	Inbound  string       `json:"inbound"`              // "off", "loopback", "handler"; "host" on an interface of the host
 	Proxy    string       `json:"proxy,omitempty"`      // "127.0.0.1:1055": SOCKS5 and HTTP
+	Carries  []Carried    `json:"carries,omitempty"`    // what this node offers to carry for others
+	NoPings  string       `json:"no_pings,omitempty"`   // why pings are not among that
+	ExitNode *ExitNode    `json:"exit_node,omitempty"`  // the one that was chosen
 	Traffic  Traffic      `json:"traffic"`              //
 	Peers    []Peer       `json:"peers"`                // sorted by name
+}
+
+// Carried is a prefix behind this node.
+type Carried struct {
+	Route    netip.Prefix `json:"route"` // a /0 is the internet
+	Approved bool         `json:"approved"`
+	Problem  string       `json:"problem,omitempty"` // why it is not carried
+}
+
+// ExitNode is the peer by which this node reaches the internet.
+type ExitNode struct {
+	Name    string `json:"name"`
+	InUse   bool   `json:"in_use"`
+	Problem string `json:"problem,omitempty"` // why not
 }
 
 // Policy is what the node enforces.
@@ -127,6 +144,7 @@ type Peer struct {
 	Tags      []string       `json:"tags,omitempty"`
 	Addrs     []netip.Addr   `json:"addrs"`
 	Routes    []netip.Prefix `json:"routes,omitempty"`
+	Exit      bool           `json:"exit,omitempty"` // this node may choose it as its exit
 	Key       string         `json:"key"`
 	Expires   time.Time      `json:"key_expires,omitzero"`
 	Expired   bool           `json:"expired,omitempty"`

@@ -29,13 +29,13 @@ type settings struct {
 
 type initFlags struct {
 	settings
-	node       nodeFlags
+	node       *nodeFlags
 	qr         bool
 	foreground bool
 }
 
 func (a *app) initCmd() *cobra.Command {
-	var f initFlags
+	f := initFlags{node: new(nodeFlags)}
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Begin a network on this machine, and print the line for the next one",
@@ -235,7 +235,7 @@ func (a *app) admit(ctx context.Context, d dirs, s settings, st starter, r *init
 }
 
 // background starts what is not running as processes of their own.
-func (a *app) background(ctx context.Context, d dirs, f nodeFlags) starter {
+func (a *app) background(ctx context.Context, d dirs, f *nodeFlags) starter {
 	return starter{
 		mesh: func(s settings) (m meshReady, err error) {
 			if _, running := holder(d.lock("coordinator")); running {
@@ -270,7 +270,7 @@ func (a *app) background(ctx context.Context, d dirs, f nodeFlags) starter {
 }
 
 // here runs both in this process, until ctx is done or one of them ends.
-func (a *app) here(ctx context.Context, d dirs, f nodeFlags) starter {
+func (a *app) here(ctx context.Context, d dirs, f *nodeFlags) starter {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 2)
 	running := 0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +39,9 @@ func (a *app) logout(ctx context.Context) error {
 		return err
 	}
 	err = node.NewLocalClient(d.nodeSocket()).Logout(ctx)
+	if err == nil || notRunning(err) {
+		os.Remove(d.flags()) // they were for this network
+	}
 	if !notRunning(err) {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/node"
@@ -20,7 +21,12 @@ type nodeFlags struct {
 	tun, tunName         string
 	port                 uint16
 	timeout              time.Duration
+	routingFlags
+	set *pflag.FlagSet
 }
+
+// keptFlags are those that a node keeps from one run to the next; see remembered.
+var keptFlags = append([]string{"inbound", "proxy", "port", "tun", "tun-name"}, liveFlags...)
 
 func (f *nodeFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.name, "name", "", "`NAME` to ask for when joining (default: this host's name)")
@@ -31,14 +37,17 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	cmd.Flags().Lookup("tun").NoOptDefVal = node.TUNAuto
 	cmd.Flags().StringVar(&f.tunName, "tun-name", ostun.DefaultName, "`NAME` of that interface")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "`TIME` to wait for the coordinator when joining")
+	f.routingFlags.add(cmd)
+	f.set = cmd.Flags()
 }
 
-// args are the flags for another process.
+// args are the flags for another process: those that were given, for the others it has kept.
 func (f *nodeFlags) args(a *app) []string {
-	args := []string{"--inbound", f.inbound, "--proxy", f.proxy, "--port", fmt.Sprint(f.port), "--timeout", f.timeout.String(), "--log-level", a.logLevel,
-		"--tun=" + f.tun, "--tun-name", f.tunName}
-	if f.name != "" {
-		args = append(args, "--name", f.name)
+	args := []string{"--log-level", a.logLevel}
+	for _, name := range append([]string{"name", "timeout"}, keptFlags...) {
+		if flag := f.set.Lookup(name); flag.Changed {
+			args = append(args, "--"+name+"="+flagText(flag))
+		}
 	}
 	if a.stateDir != "" {
 		args = append(args, "--state-dir", a.stateDir)
@@ -59,7 +68,8 @@ func (f *nodeFlags) check() error {
 		return usage(errors.New("--inbound off is for the stack inside the process: by an interface the host itself takes in what the policy allows"),
 			"leave one of them out; to take in nothing, let no rule name this node as a destination")
 	}
-	return nil
+	_, err := f.routing()
+	return err
 }
 
 func (a *app) nodeCmd() *cobra.Command {
@@ -83,7 +93,7 @@ without, --tun (which is --tun=auto) does as if it were not there, and --tun=on 
 			if err != nil {
 				return err
 			}
-			return a.runNode(cmd.Context(), f, join, func(s node.Status) { a.ready(s) })
+			return a.runNode(cmd.Context(), &f, join, func(s node.Status) { a.ready(s) })
 		},
 	}
 	f.add(cmd)
@@ -93,10 +103,7 @@ without, --tun (which is --tun=auto) does as if it were not there, and --tun=on 
 }
 
 // runNode is a node until ctx is done or it is told to end.
-func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(node.Status)) error {
-	if err := f.check(); err != nil {
-		return err
-	}
+func (a *app) runNode(ctx context.Context, f *nodeFlags, join string, ready func(node.Status)) error {
 	log, err := a.logger()
 	if err != nil {
 		return err
@@ -108,8 +115,21 @@ func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(
 	if err := d.make(); err != nil {
 		return err
 	}
+	kept, err := recall(d)
+	if err == nil {
+		err = kept.apply(d, f.set, keptFlags)
+	}
+	if err == nil {
+		err = f.check()
+	}
+	if err != nil {
+		return err
+	}
 	cfg := node.Config{StateDir: d.node(), Socket: d.nodeSocket(), Join: join, Name: f.name, Proxy: f.proxy, Port: f.port,
 		TUN: f.tun, TUNName: f.tunName, Version: buildInfo().Version, Log: log.With().Str("part", "node").Logger()}
+	if cfg.Routing, err = f.routing(); err != nil {
+		return err
+	}
 	if f.inbound == "on" {
 		cfg.Inbound = node.Loopback
 	}
@@ -118,6 +138,11 @@ func (a *app) runNode(ctx context.Context, f nodeFlags, join string, ready func(
 	n, err := node.Start(starting, cfg)
 	if err != nil {
 		return err
+	}
+	if kept.take(f.set, keptFlags) { // now that they have proven good
+		if err := kept.keep(d); err != nil {
+			log.Warn().Err(err).Msg("the flags will be forgotten")
+		}
 	}
 	ready(firstContact(starting, n))
 	select {

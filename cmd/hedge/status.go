@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,11 +66,16 @@ func showStatus(w io.Writer, s node.Status, now time.Time) {
 		row("proxy", "%s (SOCKS5 and HTTP)", s.Proxy)
 	}
 	row("inbound", "%s", s.Inbound)
+	showRouting(s, func(name, text string) { row(name, "%s", text) })
 	if len(s.Peers) == 0 {
 		fmt.Fprintln(w, "\nNo peers: nobody else is here yet, or no rule lets this node and another reach each other.")
 		return
 	}
 	rows := [][]string{{"PEER", "ADDRESS", "OWNER", "PATH", "RTT", "SEEN"}}
+	routed := slices.ContainsFunc(s.Peers, func(p node.Peer) bool { return len(p.Routes) > 0 })
+	if routed {
+		rows[0] = append(rows[0], "CARRIES")
+	}
 	for _, p := range s.Peers {
 		seen := ago(p.LastSeen, now)
 		if p.Online {
@@ -78,7 +84,11 @@ func showStatus(w io.Writer, s node.Status, now time.Time) {
 		if p.Expired {
 			seen = "expired"
 		}
-		rows = append(rows, []string{p.Name, first(p.Addrs), dash(owner(p.User, p.Tags)), p.Path.String(), short(time.Duration(p.Path.RTT)), seen})
+		r := []string{p.Name, first(p.Addrs), dash(owner(p.User, p.Tags)), p.Path.String(), short(time.Duration(p.Path.RTT)), seen}
+		if routed {
+			r = append(r, dash(routesText(p.Routes)))
+		}
+		rows = append(rows, r)
 	}
 	fmt.Fprintln(w)
 	table(w, rows...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,10 +29,15 @@ from --join-file (- for standard input) or HEDGE_JOIN, which keeps it out of the
 Programs reach the network through the proxy it reports:
   curl --socks5-hostname 127.0.0.1:1055 http://web.hedge.internal/
 
-With --tun they need no proxy: the host gets a network interface, if that is permitted; see hedge node --help.`,
+With --tun they need no proxy: the host gets a network interface, if that is permitted; see hedge node --help.
+
+The node keeps its flags: hedge up without them, after hedge down or a restart, is as it was. Of a node that is up
+already, what it carries and its exit change at once, as by hedge set; the rest when it is started again.`,
 		Example: `  hedge up hedge1-…
   hedge up --join-file - < line.txt
   hedge up                        as the node it already is
+  hedge up --advertise-routes 10.33.0.0/16,fd00:33::/48
+  hedge up --exit-node frankfurt
   hedge up --foreground           until Ctrl-C
   sudo hedge up --tun             with an interface of the host's own`,
 		Args: cobra.MaximumNArgs(1),
@@ -50,7 +56,7 @@ With --tun they need no proxy: the host gets a network interface, if that is per
 			if err != nil {
 				return err
 			}
-			return a.up(cmd.Context(), f, join, foreground)
+			return a.up(cmd.Context(), &f, join, foreground)
 		},
 	}
 	f.add(cmd)
@@ -62,13 +68,14 @@ With --tun they need no proxy: the host gets a network interface, if that is per
 // upReport is what hedge up says.
 type upReport struct {
 	node.Status
-	Already bool             `json:"already_up"` // it was running
+	Already bool             `json:"already_up"`      // it was running
+	Later   []string         `json:"later,omitempty"` // flags that count once it is started again
 	Took    node.Seconds     `json:"took_seconds"`
 	Ping    *node.PingResult `json:"ping,omitempty"` // of the first peer that is online
 	Log     string           `json:"log,omitempty"`
 }
 
-func (a *app) up(ctx context.Context, f nodeFlags, join string, foreground bool) error {
+func (a *app) up(ctx context.Context, f *nodeFlags, join string, foreground bool) error {
 	d, err := a.dirs()
 	if err != nil {
 		return err
@@ -88,6 +95,9 @@ func (a *app) up(ctx context.Context, f nodeFlags, join string, foreground bool)
 			return err
 		}
 		r.Already = true
+		if r.Later, err = a.change(ctx, d, local, f, &r.Status); err != nil {
+			return err
+		}
 	case !notRunning(err):
 		return err
 	case foreground:
@@ -180,6 +190,7 @@ func showUp(w io.Writer, r upReport) {
 	if r.State != node.StateRunning {
 		row("state", "%s: %s", r.State, dash(r.Problem))
 	}
+	showRouting(r.Status, func(name, text string) { row(name, "%s", text) })
 	online := 0
 	for _, p := range r.Peers {
 		if p.Online {
@@ -197,5 +208,8 @@ func showUp(w io.Writer, r upReport) {
 	}
 	if r.Log != "" {
 		row("log", "%s", r.Log)
+	}
+	if len(r.Later) > 0 {
+		fmt.Fprintf(w, "--%s: kept, and in force after hedge down and hedge up\n", strings.Join(r.Later, ", --"))
 	}
 }
