@@ -6,6 +6,7 @@ require (
 	github.com/fsnotify/fsnotify v1.10.1 // the ACL file, the moment it is saved
 	github.com/fxamacker/cbor/v2 v2.9.6 // control messages: strict limits, deterministic encoding
 	github.com/gaissmai/bart v0.30.0 // longest-prefix match of addresses in the filter
+	github.com/google/btree v1.1.2 // sorted maps whose copies share what did not change
 	github.com/google/go-cmp v0.7.0 // tests: differences a person can read
 	github.com/gorilla/websocket v1.5.3 // the control channel and the relay, through any HTTP(S) front
 	github.com/pion/stun/v3 v3.1.7 // how our address looks from outside (RFC 8489)
@@ -31,7 +32,6 @@ require (
 
 require (
 	github.com/dustin/go-humanize v1.0.1 // indirect
-	github.com/google/btree v1.1.2 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mattn/go-colorable v0.1.14 // indirect

@@ -125,7 +125,7 @@ func (c *Program) WhoReaches(nodes []NodeID, now time.Time) []Access {
 
 // WhoReachesAddr is WhoReaches for an address, a node's own or behind one.
 func (c *Program) WhoReachesAddr(a netip.Addr, now time.Time) []Access {
-	if i, own := c.w.byAddr[a]; own {
+	if i, own := c.w.owner(a); own {
 		return slices.DeleteFunc(c.WhoReaches([]NodeID{c.w.nodes[i].ID}, now), func(x Access) bool {
 			return x.Family == 4 && a.Is6() || x.Family == 6 && a.Is4()
 		})
@@ -233,7 +233,10 @@ func (x *comparer) identities() *identities {
 	for _, k := range []int{1, 0} {
 		if c := x.sides[k].c; c != nil {
 			for i := range c.w.nodes {
-				n := &c.w.nodes[i]
+				n := &c.w.nodes[i].Node
+				if n.ID == 0 {
+					continue
+				}
 				if _, ok := ids.at[n.ID]; !ok {
 					ids.at[n.ID] = 0
 					ids.nodes = append(ids.nodes, n)

@@ -1,9 +1,9 @@
 package acl
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -226,36 +226,53 @@ func (x *comparer) findTimes(now time.Time, atOnce bool) {
 	}
 }
 
-// all are the program's rules, those of autogroup:self included.
-func (c *Program) all() []*compiled {
-	out := slices.Clone(c.rules)
-	for _, u := range names(c.self) {
-		out = append(out, c.self[u]...)
+// texts gives, for each rule, all that it means, names and members, and not where it stands.
+func (c *Program) texts() func(r *compiled) string {
+	said := map[*members]string{}
+	of := func(m *members) string {
+		s, ok := said[m]
+		if !ok {
+			s = c.meaning(m)
+			said[m] = s
+		}
+		return s
 	}
-	return out
+	return func(r *compiled) string {
+		var b strings.Builder
+		fmt.Fprint(&b, r.Action, r.Protos, r.Expires.UnixNano(), r.Window)
+		if r.steered {
+			b.WriteString(" via " + of(c.set(r.via)))
+		}
+		for _, x := range r.src {
+			b.WriteByte('|')
+			b.WriteString(of(c.set(x)))
+		}
+		for i, x := range r.dst {
+			b.WriteByte('>')
+			b.WriteString(of(c.set(x)))
+			fmt.Fprint(&b, r.Dst[i].Ports)
+		}
+		return b.String()
+	}
 }
 
-// text says all that a rule means, names and members, and not where it stands.
-func (r *compiled) text() string {
-	var b strings.Builder
-	fmt.Fprint(&b, r.Action, r.Protos, r.Expires.UnixNano(), r.Window, r.via)
-	for _, m := range r.src {
-		b.WriteByte('|')
-		m.write(&b)
+// meaning is the same for sets of the same members: a digest, as it goes into many texts.
+func (c *Program) meaning(m *members) string {
+	h := sha256.New()
+	fmt.Fprint(h, m.any, m.set.Prefixes, isInternet(m.name))
+	var ids []NodeID
+	if m.identities() {
+		for i := range m.each() {
+			ids = append(ids, c.w.nodes[i].ID)
+		}
+		slices.Sort(ids)
 	}
-	for i, m := range r.dst {
-		b.WriteByte('>')
-		m.write(&b)
-		fmt.Fprint(&b, r.Dst[i].Ports)
+	buf := make([]byte, 0, 8*len(ids))
+	for _, id := range ids {
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(id))
 	}
-	return b.String()
-}
-
-func (m *members) write(b *strings.Builder) {
-	fmt.Fprint(b, m.set.Any, m.set.Prefixes, isInternet(m.name))
-	for _, n := range m.set.Nodes {
-		fmt.Fprint(b, " ", uint64(n))
-	}
+	h.Write(buf)
+	return string(h.Sum(nil))
 }
 
 // finding is a source class, and the destination classes for which the same changed.
@@ -315,14 +332,6 @@ func (x *comparer) expand(f *finding, ids *identities) (srcs, dsts bitset, rest 
 		dsts.andNot(srcs)
 	}
 	return srcs, dsts, rest
-}
-
-func (b bitset) count() int {
-	n := 0
-	for _, w := range b {
-		n += bits.OnesCount64(w)
-	}
-	return n
 }
 
 // prefixesOf are the addresses of ranges.

@@ -188,7 +188,7 @@ func (f *flat) sees(node, other int32) bool {
 
 // from reports whether a rule's sources include the node, or what lies behind it.
 func (f *flat) from(r flatRule, i int32) bool {
-	n := &f.w.nodes[i]
+	n := f.w.nodes[i]
 	return slices.ContainsFunc(n.Addrs, r.src.contains) ||
 		slices.ContainsFunc(n.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && r.src.overlaps(rangeOf(p)) })
 }
@@ -201,7 +201,7 @@ func (f *flat) shows(a, b int32, route netip.Prefix) bool {
 		})
 	}
 	elected := func(i int32) bool { return slices.Contains(f.primary[i], route) }
-	if slices.ContainsFunc(f.w.all, elected) && !elected(b) {
+	if slices.ContainsFunc(f.w.lists().all, elected) && !elected(b) {
 		return false
 	}
 	to := func(r flatRule) bool { return f.from(r, a) && r.reaches(rangeOf(route)) }

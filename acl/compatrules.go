@@ -122,7 +122,7 @@ func (f *flat) literals(s selector) []ipRange {
 		}
 		return out
 	}
-	return f.addrsOf(f.w.named(s, f.w.byUser, f.w.untag))
+	return f.addrsOf(f.w.named(s))
 }
 
 func (f *flat) addrsOf(idx []int32) []ipRange {
@@ -142,7 +142,7 @@ func (f *flat) isExit(i int32) bool {
 
 // touches reports whether a destination is the node's own, or behind it.
 func (f *flat) touches(i int32, r ipRange) bool {
-	n := &f.w.nodes[i]
+	n := &f.w.nodes[i].Node
 	return slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return r.overlaps(ipRange{a, a}) }) || f.carries(i, r)
 }
 
@@ -230,12 +230,12 @@ func (f *flat) dests(i int32, s selector, ports PortRange) []flatDst {
 
 // ownSources are the addresses of the owner's devices that the sources cover; none for a tagged node.
 func (f *flat) ownSources(i int32, src flatSrc) flatSrc {
-	n := &f.w.nodes[i]
+	n := &f.w.nodes[i].Node
 	if len(n.Tags) > 0 || n.User == "" {
 		return flatSrc{}
 	}
 	var idx []int32
-	for _, o := range f.w.byUser[n.User] {
+	for _, o := range f.w.devices(n.User) {
 		if slices.ContainsFunc(f.w.nodes[o].Addrs, src.set.contains) {
 			idx = append(idx, o)
 		}

@@ -30,7 +30,7 @@ func (f *flat) sshOf(i int32) []flatSSH {
 // sshRow expands one row for one node. With a localpart among the users, each user has rules of their own, and a
 // source that is no destination still has those about its own user.
 func (f *flat) sshRow(r *sshRow, i int32) []flatSSH {
-	n := &f.w.nodes[i]
+	n := f.w.nodes[i]
 	srcs := f.sshSources(r)
 	isDst, isSelf := false, false
 	for _, d := range r.dst {
@@ -64,7 +64,7 @@ func (f *flat) sshSources(r *sshRow) []int32 {
 	var out []int32
 	seen := map[int32]bool{}
 	for _, s := range r.src {
-		for _, i := range f.w.named(s, f.w.byUser, f.w.untag) {
+		for _, i := range f.w.named(s) {
 			if seen[i] {
 				continue
 			}
@@ -105,7 +105,7 @@ func (f *flat) sshRules(r *sshRow, srcs []int32, common map[string]string, domai
 	for _, login := range f.logins {
 		var own []int32
 		for _, s := range srcs {
-			if n := &f.w.nodes[s]; len(n.Tags) == 0 && n.User == login {
+			if n := f.w.nodes[s]; len(n.Tags) == 0 && n.User == login {
 				own = append(own, s)
 			}
 		}

@@ -26,6 +26,7 @@ type side struct {
 	anySrc  []int32  // rules with the source *
 	anyDst  []int32  // columns with the target *
 	colsOf  map[*members][]int32
+	src     [][]*members // of each rule
 }
 
 // column is one target of one rule.
@@ -79,19 +80,26 @@ func newSide(c *Program, other *Program) *side {
 	}
 	has := map[string]bool{}
 	if other != nil {
+		texts := other.texts()
 		for _, r := range other.all() {
-			has[r.text()] = true
+			has[texts(r)] = true
 		}
 	}
+	texts := c.texts()
 	s.rules = c.all()
 	slices.SortStableFunc(s.rules, func(a, b *compiled) int { return cmp.Compare(a.seq, b.seq) })
 	for i, r := range s.rules {
-		s.changed = append(s.changed, other == nil || !has[r.text()])
-		if slices.ContainsFunc(r.src, func(m *members) bool { return m.set.Any }) {
+		s.changed = append(s.changed, other == nil || !has[texts(r)])
+		var src []*members
+		for _, x := range r.src {
+			src = append(src, c.set(x))
+		}
+		s.src = append(s.src, src)
+		if slices.ContainsFunc(src, func(m *members) bool { return m.set.Any }) {
 			s.anySrc = append(s.anySrc, int32(i))
 		}
-		for t, m := range r.dst {
-			col := int32(len(s.cols))
+		for t, x := range r.dst {
+			m, col := c.set(x), int32(len(s.cols))
 			s.cols = append(s.cols, column{int32(i), int32(t)})
 			if m.set.Any {
 				s.anyDst = append(s.anyDst, col)
@@ -121,8 +129,7 @@ func (x *comparer) nodes(yield func(id NodeID, idx [2]int32)) {
 		if s.c == nil {
 			continue
 		}
-		for i := range s.c.w.nodes {
-			id := s.c.w.nodes[i].ID
+		for id := range s.c.w.byID.all() {
 			if seen[id] {
 				continue
 			}
@@ -132,7 +139,7 @@ func (x *comparer) nodes(yield func(id NodeID, idx [2]int32)) {
 				if o.c == nil {
 					continue
 				}
-				if at, ok := o.c.w.byID[id]; ok {
+				if at, ok := o.c.w.at(id); ok {
 					idx[k] = at
 				}
 			}
@@ -165,12 +172,12 @@ func (x *comparer) findSources(in scope) {
 			continue
 		}
 		named[k] = make([][]int32, len(s.c.w.nodes))
-		for ri, r := range s.rules {
-			for _, m := range r.src {
+		for ri := range s.rules {
+			for _, m := range s.src[ri] {
 				if m.set.Any {
 					continue
 				}
-				for _, i := range m.idx {
+				for i := range m.each() {
 					if l := named[k][i]; len(l) == 0 || l[len(l)-1] != int32(ri) {
 						named[k][i] = append(l, int32(ri))
 					}
@@ -215,17 +222,12 @@ func (x *comparer) findSources(in scope) {
 func (s *side) sourceOf(named []int32, i int32, a netip.Addr) []int32 {
 	out := slices.Clone(s.anySrc)
 	for _, ri := range named {
-		if slices.ContainsFunc(s.rules[ri].src, func(m *members) bool { return m.holdsAddr(i, a) }) {
+		if slices.ContainsFunc(s.src[ri], func(m *members) bool { return m.holdsAddr(i, a) }) {
 			out = append(out, ri)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// holdsAddr reports whether a node's address is in the set.
-func (m *members) holdsAddr(i int32, a netip.Addr) bool {
-	return m.set.Any || m.whole && m.has(i) || m.set.holds(a)
 }
 
 func appendList(key []byte, l []int32) []byte {
@@ -261,7 +263,7 @@ func (x *comparer) findDests(in scope) {
 			}
 			named[k] = make([][]*members, len(s.c.w.nodes))
 			for m := range s.colsOf {
-				for _, i := range m.idx {
+				for i := range m.each() {
 					named[k][i] = append(named[k][i], m)
 				}
 			}
@@ -301,7 +303,7 @@ func (s *side) targetsOf(sets []*members, i int32, a netip.Addr) []int32 {
 			continue
 		}
 		for _, col := range s.colsOf[m] {
-			if s.rules[s.cols[col].rule].reaches(i) {
+			if s.c.reaches(s.rules[s.cols[col].rule], i) {
 				out = append(out, col)
 			}
 		}
@@ -316,7 +318,7 @@ func (s *side) behind(a atom) []int32 {
 	}
 	i, known := int32(-1), false
 	if a.node != 0 {
-		if i, known = s.c.w.byID[a.node]; !known || !s.c.carries(i, a.first, a.exit) {
+		if i, known = s.c.w.at(a.node); !known || !s.c.carries(i, a.first, a.exit) {
 			return nil
 		}
 	}
@@ -326,7 +328,7 @@ func (s *side) behind(a atom) []int32 {
 			continue
 		}
 		for _, col := range cols {
-			if !known || s.rules[s.cols[col].rule].reaches(i) {
+			if !known || s.c.reaches(s.rules[s.cols[col].rule], i) {
 				out = append(out, col)
 			}
 		}
@@ -425,7 +427,7 @@ func (x *comparer) isOwn(a netip.Addr) bool {
 		if s.c == nil {
 			return false
 		}
-		_, own := s.c.w.byAddr[a]
+		_, own := s.c.w.owner(a)
 		return own
 	})
 }

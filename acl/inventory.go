@@ -191,7 +191,7 @@ func (c *Program) Find(name string) (nodes []NodeID, addr netip.Addr, err error)
 		}
 	}
 	if a, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
-		if i, own := w.byAddr[a]; own {
+		if i, own := w.owner(a); own {
 			return []NodeID{w.nodes[i].ID}, a, nil
 		}
 		return nil, a, nil
@@ -204,8 +204,9 @@ func (c *Program) Find(name string) (nodes []NodeID, addr netip.Addr, err error)
 	}
 	p := newParser("", nil, w.policy.opt)
 	p.pol = w.policy
-	known := append(names(w.byUser), names(w.byTag)...)
-	for i := range w.nodes {
+	l := w.lists()
+	known := append(names(l.byUser), names(l.byTag)...)
+	for _, i := range w.byID.all() {
 		known = append(known, w.nodes[i].Name)
 	}
 	if !strings.ContainsAny(name, "@:*") {
@@ -216,15 +217,15 @@ func (c *Program) Find(name string) (nodes []NodeID, addr netip.Addr, err error)
 		return nil, netip.Addr{}, fmt.Errorf("%s%s", p.errs[0].Msg, parenthesis(p.errs[0].Hint))
 	}
 	if sel.kind == selAny {
-		for i := range w.nodes {
-			nodes = append(nodes, w.nodes[i].ID)
+		for id := range w.byID.all() {
+			nodes = append(nodes, id)
 		}
 		return nodes, netip.Addr{}, nil
 	}
 	if devices&(1<<sel.kind) == 0 {
 		return nil, netip.Addr{}, fmt.Errorf("%q does not name nodes", name)
 	}
-	for _, i := range w.named(sel, w.byUser, w.untag) {
+	for _, i := range w.named(sel) {
 		nodes = append(nodes, w.nodes[i].ID)
 	}
 	slices.Sort(nodes)
@@ -243,11 +244,17 @@ func parenthesis(s string) string {
 
 // Node is the program's record of a node; its name is empty for one it does not know.
 func (c *Program) Node(id NodeID) Node {
-	if i, ok := c.w.byID[id]; ok {
-		return c.w.nodes[i]
+	if i, ok := c.w.at(id); ok {
+		return c.w.nodes[i].Node
 	}
 	return Node{}
 }
 
-// Nodes are the program's records of all nodes, sorted by number. They are shared, and not to be changed.
-func (c *Program) Nodes() []Node { return c.w.nodes }
+// Nodes are the program's records of all nodes, sorted by number.
+func (c *Program) Nodes() []Node {
+	out := make([]Node, 0, c.w.live)
+	for _, i := range c.w.byID.all() {
+		out = append(out, c.w.nodes[i].Node)
+	}
+	return out
+}

@@ -1,20 +1,25 @@
 package acl
 
 import (
-	"cmp"
+	"iter"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-// bitset is a set of node indexes.
+// bitset is a set of nodes by their place in the world. One that was made before a node came is shorter.
 type bitset []uint64
 
 func newBitset(n int) bitset { return make(bitset, (n+63)/64) }
 
-func (b bitset) add(i int32)      { b[i/64] |= 1 << (i % 64) }
-func (b bitset) has(i int32) bool { return b[i/64]&(1<<(i%64)) != 0 }
+func (b bitset) add(i int32)    { b[i/64] |= 1 << (i % 64) }
+func (b bitset) remove(i int32) { b[i/64] &^= 1 << (i % 64) }
+func (b bitset) has(i int32) bool {
+	return int(i/64) < len(b) && b[i/64]&(1<<(i%64)) != 0
+}
 
+// or adds what is in o, which is no longer than b.
 func (b bitset) or(o bitset) {
 	for i, w := range o {
 		b[i] |= w
@@ -22,23 +27,114 @@ func (b bitset) or(o bitset) {
 }
 
 func (b bitset) andNot(o bitset) {
-	for i, w := range o {
-		b[i] &^= w
+	for i := range min(len(b), len(o)) {
+		b[i] &^= o[i]
 	}
 }
+
+func (b bitset) meets(o bitset) bool {
+	for i := range min(len(b), len(o)) {
+		if b[i]&o[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// all yields what is in the set, in order.
+func (b bitset) all() iter.Seq[int32] {
+	return func(yield func(int32) bool) {
+		for w, word := range b {
+			for ; word != 0; word &= word - 1 {
+				if !yield(int32(w*64 + bits.TrailingZeros64(word))) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (b bitset) count() int {
+	n := 0
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// definition says who is in a set, whoever exists.
+type definition struct {
+	no   int32 // its number
+	name string
+	// One of these says who: a selector, a source with & or !, a set of which postures must hold, or via's tags.
+	sel      selector
+	src      source
+	of       *definition
+	postures []string
+	via      []string
+
+	any      bool           // Set.Any
+	prefixes []netip.Prefix // the addresses as written, sorted
+	// whole says that every node concerned is named as such, and not by some addresses.
+	whole bool
+}
+
+// drifts reports whether the set's addresses depend on who exists.
+func (d *definition) drifts() bool { return d.of != nil && !d.whole }
+
+// identities reports whether the set is of nodes as such: of those whose numbers go with it.
+func (d *definition) identities() bool { return d.whole && !d.any }
 
 // members is a set that rules name, and the nodes that it concerns: those whose identity it names, whose addresses
 // it holds, or which carry an approved route that overlaps it.
 type members struct {
-	name string
-	set  Set
-	// whole says that every node concerned is named as such, and not by some addresses.
-	whole bool
-	idx   []int32 // of the nodes concerned, sorted
-	bits  bitset  // the same; nil when there are few
+	*definition
+	set  Set     // without Nodes, which are in idx or bits
+	idx  []int32 // of the nodes concerned, sorted, when they are few
+	bits bitset  // nil when they are few
 }
 
 const fewMembers = 32
+
+// newMembers takes indexes in any order.
+func newMembers(d *definition, idx []int32, size int) *members {
+	m := &members{definition: d, set: Set{Any: d.any, Prefixes: d.prefixes}}
+	if len(idx) <= fewMembers {
+		m.idx = slices.Compact(slices.Sorted(slices.Values(idx)))
+		return m
+	}
+	m.bits = newBitset(size)
+	for _, i := range idx {
+		m.bits.add(i)
+	}
+	return m
+}
+
+// with is the set with a node put in, or taken out. It is as it would be made anew.
+func (m *members) with(i int32, in bool) *members {
+	n := *m
+	at, found := slices.BinarySearch(m.idx, i)
+	switch {
+	case m.bits != nil:
+		n.bits = make(bitset, max(len(m.bits), int(i/64)+1))
+		copy(n.bits, m.bits)
+		if n.bits.remove(i); in {
+			n.bits.add(i)
+		}
+	case in == found:
+	case in && len(m.idx) == fewMembers:
+		n.idx, n.bits = nil, make(bitset, max(int(m.idx[fewMembers-1]), int(i))/64+1)
+		for _, k := range m.idx {
+			n.bits.add(k)
+		}
+		n.bits.add(i)
+	case in:
+		n.idx = slices.Insert(slices.Clone(m.idx), at, i)
+	default:
+		n.idx = slices.Delete(slices.Clone(m.idx), at, at+1)
+	}
+	return &n
+}
 
 func (m *members) has(i int32) bool {
 	if m.bits != nil {
@@ -46,6 +142,14 @@ func (m *members) has(i int32) bool {
 	}
 	_, ok := slices.BinarySearch(m.idx, i)
 	return ok
+}
+
+// each yields the nodes concerned, in order.
+func (m *members) each() iter.Seq[int32] {
+	if m.bits != nil {
+		return m.bits.all()
+	}
+	return slices.Values(m.idx)
 }
 
 // addTo adds the nodes concerned to b.
@@ -61,178 +165,86 @@ func (m *members) addTo(b bitset) {
 
 // meets reports whether any of the nodes concerned is in b.
 func (m *members) meets(b bitset) bool {
+	if m.bits != nil {
+		return m.bits.meets(b)
+	}
 	return slices.ContainsFunc(m.idx, b.has)
 }
 
-// world is an inventory with the indexes that make sets cheap to build.
-type world struct {
-	policy  *Policy
-	nodes   []Node // sorted by ID
-	byID    map[NodeID]int32
-	byAddr  map[netip.Addr]int32
-	addrs   []nodeAddr // sorted
-	byUser  map[string][]int32
-	byOwner map[string][]int32 // as byUser, with the tagged nodes that kept a user
-	byTag   map[string][]int32
-	untag   []int32 // with a user and without tags
-	tagged  []int32
-	all     []int32
-	routers []int32 // with a route that is no exit route
-	exits   []int32
-	roles   map[string][]string
-	sets    map[string]*members
+// holdsAddr reports whether a node's address is in the set.
+func (m *members) holdsAddr(i int32, a netip.Addr) bool {
+	return m.set.Any || m.whole && m.has(i) || m.set.holds(a)
 }
 
-type nodeAddr struct {
-	addr netip.Addr
-	idx  int32
+// put makes a set that has no number yet of a definition and the nodes it names.
+func (w *world) put(d *definition, idx []int32) *members {
+	m := newMembers(d, idx, len(w.nodes))
+	if d.drifts() {
+		w.drift(m)
+	}
+	d.no = int32(len(w.sets))
+	w.numbers[d.name] = d.no
+	w.sets = append(w.sets, m)
+	return m
 }
 
-func newWorld(p *Policy, inv *Inventory) *world {
-	w := &world{
-		policy: p, nodes: slices.Clone(inv.Nodes), byID: map[NodeID]int32{}, byAddr: map[netip.Addr]int32{},
-		byUser: map[string][]int32{}, byOwner: map[string][]int32{}, byTag: map[string][]int32{},
-		roles: map[string][]string{}, sets: map[string]*members{},
-	}
-	slices.SortFunc(w.nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
-	for _, u := range inv.Users {
-		w.roles[u.Login] = u.Roles
-	}
-	for n := range w.nodes {
-		node, i := &w.nodes[n], int32(n)
-		w.byID[node.ID] = i
-		w.all = append(w.all, i)
-		for _, a := range node.Addrs {
-			w.byAddr[a] = i
-			w.addrs = append(w.addrs, nodeAddr{a, i})
-		}
-		if node.User != "" {
-			w.byOwner[node.User] = append(w.byOwner[node.User], i)
-		}
-		switch { // a node with neither is nobody's, and no identity names it
-		case len(node.Tags) > 0:
-			w.tagged = append(w.tagged, i)
-		case node.User != "":
-			w.untag = append(w.untag, i)
-			w.byUser[node.User] = append(w.byUser[node.User], i)
-		}
-		for _, t := range node.Tags {
-			if l := w.byTag[t]; len(l) == 0 || l[len(l)-1] != i {
-				w.byTag[t] = append(l, i)
+// drift gives a set of addresses, of whose nodes postures must hold, the addresses of those of which they do.
+func (w *world) drift(m *members) {
+	m.set.Prefixes = nil
+	for i := range m.each() {
+		for _, a := range w.nodes[i].Addrs {
+			if contains(m.of.prefixes, a) {
+				m.set.Prefixes = append(m.set.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 			}
 		}
-		if slices.ContainsFunc(node.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 }) {
-			w.routers = append(w.routers, i)
-		}
-		if slices.ContainsFunc(node.Routes, func(r netip.Prefix) bool { return r.Bits() == 0 }) {
-			w.exits = append(w.exits, i)
-		}
 	}
-	slices.SortFunc(w.addrs, func(a, b nodeAddr) int { return a.addr.Compare(b.addr) })
-	return w
+	slices.SortFunc(m.set.Prefixes, netip.Prefix.Compare)
 }
 
-// put gives a set its name and indexes.
-func (w *world) put(m *members) *members {
-	slices.Sort(m.idx)
-	m.idx = slices.Compact(m.idx)
-	if len(m.idx) > fewMembers {
-		m.bits = newBitset(len(w.nodes))
-		for _, i := range m.idx {
-			m.bits.add(i)
-		}
-	}
-	w.sets[m.name] = m
-	return m
+// contains reports whether an address is in any of the prefixes.
+func contains(ps []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// identities is the set of whole nodes.
-func (w *world) identities(name string, idx []int32) *members {
-	m := &members{name: name, whole: true, idx: slices.Clone(idx)}
-	w.put(m)
-	for _, i := range m.idx {
-		m.set.Nodes = append(m.set.Nodes, w.nodes[i].ID)
+// named is the set of a name, if anything made it.
+func (w *world) set(name string) (*members, bool) {
+	no, ok := w.numbers[name]
+	if !ok {
+		return nil, false
 	}
-	return m
+	return w.sets[no], true
 }
 
 // literal is the set of addresses as written.
-func (w *world) literal(name string, pfxs []netip.Prefix) *members {
-	m := &members{name: name, set: Set{Prefixes: slices.Clone(pfxs)}}
-	slices.SortFunc(m.set.Prefixes, netip.Prefix.Compare)
-	for _, p := range m.set.Prefixes {
-		m.idx = append(m.idx, w.touching(rangeOf(p))...)
+func (w *world) literal(s selector, pfxs []netip.Prefix) *members {
+	d := &definition{name: s.text, sel: s, prefixes: slices.Clone(pfxs)}
+	slices.SortFunc(d.prefixes, netip.Prefix.Compare)
+	var idx []int32
+	for _, p := range d.prefixes {
+		idx = append(idx, w.touching(rangeOf(p))...)
 	}
-	return w.put(m)
-}
-
-// touching lists the nodes with an address in the range, or a route other than an exit's that overlaps it.
-func (w *world) touching(r ipRange) []int32 {
-	var out []int32
-	at, _ := slices.BinarySearchFunc(w.addrs, r.first, func(a nodeAddr, first netip.Addr) int { return a.addr.Compare(first) })
-	for ; at < len(w.addrs) && w.addrs[at].addr.Compare(r.last) <= 0; at++ {
-		out = append(out, w.addrs[at].idx)
-	}
-	for _, i := range w.routers {
-		if slices.ContainsFunc(w.nodes[i].Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && rangeOf(p).overlaps(r) }) {
-			out = append(out, i)
-		}
-	}
-	return out
+	return w.put(d, idx)
 }
 
 // of builds the set that a selector names, once.
 func (w *world) of(s selector) *members {
-	if m, ok := w.sets[s.text]; ok {
+	if m, ok := w.set(s.text); ok {
 		return m
 	}
+	l := w.lists()
 	switch s.kind {
 	case selAny:
-		return w.put(&members{name: s.text, set: Set{Any: true}, whole: true, idx: slices.Clone(w.all)})
+		return w.put(&definition{name: s.text, sel: s, any: true, whole: true}, l.all)
 	case selDangerAll:
-		m := &members{name: s.text, set: Set{Prefixes: []netip.Prefix{all4, all6}}, idx: slices.Clone(w.all)}
-		return w.put(m)
+		return w.put(&definition{name: s.text, sel: s, prefixes: []netip.Prefix{all4, all6}}, l.all)
 	case selInternet:
-		m := &members{name: s.text, set: Set{Prefixes: internetHard.prefixes()}, idx: slices.Clone(w.exits)}
-		return w.put(m)
+		return w.put(&definition{name: s.text, sel: s, prefixes: internetHard.prefixes()}, w.exits)
 	case selHost, selPrefix:
-		return w.literal(s.text, []netip.Prefix{s.prefix})
+		return w.literal(s, []netip.Prefix{s.prefix})
 	case selIPSet:
-		return w.literal(s.text, w.policy.ipsets[s.text])
+		return w.literal(s, w.policy.ipsets[s.text])
 	}
-	return w.identities(s.text, w.named(s, w.byUser, w.untag))
-}
-
-// named lists the nodes that an identity selector names; byUser and untagged are where it looks for people's.
-func (w *world) named(s selector, byUser map[string][]int32, untagged []int32) []int32 {
-	var out []int32
-	switch s.kind {
-	case selUser:
-		return byUser[s.text]
-	case selGroup:
-		for _, u := range w.policy.groups[s.text] {
-			out = append(out, byUser[u]...)
-		}
-	case selUserDomain:
-		for u, is := range byUser {
-			if strings.HasSuffix(u, "@"+s.arg) {
-				out = append(out, is...)
-			}
-		}
-	case selRole:
-		for u, roles := range w.roles {
-			if slices.Contains(roles, s.arg) {
-				out = append(out, byUser[u]...)
-			}
-		}
-	case selTag:
-		return w.byTag[s.text]
-	case selMember:
-		return untagged
-	case selTagged:
-		return w.tagged
-	}
-	return out
+	return w.put(&definition{name: s.text, sel: s, whole: true}, w.named(s))
 }
 
 // source builds the set that one string of a src list names.
@@ -241,34 +253,29 @@ func (w *world) source(s source) *members {
 		return w.of(s[0].selector)
 	}
 	name := s.text()
-	if m, ok := w.sets[name]; ok {
+	if m, ok := w.set(name); ok {
 		return m
 	}
+	l := w.lists()
 	in := newBitset(len(w.nodes))
-	for _, i := range w.all {
+	for _, i := range l.all {
 		in.add(i)
 	}
 	for _, t := range s {
 		b := newBitset(len(w.nodes))
 		// A device keeps its user beside its tags here: that is what & is for.
-		for _, i := range w.named(t.selector, w.byOwner, w.untag) {
+		for _, i := range w.namedOf(t.selector, l.byOwner) {
 			b.add(i)
 		}
-		if !t.not {
-			out := newBitset(len(w.nodes))
-			out.or(in)
-			out.andNot(b)
-			b = out
+		if t.not {
+			in.andNot(b)
+			continue
 		}
-		in.andNot(b)
-	}
-	var idx []int32
-	for _, i := range w.all {
-		if in.has(i) {
-			idx = append(idx, i)
+		for i := range in {
+			in[i] &= b[i]
 		}
 	}
-	return w.identities(name, idx)
+	return w.put(&definition{name: name, src: s, whole: true}, slices.Collect(in.all()))
 }
 
 // healthy is the part of a set whose devices hold one of the postures. Only devices can, so what lies behind a
@@ -277,28 +284,91 @@ func (w *world) healthy(m *members, postures []string) *members {
 	if len(postures) == 0 {
 		return m
 	}
-	name := m.name + " [" + strings.Join(postures, " | ") + "]"
-	if h, ok := w.sets[name]; ok {
+	d := &definition{name: m.name + " [" + strings.Join(postures, " | ") + "]", of: m.definition, postures: postures, whole: m.whole}
+	if h, ok := w.set(d.name); ok {
 		return h
 	}
-	h := &members{name: name, whole: m.whole}
-	for _, i := range m.idx {
-		n := &w.nodes[i]
-		if !w.policy.postureHolds(postures, n.Attrs) {
-			continue
-		}
-		if m.whole {
-			h.idx = append(h.idx, i)
-			h.set.Nodes = append(h.set.Nodes, n.ID)
-			continue
-		}
-		for _, a := range n.Addrs {
-			if slices.ContainsFunc(m.set.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
-				h.idx = append(h.idx, i)
-				h.set.Prefixes = append(h.set.Prefixes, netip.PrefixFrom(a, a.BitLen()))
-			}
+	var idx []int32
+	for i := range m.each() {
+		if w.isHealthy(d, &w.nodes[i].Node) {
+			idx = append(idx, i)
 		}
 	}
-	slices.SortFunc(h.set.Prefixes, netip.Prefix.Compare)
-	return w.put(h)
+	return w.put(d, idx)
 }
+
+// isHealthy reports whether a node that a set of which postures must hold is made of is in it.
+func (w *world) isHealthy(d *definition, n *Node) bool {
+	return w.policy.postureHolds(d.postures, n.Attrs) &&
+		(d.whole || slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return contains(d.of.prefixes, a) }))
+}
+
+// through is the set of the nodes with one of the tags of via.
+func (w *world) through(via []string) *members {
+	name := "via " + strings.Join(via, " ")
+	if m, ok := w.set(name); ok {
+		return m
+	}
+	var idx []int32
+	for _, t := range via {
+		idx = append(idx, w.lists().byTag[t]...)
+	}
+	return w.put(&definition{name: name, via: via, whole: true}, idx)
+}
+
+// subject is a node as sets ask about it.
+type subject struct {
+	*Node
+	roles  []string
+	groups []string // sorted
+}
+
+// belongs reports whether a set concerns a node: what of, source, healthy and through find by lists, for one.
+func (w *world) belongs(d *definition, n subject) bool {
+	switch {
+	case d.of != nil:
+		return w.belongs(d.of, n) && w.isHealthy(d, n.Node)
+	case d.via != nil:
+		return slices.ContainsFunc(n.Tags, func(t string) bool { return slices.Contains(d.via, t) })
+	case d.src != nil:
+		for _, t := range d.src {
+			if w.isNamed(t.selector, n, n.User != "") == t.not {
+				return false
+			}
+		}
+		return true
+	case numbers&(1<<d.sel.kind) != 0:
+		return d.touches(n.Node)
+	}
+	return w.isNamed(d.sel, n, n.User != "" && len(n.Tags) == 0)
+}
+
+// touches reports whether a node has an address in the set, or a route other than an exit's that overlaps it.
+func (d *definition) touches(n *Node) bool {
+	return slices.ContainsFunc(d.prefixes, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(n.Addrs, p.Contains) ||
+			slices.ContainsFunc(n.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 && r.Overlaps(p) })
+	})
+}
+
+// isNamed reports whether a selector names a node; person says that its user counts.
+func (w *world) isNamed(s selector, n subject, person bool) bool {
+	switch s.kind {
+	case selAny, selDangerAll:
+		return true
+	case selInternet:
+		return slices.ContainsFunc(n.Routes, isExit)
+	case selTag:
+		return slices.Contains(n.Tags, s.text)
+	case selTagged:
+		return len(n.Tags) > 0
+	case selMember:
+		return n.User != "" && len(n.Tags) == 0
+	case selGroup:
+		_, in := slices.BinarySearch(n.groups, s.text)
+		return person && in
+	}
+	return person && w.policy.isUser(s, n.User, n.roles)
+}
+
+func isExit(r netip.Prefix) bool { return r.Bits() == 0 }

@@ -2,32 +2,73 @@ package acl
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 )
 
 // Program is a policy compiled against an inventory. It does not change, and may be used by many goroutines.
 type Program struct {
-	w     *world
-	rules []*compiled
+	w    *world
+	plan *plan
 	// self are the rules that autogroup:self makes for each owner, who alone is concerned.
-	self map[string][]*compiled
+	self   index[string, []*compiled]
+	sights *sync.Map // by *class; see sight
+}
 
-	classes func() []int32 // see newClasses
+// plan is what of a program does not depend on who exists. The programs that are made from one another share it.
+type plan struct {
+	rules []*compiled // but those of autogroup:self
+	self  []*selfRow
+	// mentions are the rules that name a set, by its number, in order.
+	mentions [][]int32
+	blankets bool                // there are denies of all traffic
+	groups   map[string][]string // those of a login, sorted
+
+	mu      sync.Mutex // held by With
+	classes map[string]*class
 }
 
 // compiled is a rule with its sets.
 type compiled struct {
 	Rule
-	seq int        // its place in the file
-	src []*members // of Rule.Src, in step
-	dst []*members // of Rule.Dst, in step
-	via []int32    // the nodes that may be destinations; nil for all
+	seq int   // its place in the file
+	src []ref // of Rule.Src, in step
+	dst []ref // of Rule.Dst, in step
+	// via is the set of nodes that may be destinations, if the rule is steered.
+	via     ref
+	steered bool
 	// blanket says that the rule covers all traffic between its nodes.
 	blanket bool
+}
+
+// ref is a set that a rule names: by its number in the world, or the rule's very own.
+type ref struct {
+	no  int32
+	own *members
+}
+
+// selfRow is a part of a row with autogroup:self among its destinations.
+type selfRow struct {
+	Rule
+	seq   int
+	src   []ref
+	ports []PortRange
+}
+
+// set is what a rule names.
+func (c *Program) set(r ref) *members {
+	if r.own != nil {
+		return r.own
+	}
+	return c.w.sets[r.no]
+}
+
+// any reports whether one of the sets is such.
+func (c *Program) any(rs []ref, such func(*members) bool) bool {
+	return slices.ContainsFunc(rs, func(r ref) bool { return such(c.set(r)) })
 }
 
 // Compile resolves a policy's rules against an inventory. The same policy and inventory give the same program, in
@@ -36,66 +77,43 @@ func Compile(p *Policy, inv *Inventory) (*Program, error) {
 	if err := inv.check(); err != nil {
 		return nil, err
 	}
-	c := &Program{w: newWorld(p, inv), self: map[string][]*compiled{}}
+	c := &Program{w: newWorld(p, inv), plan: &plan{classes: map[string]*class{}}, self: newIndex[string, []*compiled](strings.Compare), sights: &sync.Map{}}
 	denied := p.allProtos()
 	for i, r := range p.rows {
 		for _, part := range parts(r, denied) {
 			c.add(i, r, part)
 		}
 	}
-	c.classes = sync.OnceValue(c.newClasses)
+	c.plan.mentions = make([][]int32, len(c.w.sets))
+	for n, r := range c.plan.rules {
+		c.plan.mention(r, int32(n))
+		c.plan.blankets = c.plan.blankets || r.blanket && r.Action == Deny
+	}
+	c.plan.groups = map[string][]string{}
+	for _, g := range names(p.groups) {
+		for _, u := range p.groups[g] {
+			if l := c.plan.groups[u]; len(l) == 0 || l[len(l)-1] != g {
+				c.plan.groups[u] = append(l, g)
+			}
+		}
+	}
+	c.classify()
+	if len(c.plan.self) > 0 {
+		for u := range c.w.lists().byUser {
+			c.ownSelf(u)
+		}
+	}
 	return c, nil
 }
 
-// newClasses gives each node the number of its identity class, which is the index of the first node in it. Nodes of
-// one class are in the same sets, by addresses of the same families, and so no rule tells them apart, except for
-// the targets that are single addresses.
-func (c *Program) newClasses() []int32 {
-	keys := make([][]byte, len(c.w.nodes))
-	for i := range c.w.nodes {
-		for _, a := range c.w.nodes[i].Addrs {
-			keys[i] = append(keys[i], byte(a.BitLen()))
-		}
-		keys[i] = append(keys[i], 0)
-	}
-	id := uint64(0)
-	for _, name := range names(c.w.sets) {
-		m := c.w.sets[name]
-		id++
-		for _, i := range m.idx {
-			keys[i] = binary.AppendUvarint(keys[i], id)
-			if m.whole {
-				continue
-			}
-			for _, a := range c.w.nodes[i].Addrs {
-				in := byte(0)
-				if m.set.holds(a) {
-					in = 1
-				}
-				keys[i] = append(keys[i], in)
+func (pl *plan) mention(r *compiled, n int32) {
+	for _, refs := range [][]ref{r.src, r.dst} {
+		for _, x := range refs {
+			if l := pl.mentions[x.no]; len(l) == 0 || l[len(l)-1] != n {
+				pl.mentions[x.no] = append(l, n)
 			}
 		}
 	}
-	first := map[string]int32{}
-	out := make([]int32, len(keys))
-	for i, k := range keys {
-		if _, ok := first[string(k)]; !ok {
-			first[string(k)] = int32(i)
-		}
-		out[i] = first[string(k)]
-	}
-	return out
-}
-
-// Classes is how many identity classes the inventory has: nodes that no rule tells apart.
-func (c *Program) Classes() int {
-	n := 0
-	for i, first := range c.classes() {
-		if int32(i) == first {
-			n++
-		}
-	}
-	return n
 }
 
 // check refuses an inventory in which an identity is not one node's alone.
@@ -178,26 +196,30 @@ func (p *Policy) allProtos() []uint8 {
 	return slices.Compact(out)
 }
 
-// add compiles one part of a row: a rule for its shared destinations, and one for each owner with autogroup:self.
+// add compiles one part of a row: a rule for its shared destinations, and what makes those of autogroup:self.
 func (c *Program) add(seq int, r *row, pt part) {
 	base := Rule{Pos: r.pos, Path: r.path, Action: r.action, Protos: pt.protos, Expires: r.expires, Window: r.window}
 	postures := c.w.policy.posturesOf(r)
 	if r.action == Deny {
 		postures = nil // Parse refused it otherwise
 	}
-	var src []*members
+	var src []ref
 	for _, s := range r.src {
-		m := c.w.healthy(c.w.source(s), postures)
-		if !slices.Contains(src, m) {
-			src = append(src, m)
+		if x := (ref{no: c.w.healthy(c.w.source(s), postures).no}); !slices.Contains(src, x) {
+			src = append(src, x)
 		}
 	}
-	var shared, self []dest
+	var shared []dest
+	var self []PortRange
 	for _, d := range pt.dst {
-		if d.kind == selSelf {
-			self = append(self, d)
-		} else {
+		if d.kind != selSelf {
 			shared = append(shared, d)
+			continue
+		}
+		for _, p := range d.ports {
+			if !slices.Contains(self, p) {
+				self = append(self, p)
+			}
 		}
 	}
 	if len(src) == 0 {
@@ -206,110 +228,101 @@ func (c *Program) add(seq int, r *row, pt part) {
 	if len(shared) > 0 {
 		cr := &compiled{Rule: base, seq: seq, src: src}
 		for _, s := range src {
-			cr.Src = append(cr.Src, s.name)
+			cr.Src = append(cr.Src, c.set(s).name)
 		}
 		if len(r.via) > 0 {
-			cr.via, shared = c.steered(r.via, shared)
+			cr.steered, cr.via, shared = true, ref{no: c.w.through(r.via).no}, steered(shared)
 		}
 		cr.aim(c, shared)
 		if len(cr.Dst) > 0 {
 			cr.blanket = pt.any && !r.timed() && !slices.ContainsFunc(cr.Dst, func(t Target) bool { return !slices.Contains(t.Ports, AllPorts) })
-			c.rules = append(c.rules, cr)
+			c.plan.rules = append(c.plan.rules, cr)
 		}
 	}
 	if len(self) > 0 {
-		c.addSelf(seq, base, src, self)
+		c.plan.self = append(c.plan.self, &selfRow{Rule: base, seq: seq, src: src, ports: self})
 	}
 }
 
 // aim gives a rule its targets; ports for the same set are joined.
-func (cr *compiled) aim(c *Program, ds []dest) {
+func (r *compiled) aim(c *Program, ds []dest) {
 	for _, d := range ds {
 		m := c.w.of(d.selector)
-		at := slices.Index(cr.dst, m)
+		at := slices.Index(r.dst, ref{no: m.no})
 		if at < 0 {
-			cr.dst = append(cr.dst, m)
-			cr.Dst = append(cr.Dst, Target{Set: m.name, Ports: slices.Clone(d.ports)})
+			r.dst = append(r.dst, ref{no: m.no})
+			r.Dst = append(r.Dst, Target{Set: m.name, Ports: slices.Clone(d.ports)})
 			continue
 		}
 		for _, p := range d.ports {
-			if !slices.Contains(cr.Dst[at].Ports, p) {
-				cr.Dst[at].Ports = append(cr.Dst[at].Ports, p)
+			if !slices.Contains(r.Dst[at].Ports, p) {
+				r.Dst[at].Ports = append(r.Dst[at].Ports, p)
 			}
 		}
 	}
 }
 
-// steered are the nodes with one of the tags, and of the destinations those that can lie behind a router.
-func (c *Program) steered(via []string, ds []dest) ([]int32, []dest) {
-	idx := []int32{}
-	for _, t := range via {
-		idx = append(idx, c.w.byTag[t]...)
-	}
-	slices.Sort(idx)
+// steered are the destinations that can lie behind a router.
+func steered(ds []dest) []dest {
 	var out []dest
 	for _, d := range ds {
 		if numbers&(1<<d.kind) != 0 || d.kind == selInternet {
 			out = append(out, d)
 		}
 	}
-	return slices.Compact(idx), out
+	return out
 }
 
-// addSelf makes the rules of autogroup:self: each owner's untagged devices, as far as the sources cover them, to
-// all of that owner's untagged devices.
-func (c *Program) addSelf(seq int, base Rule, src []*members, self []dest) {
-	covered := map[string][]int32{}
-	for _, i := range c.w.untag {
-		if u := c.w.nodes[i].User; slices.ContainsFunc(src, func(m *members) bool { return m.has(i) }) {
-			covered[u] = append(covered[u], i)
-		}
-	}
-	for _, u := range names(covered) {
-		own := c.w.byUser[u]
-		name := "self:" + u
-		to, ok := c.w.sets[name]
-		if !ok {
-			to = c.w.identities(name, own)
-		}
-		from := to
-		if idx := covered[u]; len(idx) != len(own) {
-			from = c.w.identities(name+" ("+base.Path+")", idx)
-		}
-		cr := &compiled{Rule: base, seq: seq, src: []*members{from}, dst: []*members{to}}
-		cr.Src = []string{from.name}
-		t := Target{Set: to.name}
-		for _, d := range self {
-			for _, p := range d.ports {
-				if !slices.Contains(t.Ports, p) {
-					t.Ports = append(t.Ports, p)
-				}
+// ownSelf makes the rules of autogroup:self for an owner: from the untagged devices, as far as the sources cover them,
+// to all of them.
+func (c *Program) ownSelf(user string) {
+	own := c.w.devices(user)
+	var rules []*compiled
+	var to *members
+	for _, r := range c.plan.self {
+		var covered []int32
+		for _, i := range own {
+			if c.any(r.src, func(m *members) bool { return m.has(i) }) {
+				covered = append(covered, i)
 			}
 		}
-		cr.Dst = []Target{t}
-		c.self[u] = append(c.self[u], cr)
+		if len(covered) == 0 {
+			continue
+		}
+		if to == nil {
+			to = newMembers(&definition{no: -1, name: "self:" + user, whole: true}, own, len(c.w.nodes))
+		}
+		from := to
+		if len(covered) != len(own) {
+			from = newMembers(&definition{no: -1, name: to.name + " (" + r.Path + ")", whole: true}, covered, len(c.w.nodes))
+		}
+		cr := &compiled{Rule: r.Rule, seq: r.seq, src: []ref{{own: from}}, dst: []ref{{own: to}}}
+		cr.Src, cr.Dst = []string{from.name}, []Target{{Set: to.name, Ports: r.ports}}
+		rules = append(rules, cr)
 	}
+	if len(rules) > 0 {
+		c.self.put(user, rules)
+	} else {
+		c.self.remove(user)
+	}
+}
+
+// all are the program's rules, those of autogroup:self after the others, by owner.
+func (c *Program) all() []*compiled {
+	out := slices.Clone(c.plan.rules)
+	for _, rs := range c.self.all() {
+		out = append(out, rs...)
+	}
+	return out
 }
 
 // Rules are all the rules of the program, in the order of the file, grants first.
 func (c *Program) Rules() []Rule {
-	all := slices.Clone(c.rules)
-	for _, u := range names(c.self) {
-		all = append(all, c.self[u]...)
-	}
+	all := c.all()
 	slices.SortStableFunc(all, func(a, b *compiled) int { return cmp.Compare(a.seq, b.seq) })
 	out := make([]Rule, len(all))
 	for i, r := range all {
 		out[i] = r.Rule
 	}
 	return out
-}
-
-// Set returns the members of a set that a rule names. They are shared, and not to be changed.
-func (c *Program) Set(name string) (Set, bool) {
-	m, ok := c.w.sets[name]
-	if !ok {
-		return Set{}, false
-	}
-	return m.set, true
 }

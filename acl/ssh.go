@@ -16,8 +16,8 @@ func (r *tester) runSSH(t *sshTest) {
 		dsts := r.nodesOf(d)
 		if d.kind == selSelf {
 			for _, s := range srcs {
-				if n := &r.c.w.nodes[s]; len(n.Tags) == 0 {
-					dsts = append(dsts, r.c.w.byUser[n.User]...)
+				if n := r.c.w.nodes[s]; len(n.Tags) == 0 {
+					dsts = append(dsts, r.c.w.devices(n.User)...)
 				}
 			}
 		}
@@ -55,7 +55,7 @@ func (r *tester) reachSSH(t *sshTest, d selector, src, dst int32) {
 // ssh reports whether a rule lets a node log in to another as a user, and whether one lets it after a check.
 func (c *Program) ssh(src, dst int32, login string) (accept, check bool) {
 	w := c.w
-	from, to := &w.nodes[src], &w.nodes[dst]
+	from, to := &w.nodes[src].Node, &w.nodes[dst].Node
 	for _, r := range w.policy.ssh {
 		postures := r.postures
 		if postures == nil {

@@ -65,7 +65,7 @@ func (r *tester) inventFor(s selector) {
 	if r.w == nil {
 		r.w = newWorld(r.p, r.inv)
 	}
-	if w := r.w; len(w.named(s, w.byUser, w.untag)) > 0 {
+	if w := r.w; len(w.named(s)) > 0 {
 		return
 	}
 	n := Node{Name: "a first " + s.text}
@@ -106,7 +106,7 @@ func (r *tester) freeAddrs() []netip.Addr {
 	out := []netip.Addr{netip.MustParseAddr("100.127.254.1"), netip.MustParseAddr("fd68:6564:6765:ffff::1")}
 	for i := range out {
 		for {
-			if _, taken := r.w.byAddr[out[i]]; !taken {
+			if _, taken := r.w.owner(out[i]); !taken {
 				break
 			}
 			out[i] = out[i].Next()
@@ -145,12 +145,12 @@ func (r *tester) knownUser(login string) bool {
 // nodesOf lists the nodes that a name of a test stands for.
 func (r *tester) nodesOf(s selector) []int32 {
 	if s.prefix.IsValid() {
-		if i, ok := r.c.w.byAddr[s.prefix.Addr()]; ok {
+		if i, ok := r.c.w.owner(s.prefix.Addr()); ok {
 			return []int32{i}
 		}
 		return nil
 	}
-	return r.c.w.named(s, r.c.w.byUser, r.c.w.untag)
+	return r.c.w.named(s)
 }
 
 func (r *tester) run(t *test) {
@@ -162,7 +162,8 @@ func (r *tester) run(t *test) {
 		inv := &Inventory{Users: r.inv.Users, Nodes: append(slices.Clone(r.inv.Nodes), n)}
 		var err error
 		if c, err = Compile(r.p, inv); err == nil {
-			srcs = []int32{c.w.byID[n.ID]}
+			i, _ := c.w.at(n.ID)
+			srcs = []int32{i}
 		}
 	}
 	if len(srcs) == 0 {
@@ -181,7 +182,7 @@ func (r *tester) run(t *test) {
 func (r *tester) reach(c *Program, t *test, d testDest, srcs []int32, want bool) {
 	tried := 0
 	for _, s := range r.oneOfEach(c, srcs) {
-		src := &c.w.nodes[s]
+		src := c.w.nodes[s]
 		if t.attrs != nil {
 			c = r.withAttrs(src.ID, t.attrs)
 		}
@@ -213,10 +214,10 @@ func (r *tester) reach(c *Program, t *test, d testDest, srcs []int32, want bool)
 
 // oneOfEach keeps the first node of each identity class: the others would be judged the same.
 func (r *tester) oneOfEach(c *Program, idx []int32) []int32 {
-	seen := map[int32]bool{}
+	seen := map[*class]bool{}
 	var out []int32
 	for _, i := range idx {
-		if k := c.classes()[i]; !seen[k] {
+		if k := c.w.nodes[i].class; !seen[k] {
 			seen[k] = true
 			out = append(out, i)
 		}
@@ -264,11 +265,11 @@ func (r *tester) addrsOf(c *Program, s selector, src int32) []netip.Addr {
 	case s.prefix.IsValid():
 		return []netip.Addr{s.prefix.Addr()}
 	case s.kind == selSelf:
-		if n := &c.w.nodes[src]; len(n.Tags) == 0 {
-			idx = c.w.byUser[n.User]
+		if n := c.w.nodes[src]; len(n.Tags) == 0 {
+			idx = c.w.devices(n.User)
 		}
 	default:
-		idx = c.w.named(s, c.w.byUser, c.w.untag)
+		idx = c.w.named(s)
 	}
 	var out []netip.Addr
 	for _, i := range r.oneOfEach(c, idx) {

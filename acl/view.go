@@ -7,33 +7,22 @@ import (
 )
 
 // concerns reports whether the node is a source of the rule, and whether a destination.
-func (r *compiled) concerns(i int32) (src, dst bool) {
-	src = slices.ContainsFunc(r.src, func(m *members) bool { return m.has(i) })
-	dst = r.reaches(i) && slices.ContainsFunc(r.dst, func(m *members) bool { return m.has(i) })
-	return src, dst
+func (c *Program) concerns(r *compiled, i int32) (src, dst bool) {
+	has := func(m *members) bool { return m.has(i) }
+	return c.any(r.src, has), c.reaches(r, i) && c.any(r.dst, has)
 }
 
 // reaches reports whether via, if any, lets the node be a destination.
-func (r *compiled) reaches(i int32) bool {
-	if r.via == nil {
-		return true
-	}
-	_, ok := slices.BinarySearch(r.via, i)
-	return ok
-}
+func (c *Program) reaches(r *compiled, i int32) bool { return !r.steered || c.set(r.via).has(i) }
 
-// relevant lists the rules that concern a node, in the order of the file.
+// relevant lists the rules that concern a node, in the order of the file. They are not to be changed.
 func (c *Program) relevant(i int32) []*compiled {
-	var out []*compiled
-	for _, r := range c.rules {
-		if s, d := r.concerns(i); s || d {
-			out = append(out, r)
-		}
-	}
-	n := &c.w.nodes[i]
-	if len(n.Tags) == 0 && len(c.self[n.User]) > 0 {
-		for _, r := range c.self[n.User] {
-			if s, d := r.concerns(i); s || d {
+	n := c.w.nodes[i]
+	out := c.plan.relevant(n.class)
+	if self := c.selfOf(n); len(self) > 0 {
+		out = slices.Clip(out)
+		for _, r := range self {
+			if s, d := c.concerns(r, i); s || d {
 				out = append(out, r)
 			}
 		}
@@ -42,155 +31,118 @@ func (c *Program) relevant(i int32) []*compiled {
 	return out
 }
 
-// destinations adds to b the nodes that the rule reaches.
-func (r *compiled) destinations(b bitset) {
-	if r.via == nil {
-		for _, m := range r.dst {
-			m.addTo(b)
-		}
-		return
-	}
-	for _, i := range r.via {
-		if slices.ContainsFunc(r.dst, func(m *members) bool { return m.has(i) }) {
-			b.add(i)
-		}
-	}
-}
-
-// peers are the nodes that a rule lets the node send to, or hear from. What a deny stops altogether does not count.
-func (c *Program) peers(i int32, rules []*compiled) bitset {
-	n := len(c.w.nodes)
-	in, out := newBitset(n), newBitset(n)
-	noIn, noOut := newBitset(n), newBitset(n)
-	for _, r := range rules {
-		src, dst := r.concerns(i)
-		switch {
-		case r.Action == Accept:
-			if src {
-				r.destinations(out)
-			}
-			if dst {
-				for _, m := range r.src {
-					m.addTo(in)
-				}
-			}
-		case r.blanket:
-			if src && r.covers(i, r.src, c) {
-				c.blocked(r.dst, noOut)
-			}
-			if dst && r.covers(i, r.dst, c) {
-				c.blocked(r.src, noIn)
-			}
-		}
-	}
-	in.andNot(noIn)
-	out.andNot(noOut)
-	in.or(out)
-	in[i/64] &^= 1 << (i % 64)
-	return in
-}
-
-// covers reports whether the sets take in all that the node is: its addresses, and its routes if it has any.
-func (r *compiled) covers(i int32, sets []*members, c *Program) bool {
-	return slices.ContainsFunc(sets, func(m *members) bool {
-		return m.has(i) && m.whole && (m.set.Any || len(c.w.nodes[i].Routes) == 0)
-	})
-}
-
-// blocked adds to b the nodes that the sets take in altogether.
-func (c *Program) blocked(sets []*members, b bitset) {
-	for _, m := range sets {
-		if !m.whole {
-			continue
-		}
-		for _, i := range m.idx {
-			if m.set.Any || len(c.w.nodes[i].Routes) == 0 {
-				b.add(i)
-			}
-		}
-	}
-}
-
 // View is what one node may know and must enforce. It is empty for a node the program does not know.
 //
 // A rule in which the node is only a destination keeps all its sources and only the targets that are the node; one
 // in which it is only a source, the reverse. Sets hold the node itself and its peers, and nobody else.
 func (c *Program) View(id NodeID) View {
-	i, ok := c.w.byID[id]
+	i, ok := c.w.at(id)
 	if !ok {
 		return View{}
 	}
-	rules := c.relevant(i)
-	visible := c.peers(i, rules)
-	v := View{Sets: map[string]Set{}}
-	for n := range c.w.nodes {
-		if visible.has(int32(n)) {
-			v.Peers = append(v.Peers, c.w.nodes[n].ID)
-		}
-	}
+	visible := c.visible(i)
+	v := View{Sets: map[string]Set{}, Peers: c.w.ids(visible)}
 	known := slices.Clone(visible)
 	known.add(i)
-	for _, r := range rules {
-		rule := r.cut(i)
-		if r.Action == Deny && !r.matters(i, visible) {
+	cut := func(r ref) {
+		if m := c.set(r); !hasKey(v.Sets, m.name) {
+			v.Sets[m.name] = c.cutSet(m, known)
+		}
+	}
+	for _, r := range c.relevant(i) {
+		if r.Action == Deny && !c.matters(r, i, visible) {
 			continue
 		}
+		rule, src, dst := c.cut(r, i)
 		v.Rules = append(v.Rules, rule)
-		for _, name := range rule.Src {
-			c.cutSet(v.Sets, name, known)
+		for _, x := range src {
+			cut(x)
 		}
-		for _, t := range rule.Dst {
-			c.cutSet(v.Sets, t.Set, known)
+		for _, x := range dst {
+			cut(x)
 		}
 	}
 	return v
 }
 
+// Peers are the nodes that a node sees, which are those that see it: View's, for less work.
+func (c *Program) Peers(id NodeID) []NodeID {
+	i, ok := c.w.at(id)
+	if !ok {
+		return nil
+	}
+	return c.w.ids(c.visible(i))
+}
+
+// Sees reports whether two nodes see each other.
+func (c *Program) Sees(a, b NodeID) bool {
+	i, ok := c.w.at(a)
+	o, too := c.w.at(b)
+	return ok && too && c.visible(i).has(o)
+}
+
+func hasKey[K comparable, V any](m map[K]V, k K) bool { _, ok := m[k]; return ok }
+
 // matters reports whether a rule is about the node and one of its peers.
-func (r *compiled) matters(i int32, visible bitset) bool {
-	src, dst := r.concerns(i)
+func (c *Program) matters(r *compiled, i int32, visible bitset) bool {
+	src, dst := c.concerns(r, i)
 	meets := func(m *members) bool { return m.meets(visible) }
-	return src && slices.ContainsFunc(r.dst, meets) || dst && slices.ContainsFunc(r.src, meets)
+	return src && c.any(r.dst, meets) || dst && c.any(r.src, meets)
 }
 
-// cut is the rule as the node may see it.
-func (r *compiled) cut(i int32) Rule {
-	src, dst := r.concerns(i)
-	rule := r.Rule
-	if !dst {
-		rule.Src = nil
-		for n, m := range r.src {
-			if m.has(i) {
-				rule.Src = append(rule.Src, r.Src[n])
+// cut is the rule as the node may see it, and its sets.
+func (c *Program) cut(r *compiled, i int32) (rule Rule, src, dst []ref) {
+	isSrc, isDst := c.concerns(r, i)
+	rule, src, dst = r.Rule, r.src, r.dst
+	if !isDst && !c.inAll(r.src, i) {
+		rule.Src, src = nil, nil
+		for n, x := range r.src {
+			if c.set(x).has(i) {
+				rule.Src, src = append(rule.Src, r.Src[n]), append(src, x)
 			}
 		}
 	}
-	if !src {
-		rule.Dst = nil
-		for n, m := range r.dst {
-			if m.has(i) {
-				rule.Dst = append(rule.Dst, r.Dst[n])
+	if !isSrc && !c.inAll(r.dst, i) {
+		rule.Dst, dst = nil, nil
+		for n, x := range r.dst {
+			if c.set(x).has(i) {
+				rule.Dst, dst = append(rule.Dst, r.Dst[n]), append(dst, x)
 			}
 		}
 	}
-	return rule
+	return rule, src, dst
 }
 
-// cutSet adds to sets the named set, without the nodes that are not known.
-func (c *Program) cutSet(sets map[string]Set, name string, known bitset) {
-	if _, ok := sets[name]; ok {
-		return
+// inAll reports whether a node is in all of the sets.
+func (c *Program) inAll(rs []ref, i int32) bool {
+	return !c.any(rs, func(m *members) bool { return !m.has(i) })
+}
+
+// cutSet is the set without the nodes that are not known, nor their addresses.
+func (c *Program) cutSet(m *members, known bitset) Set {
+	s := m.set
+	if !m.identities() && !m.drifts() {
+		return s
 	}
-	m := c.w.sets[name]
-	s := Set{Any: m.set.Any, Prefixes: m.set.Prefixes}
-	if len(m.set.Nodes) > 0 {
-		for _, i := range m.idx {
-			if known.has(i) {
-				s.Nodes = append(s.Nodes, c.w.nodes[i].ID)
+	s.Prefixes = nil
+	for i := range m.each() {
+		switch {
+		case !known.has(i):
+		case m.drifts():
+			for _, a := range c.w.nodes[i].Addrs {
+				if contains(m.of.prefixes, a) {
+					s.Prefixes = append(s.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+				}
 			}
+		default:
+			s.Nodes = append(s.Nodes, c.w.nodes[i].ID)
 		}
 	}
-	sets[name] = s
+	slices.SortFunc(s.Prefixes, netip.Prefix.Compare)
+	if c.w.shuffled {
+		slices.Sort(s.Nodes)
+	}
+	return s
 }
 
 // Check says whether src may open a flow to a destination, and which rule says so: the rule that admits it, or the
@@ -198,7 +150,7 @@ func (c *Program) cutSet(sets map[string]Set, name string, known bitset) {
 // carries it, by the narrowest route there is. When rules are in force is not judged here; it is the node's to judge.
 // proto is an IANA protocol number; port means nothing to a protocol without ports.
 func (c *Program) Check(src NodeID, dst netip.Addr, port uint16, proto uint8) (rule *Rule, ok bool) {
-	from, known := c.w.byID[src]
+	from, known := c.w.at(src)
 	if !known {
 		return nil, false
 	}
@@ -206,14 +158,14 @@ func (c *Program) Check(src NodeID, dst netip.Addr, port uint16, proto uint8) (r
 }
 
 func (c *Program) check(rules []*compiled, from int32, dst netip.Addr, port uint16, proto uint8) (rule *Rule, ok bool) {
-	if _, own := c.w.byAddr[dst]; own {
+	if _, own := c.w.owner(dst); own {
 		return c.judge(rules, from, dst, port, proto)
 	}
 	carriers, exit := c.carriers(dst)
 	for _, to := range carriers {
 		var hit *Rule
 		for _, r := range rules {
-			if hit != nil && r.Action == Accept || to == from || !r.admitsFrom(c, from, dst) || !r.admitsBehind(to, exit, dst, port, proto) {
+			if hit != nil && r.Action == Accept || to == from || !r.admitsFrom(c, from, dst) || !r.admitsBehind(c, to, exit, dst, port, proto) {
 				continue
 			}
 			if hit = &r.Rule; r.Action == Deny {
@@ -232,11 +184,12 @@ func (c *Program) check(rules []*compiled, from int32, dst netip.Addr, port uint
 
 // admitsBehind is admitsTo for an address that a node carries a route to. Through an exit, only "*" and the internet
 // are reached: a rule for a network means its router.
-func (r *compiled) admitsBehind(to int32, exit bool, dst netip.Addr, port uint16, proto uint8) bool {
-	if !r.reaches(to) {
+func (r *compiled) admitsBehind(c *Program, to int32, exit bool, dst netip.Addr, port uint16, proto uint8) bool {
+	if !c.reaches(r, to) {
 		return false
 	}
-	for n, m := range r.dst {
+	for n, x := range r.dst {
+		m := c.set(x)
 		if !m.set.Any && (m.whole || !m.has(to) || !m.set.holds(dst) || exit && !isInternet(m.name)) {
 			continue
 		}
@@ -251,13 +204,13 @@ func isInternet(set string) bool { return set == "autogroup:internet" }
 
 // judge is Check with the rules that concern the source at hand, for any address as if somebody carried it.
 func (c *Program) judge(rules []*compiled, from int32, dst netip.Addr, port uint16, proto uint8) (*Rule, bool) {
-	to, owned := c.w.byAddr[dst]
+	to, owned := c.w.owner(dst)
 	if !owned {
 		to = -1
 	}
 	var hit *compiled
 	for _, r := range rules {
-		if hit != nil && r.Action == Accept || !r.admitsFrom(c, from, dst) || !r.admitsTo(to, dst, port, proto) {
+		if hit != nil && r.Action == Accept || !r.admitsFrom(c, from, dst) || !r.admitsTo(c, to, dst, port, proto) {
 			continue
 		}
 		if r.Action == Deny {
@@ -273,7 +226,7 @@ func (c *Program) judge(rules []*compiled, from int32, dst netip.Addr, port uint
 
 // admitsFrom reports whether the node is a source, with its address of the destination's family.
 func (r *compiled) admitsFrom(c *Program, from int32, dst netip.Addr) bool {
-	return slices.ContainsFunc(r.src, func(m *members) bool {
+	return c.any(r.src, func(m *members) bool {
 		if m.whole {
 			return m.has(from)
 		}
@@ -284,11 +237,12 @@ func (r *compiled) admitsFrom(c *Program, from int32, dst netip.Addr) bool {
 }
 
 // admitsTo reports whether a destination, and the node it is if any, is a target.
-func (r *compiled) admitsTo(to int32, dst netip.Addr, port uint16, proto uint8) bool {
-	if to >= 0 && !r.reaches(to) {
+func (r *compiled) admitsTo(c *Program, to int32, dst netip.Addr, port uint16, proto uint8) bool {
+	if to >= 0 && !c.reaches(r, to) {
 		return false
 	}
-	for n, m := range r.dst {
+	for n, x := range r.dst {
+		m := c.set(x)
 		if !m.set.Any && !(m.whole && to >= 0 && m.has(to)) && !m.set.holds(dst) {
 			continue
 		}

@@ -62,7 +62,7 @@ func (a Answer) String() string {
 // Why says whether src may open a flow to a destination at a time, by all the rules that say so, and if not, what
 // the nearest rule wants. It allows what Check and the filters of both nodes allow.
 func (c *Program) Why(src NodeID, dst netip.Addr, port uint16, proto uint8, now time.Time) (Answer, error) {
-	from, known := c.w.byID[src]
+	from, known := c.w.at(src)
 	if !known {
 		return Answer{}, fmt.Errorf("no node has the number %d", src)
 	}
@@ -98,7 +98,7 @@ type lie struct {
 }
 
 func (c *Program) lies(dst netip.Addr) []lie {
-	if i, own := c.w.byAddr[dst]; own {
+	if i, own := c.w.owner(dst); own {
 		return []lie{{i, true, false}}
 	}
 	carriers, exit := c.carriers(dst)
@@ -131,7 +131,7 @@ func (c *Program) hits(from int32, at lie, dst netip.Addr, port uint16, proto ui
 		if !r.InForce(now) || !r.admitsFrom(c, from, dst) {
 			continue
 		}
-		if at.own && !r.admitsTo(at.node, dst, port, proto) || !at.own && !r.admitsBehind(at.node, at.exit, dst, port, proto) {
+		if at.own && !r.admitsTo(c, at.node, dst, port, proto) || !at.own && !r.admitsBehind(c, at.node, at.exit, dst, port, proto) {
 			continue
 		}
 		if r.Action == Deny {
@@ -190,7 +190,7 @@ func (c *Program) nearest(a *Answer, from int32, dst netip.Addr, now time.Time) 
 // lacksOfSource is what a row wants of a source, and of the time.
 func (c *Program) lacksOfSource(r *row, from int32, dst netip.Addr, now time.Time) []lack {
 	var out []lack
-	n := &c.w.nodes[from]
+	n := &c.w.nodes[from].Node
 	rule := Rule{Action: r.action, Expires: r.expires, Window: r.window}
 	switch {
 	case rule.InForce(now):
@@ -201,7 +201,7 @@ func (c *Program) lacksOfSource(r *row, from int32, dst netip.Addr, now time.Tim
 	}
 	holds := slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return a.BitLen() == dst.BitLen() })
 	named := slices.ContainsFunc(r.src, func(s source) bool {
-		m, ok := c.w.sets[s.text()]
+		m, ok := c.w.set(s.text())
 		return ok && slices.ContainsFunc(n.Addrs, func(a netip.Addr) bool { return a.BitLen() == dst.BitLen() && m.holdsAddr(from, a) })
 	})
 	switch {
@@ -222,7 +222,7 @@ func (c *Program) healthyFor(r *row, n *Node) bool {
 
 // told is how a rule could name a node.
 func (c *Program) told(i int32) string {
-	n := &c.w.nodes[i]
+	n := c.w.nodes[i]
 	switch {
 	case len(n.Tags) > 0:
 		return strings.Join(n.Tags, ", ")
@@ -234,17 +234,17 @@ func (c *Program) told(i int32) string {
 
 // lacksOfDest is what a row wants of a destination.
 func (c *Program) lacksOfDest(r *row, d dest, from int32, at lie, dst netip.Addr) []lack {
-	n := &c.w.nodes[from]
+	n := c.w.nodes[from]
 	if d.kind == selSelf {
 		if at.node >= 0 && at.own {
-			to := &c.w.nodes[at.node]
+			to := c.w.nodes[at.node]
 			if len(n.Tags)+len(to.Tags) == 0 && n.User != "" && n.User == to.User {
 				return nil
 			}
 		}
 		return []lack{{fmt.Sprintf("autogroup:self is the untagged devices of %s itself, and %s is none", c.told(from), c.dstText(at, dst)), 35}}
 	}
-	m, ok := c.w.sets[d.text]
+	m, ok := c.w.set(d.text)
 	in := ok && (at.own && m.holdsAddr(at.node, dst) || !at.own && (m.set.Any || !m.whole && m.set.holds(dst)))
 	switch {
 	case !in:
