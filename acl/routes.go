@@ -13,22 +13,21 @@ import (
 // Others it is not to know of: an address that it sends to a router for nothing is one that it cannot reach otherwise.
 // Several nodes may carry the same route; who of them is used is not for the policy to say.
 func (c *Program) Routes(id NodeID) map[NodeID][]netip.Prefix {
-	i, ok := c.w.byID[id]
+	i, ok := c.w.at(id)
 	if !ok || len(c.w.routers)+len(c.w.exits) == 0 {
 		return nil
 	}
 	carriers := slices.Concat(c.w.routers, c.w.exits)
-	slices.Sort(carriers)
 	rules := c.relevant(i)
 	out := map[NodeID][]netip.Prefix{}
-	for _, to := range slices.Compact(carriers) {
-		if to == i {
+	for _, to := range carriers {
+		n := c.w.nodes[to]
+		if _, had := out[n.ID]; had || to == i {
 			continue
 		}
-		n := &c.w.nodes[to]
 		for _, route := range n.Routes {
 			if slices.ContainsFunc(rules, func(r *compiled) bool {
-				return r.Action == Accept && (r.leadsTo(i, to, route) || r.comesFrom(i, route))
+				return r.Action == Accept && (c.leadsTo(r, i, to, route) || c.comesFrom(r, i, route))
 			}) {
 				out[n.ID] = append(out[n.ID], route)
 			}
@@ -39,17 +38,17 @@ func (c *Program) Routes(id NodeID) map[NodeID][]netip.Prefix {
 
 // leadsTo reports whether the rule lets a node reach something behind a carrier's route. Through an exit, only "*" and
 // the internet are reached.
-func (r *compiled) leadsTo(from, to int32, route netip.Prefix) bool {
-	return r.reaches(to) && slices.ContainsFunc(r.src, func(m *members) bool { return m.has(from) }) &&
-		slices.ContainsFunc(r.dst, func(m *members) bool {
+func (c *Program) leadsTo(r *compiled, from, to int32, route netip.Prefix) bool {
+	return c.reaches(r, to) && c.any(r.src, func(m *members) bool { return m.has(from) }) &&
+		c.any(r.dst, func(m *members) bool {
 			return m.set.Any || !m.whole && m.has(to) && m.set.overlaps(route) && (route.Bits() > 0 || isInternet(m.name))
 		})
 }
 
 // comesFrom reports whether the rule lets something in a route reach a node.
-func (r *compiled) comesFrom(to int32, route netip.Prefix) bool {
-	return route.Bits() > 0 && r.reaches(to) && slices.ContainsFunc(r.dst, func(m *members) bool { return m.has(to) }) &&
-		slices.ContainsFunc(r.src, func(m *members) bool { return m.set.Any || m.set.overlaps(route) })
+func (c *Program) comesFrom(r *compiled, to int32, route netip.Prefix) bool {
+	return route.Bits() > 0 && c.reaches(r, to) && c.any(r.dst, func(m *members) bool { return m.has(to) }) &&
+		c.any(r.src, func(m *members) bool { return m.set.Any || m.set.overlaps(route) })
 }
 
 // overlaps reports whether any of the prefixes does.
