@@ -10,7 +10,7 @@ import (
 // large is a mesh of n nodes, most of them people's, and a policy of so many rules over their teams and services.
 func large(tb testing.TB, nodes, rules int) (*Policy, *Inventory) {
 	inv := &Inventory{}
-	const teams, services = 100, 200
+	const teams, services = 500, 200
 	var groups, tags, acls []string
 	members := make([][]string, teams)
 	for i := range nodes {
@@ -59,6 +59,62 @@ func BenchmarkCompile(b *testing.B) {
 	for b.Loop() {
 		if _, err := Compile(p, inv); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOneNode is what one node costs that comes, goes, or gets other tags: the program, who is concerned, and what
+// each of them is told. The named baseline is to compile all anew, and to tell nobody.
+func BenchmarkOneNode(b *testing.B) {
+	narrow, inv := large(b, 10000, 2000)
+	text := strings.TrimSuffix(string(narrow.doc.src), "]}")
+	parse := func(more string) *Policy {
+		p, err := Parse("acl.hujson", []byte(text+","+more+"]}"), Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return p
+	}
+	person := Node{ID: 20000, Name: "new", User: "u4@example.com", Addrs: []netip.Addr{netip.MustParseAddr("100.64.99.1"), netip.MustParseAddr("fd68::99:1")}}
+	web := Node{ID: 20000, Name: "new", Tags: []string{"tag:s1"}, Addrs: person.Addrs}
+	old := inv.Nodes[30]
+	old.Tags = []string{"tag:s2"}
+	for _, p := range []struct {
+		name string
+		*Policy
+	}{
+		{"segments", narrow},
+		{"services of all", parse(`{"action": "accept", "src": ["autogroup:member"], "dst": ["tag:s1:443"]}`)},
+		{"everyone", parse(`{"action": "accept", "src": ["*"], "dst": ["*:*"]}`)},
+		{"everyone but", parse(`{"action": "accept", "src": ["*"], "dst": ["*:*"]}, {"action": "deny", "src": ["*"], "dst": ["tag:s1:22"]}`)},
+	} {
+		c := mustCompile(b, p.Policy, inv)
+		b.Run(p.name+"/compile", func(b *testing.B) {
+			for b.Loop() {
+				mustCompile(b, p.Policy, inv)
+			}
+		})
+		for _, u := range []struct {
+			name string
+			Update
+		}{{"person comes", Update{Nodes: []Node{person}}}, {"server comes", Update{Nodes: []Node{web}}},
+			{"server goes", Update{Gone: []NodeID{inv.Nodes[30].ID}}}, {"server gets other tags", Update{Nodes: []Node{old}}}} {
+			b.Run(p.name+"/"+u.name, func(b *testing.B) {
+				b.ReportAllocs()
+				told := 0
+				for b.Loop() {
+					_, ch, err := c.With(u.Update)
+					if err != nil {
+						b.Fatal(err)
+					}
+					told = 0
+					for _, id := range ch.Concerned() {
+						ch.Of(id)
+						told++
+					}
+				}
+				b.ReportMetric(float64(told), "concerned")
+			})
 		}
 	}
 }

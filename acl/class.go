@@ -221,6 +221,14 @@ func (c *Program) visible(i int32) bitset {
 	return out
 }
 
+// seen is visible where the node itself may be in it, and for less work.
+func (c *Program) seen(i int32) bitset {
+	if n := c.w.nodes[i]; len(c.selfOf(n)) == 0 {
+		return c.sight(n.class).sees
+	}
+	return c.visible(i)
+}
+
 // selfOf are the rules that autogroup:self makes for a node's owner, if they may be about the node.
 func (c *Program) selfOf(n *entry) []*compiled {
 	if len(n.Tags) > 0 || len(c.plan.self) == 0 {

@@ -32,9 +32,10 @@ func (b bitset) andNot(o bitset) {
 	}
 }
 
-func (b bitset) meets(o bitset) bool {
+// meets reports whether the two have anybody in common but one.
+func (b bitset) meets(o bitset, but int32) bool {
 	for i := range min(len(b), len(o)) {
-		if b[i]&o[i] != 0 {
+		if x := b[i] & o[i]; x != 0 && (int(but/64) != i || x != 1<<(but%64)) {
 			return true
 		}
 	}
@@ -163,12 +164,12 @@ func (m *members) addTo(b bitset) {
 	}
 }
 
-// meets reports whether any of the nodes concerned is in b.
-func (m *members) meets(b bitset) bool {
+// meets reports whether any of the nodes concerned but one is in b.
+func (m *members) meets(b bitset, but int32) bool {
 	if m.bits != nil {
-		return m.bits.meets(b)
+		return m.bits.meets(b, but)
 	}
-	return slices.ContainsFunc(m.idx, b.has)
+	return slices.ContainsFunc(m.idx, func(i int32) bool { return i != but && b.has(i) })
 }
 
 // holdsAddr reports whether a node's address is in the set.

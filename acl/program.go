@@ -24,7 +24,8 @@ type plan struct {
 	self  []*selfRow
 	// mentions are the rules that name a set, by its number, in order.
 	mentions [][]int32
-	blankets bool                // there are denies of all traffic
+	denies   bool                // there are some
+	blankets bool                // and some of all traffic
 	groups   map[string][]string // those of a login, sorted
 
 	mu      sync.Mutex // held by With
@@ -87,6 +88,7 @@ func Compile(p *Policy, inv *Inventory) (*Program, error) {
 	c.plan.mentions = make([][]int32, len(c.w.sets))
 	for n, r := range c.plan.rules {
 		c.plan.mention(r, int32(n))
+		c.plan.denies = c.plan.denies || r.Action == Deny
 		c.plan.blankets = c.plan.blankets || r.blanket && r.Action == Deny
 	}
 	c.plan.groups = map[string][]string{}

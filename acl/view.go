@@ -83,10 +83,10 @@ func (c *Program) Sees(a, b NodeID) bool {
 
 func hasKey[K comparable, V any](m map[K]V, k K) bool { _, ok := m[k]; return ok }
 
-// matters reports whether a rule is about the node and one of its peers.
+// matters reports whether a rule is about the node and one of its peers; the node itself may be among these.
 func (c *Program) matters(r *compiled, i int32, visible bitset) bool {
 	src, dst := c.concerns(r, i)
-	meets := func(m *members) bool { return m.meets(visible) }
+	meets := func(m *members) bool { return m.meets(visible, i) }
 	return src && c.any(r.dst, meets) || dst && c.any(r.src, meets)
 }
 
