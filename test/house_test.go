@@ -73,6 +73,7 @@ var mayImport = map[string][]string{
 	"test":              {},
 	"test/bench":        {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key"},
 	"test/lab":          {},
+	"test/paths":        {"node", "test/lab"},
 }
 
 func TestImports(t *testing.T) {

@@ -111,3 +111,15 @@ func (s *Site) MTU(n int) error { return s.Router.IP(fmt.Sprintf("link set wan m
 func (s *Site) Forward(outside, inside uint16) error {
 	return s.Router.NFT(fmt.Sprintf("add element ip nat forwarded { %d : %s . %d }", outside, s.Addr, inside))
 }
+
+// Between lets the internet do something to packets between two sites, both ways, and to no others: statements of
+// nftables, such as "numgen random mod 100 < 10 drop" or "meta length > 1280 drop"; none ends it.
+func (w *World) Between(a, b *Site, statements ...string) error {
+	script := "table inet between { chain f { type filter hook forward priority filter; }; }\nflush table inet between\n"
+	for _, s := range statements {
+		for _, dirs := range [][2]*Site{{a, b}, {b, a}} {
+			script += fmt.Sprintf("add rule inet between f iifname %q oifname %q %s\n", dirs[0].Wire.far, dirs[1].Wire.far, s)
+		}
+	}
+	return w.net.NFT(script)
+}

@@ -28,6 +28,7 @@ type Line struct {
 type Wire struct {
 	ends [2]*os.File
 	line atomic.Pointer[Line]
+	far  string // the device of namespace b
 	wg   sync.WaitGroup
 }
 
@@ -44,7 +45,7 @@ type flying struct {
 
 // newWire makes a device in each namespace.
 func newWire(a Space, nameA string, b Space, nameB string, l Line) (*Wire, error) {
-	w := &Wire{}
+	w := &Wire{far: nameB}
 	w.line.Store(&l)
 	for i, end := range []struct {
 		Space

@@ -118,6 +118,9 @@ func (w *World) Close() error {
 	return err
 }
 
+// Core is the internet's own namespace, where all packets between sites and servers pass.
+func (w *World) Core() Space { return w.net }
+
 // wire joins a namespace's device to the internet, which finds the given networks there.
 func (w *World) wire(s Space, dev, far string, nets ...string) (*Wire, error) {
 	l, err := newWire(s, dev, w.net, far, Line{Delay: Half})
