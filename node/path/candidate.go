@@ -241,7 +241,8 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 // openTTL lets a packet through our own NAT and no further: at least one router stands between that and the peer's.
 const (
 	openTTL   = 2
-	openFor   = 150 * time.Millisecond // by then the peer has had the time to open its side
+	openFor   = 150 * time.Millisecond // by then the peer has had the time to open its side,
+	openBlind = 350 * time.Millisecond // and by then if we have yet to connect to its relay
 	clearFor  = 10 * time.Second
 	openedFor = 20 * time.Second
 )
@@ -264,8 +265,11 @@ func (pr *peer) early(now time.Time, c *candidate) bool {
 	if pr.p.cfg.Plain || !c.pong.IsZero() || !public(c.addr.Addr()) || pr.p.self.NAT.hard() || recent(now, pr.clear, clearFor) {
 		return false
 	}
-	waited := now.Sub(pr.began)
-	return pr.began.IsZero() || waited < openFor || waited < pr.relay.rtt/2+openFor/3
+	wait := max(openFor, pr.relay.rtt/2+openFor/3)
+	if pr.relay.rtt == 0 {
+		wait = openBlind
+	}
+	return pr.round == 0 || now.Sub(pr.began) < wait
 }
 
 // public reports whether an address may be a NAT's outside, and is IPv4, for which NATs are made.

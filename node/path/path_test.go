@@ -203,9 +203,9 @@ func TestFindsAPath(t *testing.T) {
 		told := rapid.SliceOfNDistinct(rapid.SampledFrom(addresses), 1, -1, func(a netip.AddrPort) netip.AddrPort { return a }).Draw(t, "told")
 		w.step(Peers{[]Peer{{peerKey("b"), told[:1]}}})
 		w.flow.net[told[0]] = 50 * time.Millisecond
-		w.pass(300*time.Millisecond, true)
+		w.pass(openBlind+100*time.Millisecond, true)
 		if w.use.Primary != told[0] {
-			t.Fatalf("no path after 300 ms: %+v", w.use)
+			t.Fatalf("no path, and no word by relay, after that: %+v", w.use)
 		}
 		if w.pass(300*time.Millisecond, true); !w.alone() {
 			t.Fatalf("still both ways: %+v", w.use)

@@ -305,6 +305,9 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 
 // seek pings every candidate, and at first tells the peer by relay to do the same.
 func (pr *peer) seek(now time.Time) {
+	if pr.round == 0 {
+		pr.began = now // it may have been planned long ago, when nobody was sending
+	}
 	for _, c := range pr.candidates {
 		if c != pr.best && c.shunned.IsZero() {
 			pr.reach(now, c)
