@@ -42,7 +42,10 @@ func TestChooseHome(t *testing.T) {
 		{name: "the only one, at once", order: []uint16{7}, early: true, want: 7},
 		{name: "the nearest", order: []uint16{1, 2, 3}, latency: lat(50*ms, 20*ms, 30*ms), want: 2},
 		{name: "nothing known yet", order: []uint16{1, 2}, early: true, want: 0},
-		{name: "the first to answer", order: []uint16{1, 2}, latency: lat(0, 30*ms), early: true, want: 2},
+		{name: "the second answers before the first: wait", order: []uint16{1, 2}, latency: lat(0, 30*ms), early: true, want: 0},
+		{name: "the first does not answer", order: []uint16{1, 2}, latency: lat(0, 30*ms), want: 2},
+		{name: "as near as another: the first, as all do", order: []uint16{1, 2, 3}, latency: lat(33*ms, 30*ms, 31*ms), want: 1},
+		{name: "of those about as near the first", order: []uint16{1, 2, 3}, latency: lat(90*ms, 33*ms, 30*ms), want: 2},
 		{name: "UDP blocked: the first", order: []uint16{1, 2}, want: 1},
 		{name: "UDP blocked, and the first is down", order: []uint16{1, 2}, home: 1, down: []uint16{1}, want: 2},
 		{name: "UDP blocked, and the second is up: stay", order: []uint16{1, 2}, home: 2, want: 2},
@@ -51,7 +54,7 @@ func TestChooseHome(t *testing.T) {
 		{name: "much nearer", order: []uint16{1, 2}, home: 1, latency: lat(50*ms, 30*ms), want: 2},
 		{name: "home was never measured", order: []uint16{1, 2}, home: 1, latency: lat(0, 30*ms), want: 2},
 		{name: "home was removed", order: []uint16{2, 3}, home: 1, latency: lat(0, 30*ms, 20*ms), want: 3},
-		{name: "home is down", order: []uint16{1, 2, 3}, home: 1, latency: lat(10*ms, 90*ms, 80*ms), down: []uint16{1}, want: 3},
+		{name: "home is down", order: []uint16{1, 2, 3}, home: 1, latency: lat(10*ms, 130*ms, 80*ms), down: []uint16{1}, want: 3},
 		{name: "all are down: stay", order: []uint16{1, 2}, home: 2, down: []uint16{1, 2}, want: 2},
 	} {
 		down := map[uint16]bool{}

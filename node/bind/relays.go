@@ -169,40 +169,46 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool)
 	r.drop(func(c *relayConn) bool { return c.ID != home && now-c.used.Load() > int64(relayIdle) })
 }
 
-// chooseHome picks the nearest relay, and stays there: another must be nearer by 10 ms and by a third. One that is down
-// is left for any that is not known to be. Before the latencies are settled nothing is chosen that may soon change,
-// unless there is no choice.
+// nearer reports whether relay a is that much nearer than b that it matters: by 10 ms and by a third.
+func nearer(latency map[uint16]time.Duration, a, b uint16) bool {
+	la, ok := latency[a]
+	lb, measured := latency[b]
+	return ok && (!measured || lb-la >= 10*time.Millisecond && lb-la >= lb/3)
+}
+
+// chooseHome picks the nearest relay, and stays there until another is nearer by enough. Of those about as near it is
+// the first in the list, which is so for all nodes around: whose home is the same, need not connect to another relay
+// before their first packet. One that is down is left for any that is not known to be. Before the latencies are settled
+// nothing is chosen that may soon change, unless there is no choice.
 func chooseHome(home uint16, order []uint16, latency map[uint16]time.Duration, down map[uint16]bool, settled bool) uint16 {
 	if len(order) == 0 {
 		return 0
 	}
-	best := uint16(0)
-	for _, id := range order {
-		if down[id] {
-			continue
-		}
-		l, ok := latency[id]
-		b, measured := latency[best]
-		if best == 0 || ok && (!measured || l < b) {
-			best = id
-		}
-	}
+	up := slices.DeleteFunc(slices.Clone(order), func(id uint16) bool { return down[id] })
 	stays := slices.Contains(order, home)
 	switch {
-	case best == 0 && stays:
+	case len(up) == 0 && stays:
 		return home // all are down
-	case best == 0:
+	case len(up) == 0:
 		return order[0]
-	case !stays || down[home]:
-		if !settled && len(order) > 1 && len(latency) == 0 {
-			return 0
+	}
+	nearest := up[0]
+	for _, id := range up {
+		l, ok := latency[id]
+		if b, measured := latency[nearest]; ok && (!measured || l < b) {
+			nearest = id
 		}
-		return best
 	}
-	l, ok := latency[best]
-	h, measured := latency[home]
-	if ok && (!measured || h-l >= 10*time.Millisecond && h-l >= h/3) {
-		return best
+	best := up[slices.IndexFunc(up, func(id uint16) bool { return !nearer(latency, nearest, id) })]
+	if stays && !down[home] {
+		if nearer(latency, nearest, home) {
+			return best
+		}
+		return home
 	}
-	return home
+	unsure := slices.ContainsFunc(up, func(id uint16) bool { _, ok := latency[id]; return !ok })
+	if _, ok := latency[up[0]]; !settled && unsure && !ok && len(order) > 1 {
+		return 0
+	}
+	return best
 }
