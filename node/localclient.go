@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -137,7 +138,8 @@ func (c *LocalClient) do(ctx context.Context, method, path string, in any) (*htt
 	res, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
+		// A listener that closes resets who has connected and was not yet accepted.
+		if errors.As(err, &op) && (op.Op == "dial" || errors.Is(op, syscall.ECONNRESET)) {
 			return nil, &NotRunningError{Socket: c.socket, Err: op}
 		}
 		return nil, fmt.Errorf("local API: %w", err)

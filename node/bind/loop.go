@@ -100,6 +100,9 @@ func (l *loop) next() time.Time {
 	if _, t, ok := l.paths.Next(); ok && t.Before(at) {
 		at = t
 	}
+	if n := l.b.relays.next(l.b.now()); n != 0 && l.b.time(n).Before(at) {
+		at = l.b.time(n)
+	}
 	for _, h := range l.shakes {
 		if h.next.Before(at) {
 			at = h.next

@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"slices"
@@ -15,7 +16,9 @@ import (
 const (
 	maxRelays = 16               // connections at once
 	relayIdle = 90 * time.Second // a connection but the home one is closed after that
-	relayDown = 5 * time.Second  // a home relay not reachable for so long is left
+	relayDown = 2 * time.Second  // a home relay not reachable for so long is left
+	drainKeep = 2 * time.Second  // a relay that is going away is left, when another is home, after that
+	drainIdle = time.Second      // without sending to it
 )
 
 // relays are the relays we know and the connections to some of them.
@@ -35,6 +38,7 @@ type relayConn struct {
 	client RelayClient
 	used   atomic.Int64 // last sent to
 	lost   atomic.Int64 // since when it is not up; 0 while it is
+	drain  atomic.Int64 // since when it is about to go away; 0 if it is not
 }
 
 func (c *relayConn) up() bool { return c.lost.Load() == 0 }
@@ -90,8 +94,11 @@ func (b *Bind) listenRelay() (net.PacketConn, error) {
 
 func (r *relays) status(c *relayConn, up bool, err error) {
 	switch {
+	case up && errors.Is(err, derp.ErrDraining):
+		c.drain.CompareAndSwap(0, r.b.now())
 	case up:
 		c.lost.Store(0)
+		c.drain.Store(0) // a new connection: what drained is gone
 		r.relinked.Store(err == nil)
 	case c.lost.Load() == 0:
 		c.lost.Store(r.b.now())
@@ -148,12 +155,13 @@ func (r *relays) list() []Relay {
 	return out
 }
 
-// tend closes idle connections and chooses the home relay.
+// tend closes idle connections and chooses the home relay. It makes before it breaks: as long as the old home is up, the
+// new one becomes home when it is up as well.
 func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool) {
 	home := r.b.Home()
 	down := map[uint16]bool{}
 	for id, c := range *r.conns.Load() {
-		if at := c.lost.Load(); at != 0 && now-at > int64(relayDown) {
+		if at := c.lost.Load(); at != 0 && now-at > int64(relayDown) || c.drain.Load() != 0 {
 			down[id] = true
 		}
 	}
@@ -162,11 +170,30 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool)
 		order = append(order, l.ID)
 	}
 	if next := chooseHome(home, order, latency, down, settled); next != home {
-		r.b.setHome(next)
-		home = next
+		c, old := r.get(next), (*r.conns.Load())[home]
+		if c == nil || c.up() || old == nil || !old.up() {
+			r.b.setHome(next)
+			home = next
+		}
 	}
 	r.get(home)
-	r.drop(func(c *relayConn) bool { return c.ID != home && now-c.used.Load() > int64(relayIdle) })
+	r.drop(func(c *relayConn) bool {
+		unused := now - c.used.Load()
+		at := c.drain.Load()
+		return c.ID != home && (unused > int64(relayIdle) || at != 0 && now-at > int64(drainKeep) && unused > int64(drainIdle))
+	})
+}
+
+// next is when tend has something to do by the clock, 0 if it has not.
+func (r *relays) next(now int64) (at int64) {
+	for _, c := range *r.conns.Load() {
+		for _, t := range [...]struct{ since, wait int64 }{{c.lost.Load(), int64(relayDown)}, {c.drain.Load(), int64(drainKeep)}} {
+			if due := t.since + t.wait + 1; t.since != 0 && due > now && (at == 0 || due < at) {
+				at = due
+			}
+		}
+	}
+	return at
 }
 
 // nearer reports whether relay a is that much nearer than b that it matters: by 10 ms and by a third.
