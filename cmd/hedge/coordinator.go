@@ -21,6 +21,7 @@ type meshFlags struct {
 	noRelay         bool
 	insecureHTTP    bool
 	tlsCert, tlsKey string
+	metrics         string
 }
 
 func (f *meshFlags) add(cmd *cobra.Command) {
@@ -30,6 +31,7 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.acl, "acl", "", "ACL `FILE` (default: acl.hujson in the configuration folder)")
 	fs.StringSliceVar(&f.relays, "relay", nil, "relay to use, as hedge relay prints it: `URL#relay:KEY`; may be repeated")
 	fs.BoolVar(&f.noRelay, "no-relay", false, "run no relay and no STUN here")
+	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed, nodes trust the pinned key inside)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
 	fs.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve HTTP without TLS, behind a proxy that ends TLS; what is inside is encrypted all the same")
@@ -37,7 +39,8 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 
 // config is what the flags say.
 func (f *meshFlags) config(a *app) (meshConfig, error) {
-	c := meshConfig{listen: f.listen, urls: f.urls, noRelay: f.noRelay, insecureHTTP: f.insecureHTTP, tlsCert: f.tlsCert, tlsKey: f.tlsKey}
+	c := meshConfig{listen: f.listen, urls: f.urls, noRelay: f.noRelay, insecureHTTP: f.insecureHTTP, tlsCert: f.tlsCert, tlsKey: f.tlsKey,
+		metrics: f.metrics}
 	var err error
 	if c.log, err = a.logger(); err != nil {
 		return c, err
@@ -51,6 +54,9 @@ func (f *meshFlags) config(a *app) (meshConfig, error) {
 		}
 	}
 	if err := checkListen(f.listen, f.tlsCert, f.tlsKey, f.urls); err != nil {
+		return c, err
+	}
+	if err := checkMetrics(f.metrics); err != nil {
 		return c, err
 	}
 	seen := map[uint16]string{embeddedRelay: "the relay here"}

@@ -40,6 +40,9 @@ func jsonField(b []byte, path string) (string, error) {
 // get is what a browser with a SOCKS5 proxy does: the proxy resolves the name.
 func get(ctx context.Context, proxy, addr string) (string, error) {
 	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: proxy})}
+	if proxy == "-" {
+		tr.Proxy = nil
+	}
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, "GET", addr, nil)
 	if err != nil {

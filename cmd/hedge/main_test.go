@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 //	occupy VAR            listens on a port for the length of the script, and sets VAR to it
 //	web VAR TEXT          serves TEXT by HTTP on a port of 127.0.0.1, and sets VAR to it
 //	field VAR NAME        sets VAR to the field NAME ("a.b") of the JSON on stdout
-//	fetch PROXY URL       gets URL through the SOCKS5 proxy, onto stdout
+//	fetch PROXY URL       gets URL through the SOCKS5 proxy, or with - without one, onto stdout
 //	envfile VAR FILE      sets VAR to what FILE holds
 //	daemon VAR hedge …    starts hedge, sets VAR to the line it prints when it is ready, and stops it at the end
 //	await N hedge …       runs hedge until its exit code is N

@@ -19,10 +19,14 @@ import (
 // drainTime is how long a relay that is going away waits for its nodes to go elsewhere.
 const drainTime = 10 * time.Second
 
+// maxRate is more than any link's, and its bytes fit 31 bits.
+const maxRate = 10_000
+
 type relayFlags struct {
 	listen, tlsCert, tlsKey string
 	urls, coordinators      []string
-	maxClients              int
+	maxClients, rate        int
+	metrics                 string
 	insecureHTTP            bool
 }
 
@@ -32,8 +36,9 @@ func (a *app) relayCmd() *cobra.Command {
 		Use:   "relay",
 		Short: "Run a relay in the foreground",
 		Long: `Runs a relay in the foreground until it is interrupted: it carries packets between nodes that have no direct path, and
-answers STUN. Nodes reach it over TCP, and over UDP on the same port where that gets through. It is blind: what it carries is encrypted end to end. It serves the nodes of the
-coordinators whose public keys it is given, and asks nobody; hedge coordinator --print-key prints such a key.
+answers STUN. Nodes reach it over TCP, and over UDP on the same port where that gets through. It is blind: what it
+carries is encrypted end to end. It serves the nodes of the coordinators whose public keys it is given, and asks nobody;
+hedge coordinator --print-key prints such a key.
 
 When it has started it prints the line that hedge coordinator --relay takes. On SIGTERM it tells its nodes to go
 elsewhere and waits for them, ten seconds at most.`,
@@ -48,6 +53,8 @@ elsewhere and waits for them, ten seconds at most.`,
 	fs.StringSliceVar(&f.coordinators, "coordinator-key", nil, "public `KEY` of a coordinator whose nodes are served: control:…; may be repeated")
 	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this (default: this machine's addresses)")
 	fs.IntVar(&f.maxClients, "max-clients", 10_000, "most `N` nodes at once")
+	fs.IntVar(&f.rate, "rate", 0, "most `MBIT` a second that each node may send, the rest being dropped; 0 for no limit")
+	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed by the relay's key)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
 	fs.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve HTTP without TLS, behind a proxy that ends TLS")
@@ -69,6 +76,12 @@ func (f *relayFlags) check() (trust []key.ControlPublic, err error) {
 	}
 	if f.maxClients < 1 {
 		return nil, usage(fmt.Errorf("--max-clients %d: there must be one at least", f.maxClients), "")
+	}
+	if f.rate < 0 || f.rate > maxRate {
+		return nil, usage(fmt.Errorf("--rate %d: want megabits a second, 0 to %d", f.rate, maxRate), "")
+	}
+	if err := checkMetrics(f.metrics); err != nil {
+		return nil, err
 	}
 	return trust, checkListen(f.listen, f.tlsCert, f.tlsKey, f.urls)
 }
@@ -100,8 +113,13 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	}
 	defer l.Close()
 	defer pc.Close()
+	ml, err := listenMetrics(f.metrics)
+	if err != nil {
+		return err
+	}
 	urls, scheme := f.urls, "https"
-	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Log: part(log, "relay")})
+	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Rate: f.rate * 125_000,
+		Log: part(log, "relay")})
 	defer s.Close()
 	if f.insecureHTTP {
 		scheme = "http"
@@ -124,6 +142,10 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return unlessClosed(web.Serve(l)) })
 	g.Go(func() error { return s.ServeUDP(pc) })
+	counts := httpServer(metricsHandler(func(m *metrics) { m.relay(s.Stats()) }), log)
+	if ml != nil {
+		g.Go(func() error { return unlessClosed(counts.Serve(ml)) })
+	}
 	line := urls[0] + "#" + key.PublicOf(k).String()
 	if a.notify {
 		a.ready(map[string]any{"relay": line, "urls": urls})
@@ -139,6 +161,7 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	}
 	cancel()
 	web.Close()
+	counts.Close()
 	pc.Close()
 	s.Close()
 	return g.Wait()

@@ -56,6 +56,7 @@ type meshConfig struct {
 	noRelay         bool // no relay here
 	insecureHTTP    bool
 	tlsCert, tlsKey string
+	metrics         string // HOST:PORT, empty for none
 	dirs            dirs
 	log             zerolog.Logger
 }
@@ -124,6 +125,11 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 		m.serve("relay's UDP", func() error { return m.relay.ServeUDP(pc) })
 	}
 	m.stop = append(m.stop, m.http(l, mux))
+	if ml, err := listenMetrics(c.metrics); err != nil {
+		return m, err
+	} else if ml != nil {
+		m.stop = append(m.stop, m.http(ml, metricsHandler(func(w *metrics) { w.relay(m.relay.Stats()) })))
+	}
 	return m, m.admin(c.dirs.adminSocket())
 }
 
