@@ -1,10 +1,7 @@
 package filter
 
 import (
-	"math/rand/v2"
 	"net/netip"
-	"os"
-	"testing"
 	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
@@ -16,6 +13,25 @@ import (
 type oracle struct {
 	c     *Config
 	flows map[oracleFlow]*oracleState
+	grams map[oracleGram]*oraclePieces
+	sets  int // how many policies there have been
+}
+
+// oracleGram names a datagram in pieces.
+type oracleGram struct {
+	src, dst netip.Addr
+	proto    uint8
+	id       uint16
+	inbound  bool
+}
+
+type oraclePieces struct {
+	key     oracleFlow
+	at      time.Time
+	have    map[int]bool // by eight bytes
+	end     int          // 0 until the last piece was seen
+	refused bool
+	set     int
 }
 
 type oracleFlow struct {
@@ -29,15 +45,17 @@ type oracleFlow struct {
 type oracleState struct {
 	last    time.Time
 	replied bool
-	stage   int // of TCP: the last segment of the handshake that was seen, 0 to 2
+	talk    *talk // of TCP
 }
 
 // idle is how long a flow lives without a packet.
 func (k oracleFlow) idle(s *oracleState) time.Duration {
 	switch {
 	case k.proto == 6:
-		return [...]time.Duration{2 * time.Minute, time.Minute, 24 * time.Hour}[s.stage]
-	case k.proto == 17 && s.replied:
+		return life[s.talk.stage]
+	case k.proto == 132 && s.replied:
+		return 2 * time.Hour
+	case k.proto != 1 && k.proto != 58 && s.replied:
 		return 3 * time.Minute
 	}
 	return 30 * time.Second
@@ -195,374 +213,226 @@ func (o *oracle) covers(r acl.Rule, pr acl.PortRange, proto uint8, port uint16) 
 	return named && pr.First == 0 && pr.Last == 65535
 }
 
-// packet judges UDP and echo with state, and TCP SYNs without. kind is 0 for a packet, 1 for an echo reply.
-func (o *oracle) packet(src, dst netip.Addr, proto uint8, sport, dport uint16, reply, inbound bool, now time.Time) Reason {
-	alive := func(k oracleFlow) *oracleState {
-		s := o.flows[k]
-		if s == nil {
-			return nil
+// find is the live flow that p is of, if any, and whether p goes the way of its first packet.
+func (o *oracle) find(p *said, now time.Time) (oracleFlow, *oracleState, bool) {
+	reply := p.proto == 1 || p.proto == 58
+	for k, s := range o.flows {
+		forward := k.openedByRemote == p.inbound && k.src == p.src && k.dst == p.dst && k.sport == p.sport && k.dport == p.dport
+		backward := k.openedByRemote != p.inbound && k.src == p.dst && k.dst == p.src && k.sport == p.dport && k.dport == p.sport
+		if reply { // of an echo it is said which it is
+			forward, backward = forward && !p.reply, backward && p.reply
 		}
-		if now.Sub(s.last) >= k.idle(s) {
-			delete(o.flows, k)
-			return nil
-		}
-		return s
-	}
-	for k := range o.flows {
-		forward := k.openedByRemote == inbound && k.src == src && k.dst == dst && k.sport == sport && k.dport == dport && !reply
-		backward := k.openedByRemote != inbound && k.src == dst && k.dst == src && k.sport == dport && k.dport == sport && (reply || proto == 17)
-		if k.proto != proto || !forward && !backward {
+		if k.proto != p.proto || !forward && !backward {
 			continue
 		}
-		s := alive(k)
-		if s == nil {
-			continue
+		if now.Sub(s.last) < k.idle(s) {
+			return k, s, forward
 		}
-		if r, _ := o.rules(k.src, k.dst, k.proto, k.dport, k.openedByRemote, now); r != ByRule {
-			return r
+		delete(o.flows, k)
+	}
+	return oracleFlow{}, nil, false
+}
+
+// still says whether the rules admit a flow now.
+func (o *oracle) still(k oracleFlow, s *oracleState, now time.Time) (Reason, acl.NodeID) {
+	r, peer := o.rules(k.src, k.dst, k.proto, k.dport, k.openedByRemote, now)
+	if r != ByRule && s.talk != nil && s.talk.crossed {
+		if back, who := o.rules(k.dst, k.src, k.proto, k.sport, !k.openedByRemote, now); back == ByRule {
+			return back, who
 		}
-		s.last, s.replied = now, s.replied || backward
-		return ByFlow
 	}
-	r, peer := o.rules(src, dst, proto, dport, inbound, now)
-	if reply && r != SrcNotOwned && r != DstNotOwned {
-		return ICMPNoRequest
-	}
-	if r == ByRule {
-		o.flows[oracleFlow{peer, proto, src, dst, sport, dport, inbound}] = &oracleState{last: now}
+	return r, peer
+}
+
+// denied is reason r, unless an address is not its user's.
+func (o *oracle) denied(p *said, r Reason, now time.Time) Reason {
+	if why, _ := o.rules(p.src, p.dst, p.proto, p.dport, p.inbound, now); why == SrcNotOwned || why == DstNotOwned {
+		return why
 	}
 	return r
 }
 
-// Of TCP the oracle knows connections without data, in which openers count from 1000 and responders from 5000.
-const (
-	segSYN = iota
-	segSYNACK
-	segACK
-	segStray // far outside every window
-	segKinds
-)
+// judge is the verdict on one packet.
+func (o *oracle) judge(p *said, now time.Time) Reason {
+	switch {
+	case p.piece != nil && p.piece.off > 0:
+		return o.later(p, now)
+	case p.quote != nil:
+		return o.about(p, now)
+	case p.proto == 6 && !possible(p.flags):
+		return o.denied(p, TCPFlags, now)
+	}
+	r := o.whole(p, now)
+	if p.piece != nil && r.Allows() {
+		return o.first(p, r, now)
+	}
+	return r
+}
 
-// segment judges a TCP segment, and writes it as whoever sends it would.
-func (o *oracle) segment(src, dst netip.Addr, sport, dport uint16, kind int, inbound bool, now time.Time) (l4, Reason) {
-	write := func(mine, others uint32) l4 {
-		switch kind {
-		case segSYN:
-			return tcpSeg(sport, dport, syn, mine, 0, "")
-		case segSYNACK:
-			return tcpSeg(sport, dport, syn|ackFlag, mine, others+1, "")
-		case segStray:
-			return tcpSeg(sport, dport, ackFlag, mine+1<<30, others+1, "")
-		}
-		return tcpSeg(sport, dport, ackFlag, mine+1, others+1, "")
+// possible reports whether a TCP may send these flags: a SYN neither ends nor pushes anything, and all but a first SYN
+// and an RST acknowledge.
+func possible(flags uint8) bool {
+	has := func(f uint8) bool { return flags&f != 0 }
+	switch {
+	case has(syn):
+		return !has(fin) && !has(rst) && !has(psh) && !has(urg)
+	case has(rst):
+		return !has(fin)
 	}
-	for k, s := range o.flows {
-		opener := k.openedByRemote == inbound && k.src == src && k.dst == dst && k.sport == sport && k.dport == dport
-		responder := k.openedByRemote != inbound && k.src == dst && k.dst == src && k.sport == dport && k.dport == sport
-		if k.proto != 6 || !opener && !responder {
-			continue
-		}
-		if now.Sub(s.last) >= k.idle(s) {
-			delete(o.flows, k)
-			break
-		}
-		seg := write(1000, 5000)
-		if responder {
-			seg = write(5000, 1000)
-		}
-		if r, _ := o.rules(k.src, k.dst, 6, k.dport, k.openedByRemote, now); r != ByRule {
-			return seg, r
-		}
-		r := o.handshake(s, opener, kind)
-		if r == ByFlow {
-			s.last = now
-		}
-		return seg, r
+	return has(ackFlag)
+}
+
+func (o *oracle) whole(p *said, now time.Time) Reason {
+	k, s, forward := o.find(p, now)
+	who := opens1
+	if !forward {
+		who = opens2
 	}
-	r, peer := o.rules(src, dst, 6, dport, inbound, now)
+	if s != nil && !(s.talk != nil && s.talk.anew(p, who)) {
+		if r, _ := o.still(k, s, now); r != ByRule {
+			return r
+		}
+		if s.talk != nil {
+			cross := func() Reason {
+				r, _ := o.rules(p.src, p.dst, 6, p.dport, p.inbound, now)
+				return r
+			}
+			if r := s.talk.hear(p, who, cross); r != ByFlow {
+				return r
+			}
+		}
+		s.last, s.replied = now, s.replied || !forward
+		return ByFlow
+	}
+	r, peer := o.rules(p.src, p.dst, p.proto, p.dport, p.inbound, now)
 	switch {
 	case r == SrcNotOwned || r == DstNotOwned:
-	case kind != segSYN && inbound && r == ByRule:
-		r = TCPLost
-	case kind != segSYN:
-		r = TCPNoFlow
-	case r == ByRule:
-		o.flows[oracleFlow{peer, 6, src, dst, sport, dport, inbound}] = &oracleState{last: now}
+		return r
+	case p.proto == 6 && p.kind() != syn:
+		if p.inbound && p.flags&rst == 0 && r == ByRule {
+			return TCPLost
+		}
+		return TCPNoFlow
+	case p.proto == 132 && !p.init:
+		return NoFlow
+	case p.reply:
+		return ICMPNoRequest
+	case r != ByRule:
+		return r
 	}
-	return write(1000, 5000), r
+	delete(o.flows, k)
+	fresh := &oracleState{last: now}
+	if p.proto == 6 {
+		fresh.talk = &talk{}
+		fresh.talk.end[opens1].greet(p)
+	}
+	o.flows[oracleFlow{peer, p.proto, p.src, p.dst, p.sport, p.dport, p.inbound}] = fresh
+	return ByRule
 }
 
-// handshake is what may come next: SYN, SYN+ACK, ACK, and anything again.
-func (o *oracle) handshake(s *oracleState, opener bool, kind int) Reason {
-	switch {
-	case kind == segSYN && opener:
-		return ByFlow
-	case kind == segSYNACK && !opener:
-		s.stage = max(s.stage, 1)
-		return ByFlow
-	case kind == segSYN, kind == segSYNACK:
-		return TCPState
-	case s.stage == 0 && !opener: // it may ask whether this is an old connection
-		return ByFlow
-	case s.stage == 0:
-		return TCPState
-	case kind == segStray:
-		return TCPSeq
-	case opener:
-		s.stage = 2
+// about judges an ICMP error: it must be about a packet that its receiver has sent on a flow with its sender.
+func (o *oracle) about(p *said, now time.Time) Reason {
+	switch q := p.quote; {
+	case p.src.Is4() && p.size() > 576, p.src.Is6() && p.size() > 1280:
+		return o.denied(p, ICMPSize, now)
+	case q.src != p.dst:
+		return o.denied(p, ICMPNoFlow, now)
+	default:
+		if r := o.denied(p, ByRule, now); r != ByRule {
+			return r
+		}
+		k, s, _ := o.find(q, now)
+		if _, peer := o.rules(p.src, p.dst, p.proto, 0, p.inbound, now); s == nil || k.peer != peer {
+			return ICMPNoFlow
+		}
+		if r, _ := o.still(k, s, now); r != ByRule {
+			return r
+		}
+		return Related
 	}
-	return ByFlow
 }
 
-// set drops what the new policy does not admit, and reports how many flows that cut.
-func (o *oracle) set(c *Config, now time.Time) (cut int) {
+func (p *said) gram() oracleGram { return oracleGram{p.src, p.dst, p.proto, p.piece.id, p.inbound} }
+
+// first enters a datagram whose first piece was admitted.
+func (o *oracle) first(p *said, r Reason, now time.Time) Reason {
+	if g := o.grams[p.gram()]; g != nil && now.Sub(g.at) < 15*time.Second {
+		g.refused = true
+		return FragOverlap
+	}
+	k, _, _ := o.find(p, now)
+	g := &oraclePieces{key: k, at: now, have: map[int]bool{}, set: o.sets}
+	o.grams[p.gram()] = g
+	g.take(p.piece)
+	return r
+}
+
+// later judges another piece: it passes if the first did, it overlaps nothing, and the rules still admit the flow.
+func (o *oracle) later(p *said, now time.Time) Reason {
+	g := o.grams[p.gram()]
+	if g == nil || now.Sub(g.at) >= 15*time.Second {
+		return o.denied(p, FragNoFirst, now)
+	}
+	if g.set != o.sets {
+		k, s, _ := o.find(&said{src: g.key.src, dst: g.key.dst, proto: g.key.proto, sport: g.key.sport, dport: g.key.dport,
+			inbound: g.key.openedByRemote}, now)
+		if s == nil {
+			g.refused = true
+			return FragNoFirst
+		}
+		if r, _ := o.still(k, s, now); r != ByRule {
+			g.refused = true
+			return FragNoFirst
+		}
+	}
+	if g.refused || !g.take(p.piece) {
+		g.refused = true
+		return FragOverlap
+	}
+	g.set = o.sets
+	if 8*len(g.have) == g.end {
+		delete(o.grams, p.gram())
+	}
+	return ByFragment
+}
+
+func (g *oraclePieces) take(p *piece) bool {
+	past := p.off + p.n
+	for at := range g.have {
+		if 8*at >= p.off && 8*at < past || !p.more && 8*at >= past {
+			return false
+		}
+	}
+	if g.end > 0 && (past > g.end || !p.more) {
+		return false
+	}
+	for at := p.off; at < past; at += 8 {
+		g.have[at/8] = true
+	}
+	if !p.more {
+		g.end = past
+	}
+	return true
+}
+
+// set drops what the new policy does not admit, and returns what that cuts.
+func (o *oracle) set(c *Config, now time.Time) (cut map[oracleFlow]*oracleState) {
 	o.c = c
+	o.sets++
+	return o.tick(now)
+}
+
+func (o *oracle) tick(now time.Time) (cut map[oracleFlow]*oracleState) {
+	cut = map[oracleFlow]*oracleState{}
 	for k, s := range o.flows {
 		if now.Sub(s.last) >= k.idle(s) {
 			delete(o.flows, k)
 			continue
 		}
-		if r, peer := o.rules(k.src, k.dst, k.proto, k.dport, k.openedByRemote, now); r != ByRule || peer != k.peer {
+		if r, peer := o.still(k, s, now); r != ByRule || peer != k.peer {
 			delete(o.flows, k)
-			cut++
+			cut[k] = s
 		}
 	}
 	return cut
-}
-
-// world makes random things out of small vocabularies, so that they meet.
-type world struct{ *rand.Rand }
-
-var (
-	worldAddrs = []string{v4, v6, a4, a6, x4, x6, r4, r6, "100.64.0.4", "fd68::4", "10.9.0.1", "10.9.1.1", "10.3.0.1", "10.3.200.7",
-		"10.4.0.1", "8.8.8.8", "192.168.1.1", "2001:db8::1", "fd00:3::1", "127.0.0.1", "169.254.1.1", "fe80::1", "224.0.0.1", "::1"}
-	worldRoutes = []string{"10.3.0.0/16", "10.9.0.0/16", "10.9.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:3::/32", "192.168.1.0/24", "100.64.0.0/29", "100.0.0.0/8", "fd68::/64"}
-	worldSets   = []string{"*", "g0", "g1", "g2", "h0", "h1", "h2", "mix", "autogroup:internet", "missing"}
-	worldPorts  = []uint16{0, 1, 22, 53, 80, 443, 65535}
-	// t0 is noon of a Sunday in UTC.
-	worldWindows = []acl.Window{"Sun 12:01-12:03 UTC", "Sun 00:00-12:02,12:04-24:00 UTC", "Mon-Fri 08:00-18:00 Europe/Zurich", "daily 13:02-23:00 Europe/Zurich", "nonsense"}
-	worldProtos  = []uint8{6, 17, 1, 58, 47, 132, 4}
-)
-
-func pick[T any](w world, list []T) T { return list[w.IntN(len(list))] }
-
-func (w world) prefix() netip.Prefix {
-	if w.IntN(3) == 0 {
-		return netip.MustParsePrefix(pick(w, worldRoutes))
-	}
-	a := netip.MustParseAddr(pick(w, worldAddrs))
-	p, _ := a.Prefix(w.IntN(a.BitLen() + 1))
-	return p
-}
-
-func (w world) config() *Config {
-	c := &Config{Self: node(idV, "v", []string{v4, v6})}
-	peers := []acl.Node{node(1, "a", []string{a4, a6}), node(2, "x", []string{x4, x6}), node(3, "r", []string{r4, r6}), node(4, "q", []string{"100.64.0.4", "fd68::4"})}
-	for i := range peers {
-		for range w.IntN(3) {
-			peers[i].Routes = append(peers[i].Routes, netip.MustParsePrefix(pick(w, worldRoutes)))
-		}
-		if w.IntN(5) > 0 {
-			c.Peers = append(c.Peers, peers[i])
-		}
-	}
-	if w.IntN(2) == 0 {
-		c.Mesh = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd68::/32")}
-	}
-	for range w.IntN(3) {
-		c.Self.Routes = append(c.Self.Routes, netip.MustParsePrefix(pick(w, worldRoutes)))
-	}
-	c.View.Sets = map[string]acl.Set{"*": {Any: true}, "autogroup:internet": prefixSet("8.0.0.0/7", "2000::/3")}
-	for _, name := range worldSets[1:8] {
-		var s acl.Set
-		for id := range acl.NodeID(10) {
-			if name[0] != 'h' && w.IntN(4) == 0 {
-				s.Nodes = append(s.Nodes, id)
-			}
-		}
-		for name[0] != 'g' && w.IntN(2) == 0 {
-			s.Prefixes = append(s.Prefixes, w.prefix())
-		}
-		c.View.Sets[name] = s
-	}
-	for range 1 + w.IntN(8) {
-		r := acl.Rule{Action: acl.Accept}
-		if w.IntN(6) == 0 {
-			r.Action = acl.Deny
-		}
-		for range 1 + w.IntN(2) {
-			r.Src = append(r.Src, pick(w, worldSets))
-		}
-		for range 1 + w.IntN(2) {
-			t := acl.Target{Set: pick(w, worldSets)}
-			for range 1 + w.IntN(2) {
-				pr := acl.PortRange{First: pick(w, worldPorts), Last: pick(w, worldPorts)}
-				if pr.First > pr.Last {
-					pr.First, pr.Last = pr.Last, pr.First
-				}
-				t.Ports = append(t.Ports, pr)
-			}
-			r.Dst = append(r.Dst, t)
-		}
-		for w.IntN(2) == 0 {
-			r.Protos = append(r.Protos, pick(w, worldProtos))
-		}
-		if w.IntN(4) == 0 {
-			r.Expires = after(time.Duration(w.IntN(300)) * time.Second)
-		}
-		if w.IntN(4) == 0 {
-			r.Window = pick(w, worldWindows)
-		}
-		c.View.Rules = append(c.View.Rules, r)
-	}
-	return c
-}
-
-// addrs picks two of one family, and sees to it that most are of V and a peer.
-func (w world) addrs() (remote, local netip.Addr) {
-	for {
-		remote, local = netip.MustParseAddr(pick(w, worldAddrs)), netip.MustParseAddr(pick(w, worldAddrs))
-		if w.IntN(3) > 0 {
-			remote = netip.MustParseAddr(pick(w, worldAddrs[2:10]))
-		}
-		if w.IntN(3) > 0 {
-			local = netip.MustParseAddr(pick(w, worldAddrs[:2]))
-		}
-		if remote.Is4() == local.Is4() {
-			return
-		}
-	}
-}
-
-// trial is one policy in both.
-type trial struct {
-	*testing.T
-	w    world
-	o    *oracle
-	f    *Filter
-	now  time.Time
-	seen map[Reason]int
-}
-
-// A million packets, or ten with HEDGE_FULL=1 in the environment.
-func TestAgainstOracle(t *testing.T) {
-	policies, checks, packets := 2500, 100, 400
-	switch {
-	case os.Getenv("HEDGE_FULL") != "":
-		policies *= 10
-	case testing.Short():
-		policies = 100
-	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	w, seen := world{rand.New(rand.NewPCG(seed, 1))}, map[Reason]int{}
-	for range policies {
-		r := &trial{t, w, &oracle{c: w.config(), flows: map[oracleFlow]*oracleState{}}, New(Options{}), t0, seen}
-		r.f.Set(r.o.c, r.now)
-		for range checks {
-			r.check()
-		}
-		for i := range packets {
-			if i%25 == 24 {
-				r.set()
-			}
-			r.packet()
-		}
-	}
-	t.Logf("%d policies, %d packets and %d questions: %v", policies, policies*packets, policies*checks, seen)
-}
-
-func (r *trial) compare(src, dst netip.Addr, got, want Reason) {
-	r.Helper()
-	r.seen[want]++
-	if got != want {
-		r.Fatalf("%v > %v: filter says %v, oracle %v\nself %+v\npeers %+v\nrules %+v\nsets %+v", src, dst, got, want,
-			r.o.c.Self, r.o.c.Peers, r.o.c.View.Rules, r.o.c.View.Sets)
-	}
-}
-
-// check asks both whether a flow might begin, at some time.
-func (r *trial) check() {
-	src, dst := r.w.addrs()
-	proto, port := pick(r.w, worldProtos), pick(r.w, worldPorts)
-	if proto == 1 && !src.Is4() || proto == 58 && src.Is4() {
-		proto ^= 1 ^ 58
-	}
-	at := r.now.Add(time.Duration(r.w.IntN(400)) * time.Second)
-	_, outbound, _, _ := r.o.owner(src)
-	want, peer := r.o.rules(src, dst, proto, port, !outbound, at)
-	v := r.f.Check(netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, port), proto, at)
-	r.compare(src, dst, v.Reason, want)
-	named := want == ByRule || want == DenyRule || want == RuleExpired || want == RuleShut
-	if v.Peer != peer || v.Allow != (want == ByRule) || (v.Rule != nil) != named {
-		r.Fatalf("%v > %v: %+v, want peer %d", src, dst, v, peer)
-	}
-}
-
-// set changes the policy under the flows, or not.
-func (r *trial) set() {
-	c := r.o.c
-	if r.w.IntN(2) == 0 {
-		c = r.w.config()
-	}
-	if cuts, want := r.f.Set(c, r.now), r.o.set(c, r.now); len(cuts) != want {
-		r.Fatalf("Set cut %+v, oracle %d", cuts, want)
-	}
-}
-
-// packet sends both a UDP or echo packet, a little later, often of a flow there is.
-func (r *trial) packet() {
-	r.now = r.now.Add(time.Duration(r.w.IntN(12)) * time.Second)
-	dst, src := r.w.addrs()
-	sport, dport, inbound, reply := pick(r.w, worldPorts), pick(r.w, worldPorts), r.w.IntN(2) == 0, false
-	if inbound {
-		src, dst = dst, src
-	}
-	if len(r.o.flows) > 0 && r.w.IntN(2) == 0 {
-		for k := range r.o.flows {
-			src, dst, sport, dport, inbound = k.src, k.dst, k.sport, k.dport, k.openedByRemote
-			if r.w.IntN(2) == 0 {
-				src, dst, sport, dport, inbound, reply = dst, src, dport, sport, !inbound, true
-			}
-			break
-		}
-	}
-	if r.w.IntN(3) == 0 {
-		r.segment(src, dst, sport, dport, inbound)
-		return
-	}
-	pkt, proto := ip(src.String(), dst.String(), udp(sport, dport, 4)), uint8(17)
-	switch {
-	case r.w.IntN(3) > 0:
-		reply = false
-	case reply:
-		pkt = pong(src.String(), dst.String(), sport)
-	default:
-		pkt = ping(src.String(), dst.String(), sport)
-	}
-	if _, _, proto, _ = Tuple(pkt); proto != 17 {
-		dport = sport
-	}
-	want := r.o.packet(src, dst, proto, sport, dport, reply, inbound, r.now)
-	judge := r.f.Out
-	if inbound {
-		judge = r.f.In
-	}
-	r.compare(src, dst, judge(pkt, r.now).Reason, want)
-}
-
-// segment sends both a TCP segment. SYNs that cross are left to TestSimultaneousOpen.
-func (r *trial) segment(src, dst netip.Addr, sport, dport uint16, inbound bool) {
-	kind := r.w.IntN(segKinds)
-	for k, s := range r.o.flows {
-		if kind == segSYN && k.proto == 6 && s.stage == 0 && k.src == dst && k.sport == dport {
-			kind = segStray
-		}
-	}
-	seg, want := r.o.segment(src, dst, sport, dport, kind, inbound, r.now)
-	judge := r.f.Out
-	if inbound {
-		judge = r.f.In
-	}
-	r.compare(src, dst, judge(ip(src.String(), dst.String(), seg), r.now).Reason, want)
 }

@@ -71,6 +71,9 @@ const crossing = reasonCount
 
 func before(a, b uint32) bool { return int32(a-b) < 0 }
 
+// ahead is how far a lies ahead of b. Two windows of the largest size side by side are too much for before.
+func ahead(a, b uint32) int64 { return int64(int32(a - b)) }
+
 // maxAckWindow is how far back an acknowledgment may lie at least (netfilter's MAXACKWINCONST).
 const maxAckWindow = 66000
 
@@ -186,7 +189,7 @@ func (f *flow) synAck(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 		rcv.maxEnd = p.ack + snd.maxWin
 		f.state = synReceived
 		return ByFlow
-	case f.state == synReceived && p.seq+1+p.data == snd.end, f.state == established && p.seq+1 == snd.first:
+	case f.state <= closing && p.seq+1 == snd.first: // again, for it has not heard the answer
 		return ByFlow
 	}
 	return TCPState
@@ -227,11 +230,12 @@ func (f *flow) early(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 // they overshoot by a little, and the receiver knows best what to do with it.
 func (f *flow) stream(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 	end := p.seq + p.length()
-	if before(snd.maxEnd+rcv.maxWin, p.seq) || before(end, snd.end-rcv.maxWin-1) {
+	at := ahead(p.seq, snd.end)
+	if at > ahead(snd.maxEnd, snd.end)+int64(rcv.maxWin) || at+int64(end-p.seq) < -int64(rcv.maxWin)-1 {
 		return TCPSeq
 	}
 	if p.flags&ackFlag != 0 && !f.loose && !(p.flags&rst != 0 && p.ack == 0) { // some stacks send RST+ACK without one
-		if before(rcv.end, p.ack) || before(p.ack, rcv.end-max(snd.maxWin, maxAckWindow)-1) {
+		if at := ahead(p.ack, rcv.end); at > 0 || at < -int64(max(snd.maxWin, maxAckWindow))-1 {
 			return TCPSeq
 		}
 	}
@@ -251,7 +255,7 @@ func (f *flow) stream(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 		snd.whole = end
 	}
 	if before(snd.maxEnd, end) {
-		rcv.maxWin += end - snd.maxEnd
+		rcv.maxWin = min(rcv.maxWin+end-snd.maxEnd, 1<<30) // more no window can be (RFC 7323 section 2.3)
 		snd.maxEnd = end
 	}
 	if !snd.acks || before(snd.acked, p.ack) {
