@@ -87,7 +87,7 @@ func (a *app) nodeShowCmd() *cobra.Command {
 			return a.print(n, func(w io.Writer) {
 				table(w, []string{"name", n.Name}, []string{"id", fmt.Sprint(n.ID)}, []string{"addresses", list(n.Addrs)},
 					[]string{"owner", dash(owner(n.User, n.Tags))}, []string{"state", nodeState(*n)}, []string{"enforces", fmt.Sprintf("revision %d", n.Enforced)},
-					[]string{"peers", fmt.Sprint(n.Peers)}, []string{"endpoints", dash(list(n.Endpoints))}, []string{"relay", fmt.Sprint(n.Relay)},
+					[]string{"peers", fmt.Sprint(n.Peers)}, []string{"carries", carriesText(n)}, []string{"endpoints", dash(list(n.Endpoints))}, []string{"relay", fmt.Sprint(n.Relay)},
 					[]string{"software", n.Software + " on " + n.OS}, []string{"created", n.Created.Format(time.DateTime)},
 					[]string{"key expires", ago(n.Expires, time.Now())}, []string{"node key", n.Key.String()}, []string{"machine key", n.Machine.String()})
 			})

@@ -70,6 +70,25 @@ func showRoutes(w io.Writer, n *coordinator.NodeInfo) {
 	table(w, rows...)
 }
 
+// carriesText is what a node carries, and how much waits.
+func carriesText(n *coordinator.NodeInfo) string {
+	var carried []netip.Prefix
+	waiting := 0
+	for _, r := range n.Routes {
+		switch {
+		case r.Advertised && r.Approved:
+			carried = append(carried, r.Route)
+		case r.Advertised && r.By == "":
+			waiting++
+		}
+	}
+	text := dash(routesText(carried))
+	if waiting > 0 {
+		text += fmt.Sprintf("; %d waiting for approval: hedge admin node routes %s", waiting, n.Name)
+	}
+	return text
+}
+
 func yes(b bool) string {
 	if b {
 		return "yes"

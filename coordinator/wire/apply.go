@@ -224,11 +224,8 @@ func (m *Map) checkPeer(p *Peer, names map[string]acl.NodeID, keys map[key.NodeP
 		}
 	}
 	for _, r := range p.Routes {
-		// A route into the mesh's own addresses would be more specific than, or as specific as, a node's.
-		if !r.IsValid() || r != r.Masked() || slices.ContainsFunc(m.Self.Prefixes, func(x netip.Prefix) bool {
-			return x.Bits() <= r.Bits() && x.Contains(r.Addr())
-		}) {
-			return fmt.Errorf("wire: node %d has route %v, which is not proper or lies in the mesh's own addresses", p.ID, r)
+		if err := CheckRoute(r, m.Self.Prefixes); err != nil {
+			return fmt.Errorf("wire: node %d has a route that cannot be: %w", p.ID, err)
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ type Host struct {
 	Name string
 	Addr netip.Addr
 	lab  *Lab
+	lans int // that it has joined, or that have joined it
 }
 
 // New makes an empty network, and removes it with all its hosts when the test ends.
