@@ -30,6 +30,8 @@ require (
 	rsc.io/qr v0.2.0 // the join line as a QR code
 )
 
+require github.com/huin/goupnp v1.3.1
+
 require (
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/google/uuid v1.6.0 // indirect

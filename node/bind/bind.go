@@ -35,6 +35,7 @@ type Bind struct {
 	table      atomic.Pointer[table]
 	ticket     atomic.Pointer[[]byte]
 	endpoints  atomic.Pointer[[]netip.AddrPort]
+	mapped     atomic.Pointer[netip.AddrPort] // a port of the gateway's that it forwards to us; the zero one for none
 	home       atomic.Uint32
 	mark       atomic.Uint32
 	exclude    atomic.Pointer[[]netip.Prefix]
@@ -128,6 +129,7 @@ func New(cfg Config) (*Bind, error) {
 	b.pins.Store(&map[netip.AddrPort]*extra{})
 	b.endpoints.Store(&[]netip.AddrPort{})
 	b.exclude.Store(&cfg.Exclude)
+	b.mapped.Store(&netip.AddrPort{})
 	s4, s6, err := b.listen(cfg.Port)
 	if err != nil {
 		return nil, err
@@ -214,6 +216,12 @@ func (b *Bind) currentTicket() []byte {
 		return *t
 	}
 	return nil
+}
+
+// SetMapped sets the address at which the gateway forwards packets to us, the zero one for none. Peers are told.
+func (b *Bind) SetMapped(at netip.AddrPort) {
+	b.mapped.Store(&at)
+	b.stir()
 }
 
 // Endpoints are the addresses at which peers may reach us.

@@ -18,13 +18,15 @@ type Config struct {
 	Machine key.MachinePrivate // authenticates us to relays
 	Port    uint16             // UDP port of both sockets; 0 lets the system choose
 
-	Loopback bool           // keep to loopback addresses, offered and probed: for several nodes on one machine
-	Exclude  []netip.Prefix // addresses never offered nor probed: the mesh's own
-	Budget   path.Budget    // of guessing the ports of NATs that are hard to get through; zero for the default
+	Loopback bool             // keep to loopback addresses, offered and probed: for several nodes on one machine
+	Static   []netip.AddrPort // where peers may reach us, as an admin knows
+	Exclude  []netip.Prefix   // addresses never offered nor probed: the mesh's own
+	Budget   path.Budget      // of guessing the ports of NATs that are hard to get through; zero for the default
 
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
+	Moved     func()                           // this machine's addresses changed
 	Changed   func(PathChange)                 // a peer's path changed
 	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
 	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log

@@ -137,6 +137,9 @@ func (l *loop) tick() {
 
 // changed begins everything anew: nothing that was known of the network need be true any more.
 func (l *loop) changed(now time.Time) {
+	if l.b.cfg.Moved != nil {
+		l.b.cfg.Moved()
+	}
 	l.stun.start(now)
 	for _, c := range *l.b.relays.conns.Load() {
 		c.client.Redial()
@@ -196,7 +199,12 @@ func (l *loop) tend(now time.Time) {
 func (l *loop) announce(now time.Time) {
 	nat := l.stun.judge(now)
 	l.lookAround()
-	eps := l.stun.reflexive(now)
+	eps := slices.Clone(l.b.cfg.Static)
+	for _, a := range append([]netip.AddrPort{*l.b.mapped.Load()}, l.stun.reflexive(now)...) {
+		if a.IsValid() && !slices.Contains(eps, a) {
+			eps = append(eps, a)
+		}
+	}
 	for _, a := range l.net.addrs {
 		if e := netip.AddrPortFrom(a, l.b.Port()); !slices.Contains(eps, e) {
 			eps = append(eps, e)
