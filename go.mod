@@ -9,6 +9,7 @@ require (
 	github.com/google/btree v1.1.2 // sorted maps whose copies share what did not change
 	github.com/google/go-cmp v0.7.0 // tests: differences a person can read
 	github.com/gorilla/websocket v1.5.3 // the control channel and the relay, through any HTTP(S) front
+	github.com/huin/goupnp v1.3.1 // UPnP: ask the gateway to forward a port
 	github.com/pion/stun/v3 v3.1.7 // how our address looks from outside (RFC 8489)
 	github.com/rogpeppe/go-internal v1.16.0 // tests: scripts of the command line
 	github.com/rs/zerolog v1.35.1 // logs, for people on a terminal and JSON elsewhere
@@ -29,8 +30,6 @@ require (
 	pgregory.net/rapid v1.3.0 // tests: laws that must hold of any input
 	rsc.io/qr v0.2.0 // the join line as a QR code
 )
-
-require github.com/huin/goupnp v1.3.1
 
 require (
 	github.com/dustin/go-humanize v1.0.1 // indirect

@@ -16,14 +16,47 @@ const STUNGrowth = 24
 
 // ServeSTUN answers binding requests (RFC 8489) that arrive at pc with the address they came from, until pc is closed;
 // it then returns nil. What is not a binding request is ignored, and so are requests above a rate for their source.
+//
+// Of RFC 5780 it knows RESPONSE-PORT, by which a node learns whether another port of its gateway is forwarded to it, and
+// CHANGE-REQUEST for another port of ours, by which it learns how its NAT filters. Neither goes to another address.
 func ServeSTUN(pc net.PacketConn) error {
 	s, start := newSTUN(), time.Now()
+	defer s.open(pc)()
 	sock := &udpsock{pc: pc}
-	return sock.serve(func(req []byte, _ int, from netip.AddrPort) {
-		if answer := s.answer(req, from, time.Since(start)); answer != nil {
-			_ = writeTo(pc, answer, from) // asked again if it is lost
+	return sock.serve(func(req []byte, _ int, from netip.AddrPort) { s.respond(pc, req, from, time.Since(start)) })
+}
+
+// open makes the other port; what it returns closes it. Without one, nobody is answered from it.
+func (s *stunServer) open(pc net.PacketConn) (shut func()) {
+	u, ok := pc.(*net.UDPConn)
+	if !ok {
+		return func() {}
+	}
+	a := u.LocalAddr().(*net.UDPAddr)
+	alt, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.IP, Zone: a.Zone})
+	if err != nil {
+		return func() {}
+	}
+	s.alt = alt
+	return func() { alt.Close() }
+}
+
+// respond answers a request that came in at pc.
+func (s *stunServer) respond(pc net.PacketConn, req []byte, src netip.AddrPort, now time.Duration) {
+	answer, want := s.answer(req, src, now)
+	if answer == nil {
+		return
+	}
+	if want.other {
+		if s.alt == nil {
+			return
 		}
-	})
+		pc = s.alt
+	}
+	if want.port != 0 {
+		src = netip.AddrPortFrom(src.Addr(), want.port)
+	}
+	_ = writeTo(pc, answer, src) // asked again if it is lost
 }
 
 // readFrom and writeTo allocate nothing for a UDP socket.
@@ -65,14 +98,16 @@ type stunServer struct {
 	second int64
 	slots  [stunSlots]uint8
 	msg    stun.Message
+	alt    net.PacketConn // the other port, or nil
 }
 
 func newSTUN() *stunServer { return &stunServer{seed: maphash.MakeSeed()} }
 
 // answer returns the answer to a request, valid until the next call, or nil for none. Time is since any moment.
-func (s *stunServer) answer(req []byte, src netip.AddrPort, now time.Duration) []byte {
-	if !isBinding(req) || !src.IsValid() || !s.allow(src.Addr(), now) {
-		return nil
+func (s *stunServer) answer(req []byte, src netip.AddrPort, now time.Duration) ([]byte, binding) {
+	want, ok := readBinding(req)
+	if !ok || !src.IsValid() || !s.allow(src.Addr(), now) {
+		return nil, want
 	}
 	addr := src.Addr().Unmap()
 	s.msg.Reset()
@@ -80,33 +115,53 @@ func (s *stunServer) answer(req []byte, src netip.AddrPort, now time.Duration) [
 	s.msg.SetType(stun.BindingSuccess)
 	s.msg.WriteHeader()
 	if err := (stun.XORMappedAddress{IP: addr.AsSlice(), Port: int(src.Port())}).AddTo(&s.msg); err != nil {
-		return nil
+		return nil, want
 	}
-	return s.msg.Raw
+	return s.msg.Raw, want
 }
 
-// isBinding reports whether b is a whole binding request without an attribute that it would be wrong to leave aside:
+// binding is what a binding request asks for, beside an answer.
+type binding struct {
+	port  uint16 // to answer to; 0 for the one it came from
+	other bool   // answer from the other port
+}
+
+const (
+	attrChangeRequest = 0x0003 // RFC 5780 section 7.2: 4 bytes, of which 2 is "change port" and 4 "change IP"
+	attrResponsePort  = 0x0027 // RFC 5780 section 7.5: a port in 2 bytes, padded
+)
+
+// readBinding reads a whole binding request without an attribute that it would be wrong to leave aside:
 //
 //	┌──────┬────────┬────────────┬────────────────┐ ┌──────┬────────┬────────────────┐
 //	│ 0001 │ length │ 2112A442   │ 12 B, any      │ │ type │ length │ value, padded  │ …
 //	└──────┴────────┴────────────┴────────────────┘ └──────┴────────┴────────────────┘
 //	 be16   be16, of what follows the 20 bytes       type < 8000: must be understood (RFC 8489 section 14)
-func isBinding(b []byte) bool {
+func readBinding(b []byte) (want binding, ok bool) {
 	if len(b) < stunHeader || len(b) > maxSTUN || binary.BigEndian.Uint16(b) != stunBinding ||
 		int(binary.BigEndian.Uint16(b[2:])) != len(b)-stunHeader || binary.BigEndian.Uint32(b[4:]) != stunCookie {
-		return false
+		return want, false
 	}
 	for b = b[stunHeader:]; len(b) > 0; {
-		if len(b) < 4 || binary.BigEndian.Uint16(b) < 0x8000 {
-			return false
+		if len(b) < 4 {
+			return want, false
 		}
-		n := 4 + (int(binary.BigEndian.Uint16(b[2:]))+3)&^3
+		attr, size := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+		n := 4 + (size+3)&^3
 		if n > len(b) {
-			return false
+			return want, false
+		}
+		switch {
+		case attr == attrResponsePort && (size == 2 || size == 4):
+			want.port = binary.BigEndian.Uint16(b[4:])
+		case attr == attrChangeRequest && size == 4 && binary.BigEndian.Uint32(b[4:])&^2 == 0:
+			want.other = b[7]&2 != 0
+		case attr < 0x8000:
+			return want, false
 		}
 		b = b[n:]
 	}
-	return true
+	return want, true
 }
 
 // allow counts an answer to src: to a /64 of IPv6, which is one host's to make addresses in.

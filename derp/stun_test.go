@@ -2,6 +2,7 @@ package derp
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -28,13 +29,59 @@ func TestSTUNGolden(t *testing.T) {
 		{src6, `0101 0018 2112a442 b7e7a701bc34d686fa87dfae  0020 0014 0002 a147 0113a9faa5d3f179bc25f4b5bed2b9d9`},
 	} {
 		req := unhex(t, bareRequest)
-		got := s.answer(req, c.src, 0)
+		got, _ := s.answer(req, c.src, 0)
 		if want := unhex(t, c.want); !bytes.Equal(got, want) {
 			t.Errorf("to %s: %x, want %x", c.src, got, want)
 		}
 		if len(got) > len(req)+STUNGrowth {
 			t.Errorf("answer of %d bytes to %d", len(got), len(req))
 		}
+	}
+}
+
+// What RFC 5780 adds: an answer to another port of the one who asks, or from another port of ours.
+func TestSTUNPorts(t *testing.T) {
+	local := func() *net.UDPConn {
+		pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pc.Close() })
+		pc.SetReadDeadline(time.Now().Add(10 * time.Second))
+		return pc
+	}
+	server, client, second := local(), local(), local()
+	done := make(chan error)
+	go func() { done <- ServeSTUN(server) }()
+	at := server.LocalAddr().(*net.UDPAddr).AddrPort()
+	ask := func(attr string) {
+		if _, err := client.WriteToUDPAddrPort(unhex(t, `0001 0008 2112a442 b7e7a701bc34d686fa87dfae`+attr), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear := func(pc *net.UDPConn) netip.AddrPort {
+		b := make([]byte, 100)
+		n, from, err := pc.ReadFromUDPAddrPort(b)
+		if err != nil || n != 32 {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		return from
+	}
+	ask(`0027 0002` + fmt.Sprintf("%04x", second.LocalAddr().(*net.UDPAddr).Port) + `0000`)
+	if from := hear(second); from != at {
+		t.Errorf("another port of ours heard %s, not the server", from)
+	}
+	ask(`0003 0004 00000002`)
+	if from := hear(client); from.Addr() != at.Addr() || from.Port() == at.Port() {
+		t.Errorf("asked for another port than %s, answered from %s", at, from)
+	}
+	ask(`0003 0004 00000000`)
+	if from := hear(client); from != at {
+		t.Errorf("answered from %s", from)
+	}
+	server.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -53,17 +100,20 @@ func TestSTUNIgnores(t *testing.T) {
 		"an attribute cut off":         `0001 0004 2112a442 b7e7a701bc34d686fa87dfae 80220004`,
 		"half an attribute":            `0001 0002 2112a442 b7e7a701bc34d686fa87dfae 8022`,
 		"an attribute without padding": `0001 0005 2112a442 b7e7a701bc34d686fa87dfae 80220001 00`,
-		"CHANGE-REQUEST (RFC 5780)":    `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00030004 00000006`,
+		"another address (RFC 5780)":   `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00030004 00000006`,
+		"CHANGE-REQUEST, too short":    `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00030002 00020000`,
+		"RESPONSE-PORT, too long":      `0001 000c 2112a442 b7e7a701bc34d686fa87dfae 00270008 0050000000000000`,
+		"a relayed address (TURN)":     `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00190004 11000000`,
 	} {
 		b := unhex(t, req)
-		if got := s.answer(b, src4, 0); got != nil {
+		if got, _ := s.answer(b, src4, 0); got != nil {
 			t.Errorf("%s: answered %x", name, got)
 		}
 		if n := testing.AllocsPerRun(100, func() { s.answer(b, src4, 0) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
-	if got := s.answer(unhex(t, `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 80220001 61000000`), src4, 0); got == nil {
+	if got, _ := s.answer(unhex(t, `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 80220001 61000000`), src4, 0); got == nil {
 		t.Error("a request with SOFTWARE was ignored")
 	}
 }
@@ -73,7 +123,7 @@ func TestSTUNRate(t *testing.T) {
 	req := unhex(t, bareRequest)
 	count := func(src netip.AddrPort, now time.Duration) (n int) {
 		for range 1000 {
-			if s.answer(req, src, now) != nil {
+			if a, _ := s.answer(req, src, now); a != nil {
 				n++
 			}
 		}
@@ -136,7 +186,7 @@ func FuzzSTUN(f *testing.F) {
 	f.Fuzz(func(t *testing.T, req []byte) {
 		now += time.Second
 		for _, src := range []netip.AddrPort{src4, src6} {
-			got := s.answer(req, src, now)
+			got, _ := s.answer(req, src, now)
 			if got == nil {
 				continue
 			}

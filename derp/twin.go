@@ -124,6 +124,7 @@ func (s *twins) get(session uint64) *session {
 // closed; it then returns nil. Nodes look for it at the URLs' hosts and ports, or wherever they are told it is.
 func (s *Server) ServeUDP(pc net.PacketConn) error {
 	r := &udpReader{s: s, sock: newUDPSock(pc), stun: newSTUN(), row: make([]byte, 0, 2*MaxMessage)}
+	defer r.stun.open(pc)()
 	return r.sock.serve(r.take)
 }
 
@@ -163,9 +164,7 @@ func (r *udpReader) take(run []byte, size int, from netip.AddrPort) {
 	for len(run) > 0 {
 		n := min(size, len(run))
 		if id, ok := datagramSession(run[:n]); !ok {
-			if answer := r.stun.answer(run[:n], from, now.Sub(r.s.start)); answer != nil {
-				_ = writeTo(r.sock.pc, answer, from) // asked again if it is lost
-			}
+			r.stun.respond(r.sock.pc, run[:n], from, now.Sub(r.s.start))
 		} else if c := r.s.twins.get(id); c != nil {
 			r.datagram(c, run[:n], from, now)
 		}

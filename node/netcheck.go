@@ -22,6 +22,12 @@ type Netcheck struct {
 	Mapped     []string     `json:"mapped"` // this node's addresses from outside
 	Local      []string     `json:"local"`  // and its own
 	Relays     []RelayCheck `json:"relays"`
+
+	PortMapping PortMapping  `json:"port_mapping"`
+	AnyPort     bind.Finding `json:"filter_any_port"` // packets get in from a port of a server's that nothing was sent to
+	Hairpin     bind.Finding `json:"hairpin"`         // the NAT sends back what goes to our own outside address
+	// Captive is the relay in whose place somebody else answers: a captive portal, perhaps. Empty for none.
+	Captive string `json:"captive_portal,omitempty"`
 }
 
 // NAT is how a network treats a node's UDP over IPv4.
@@ -81,19 +87,19 @@ func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
 	for {
 		w := n.bind.Network()
 		if len(w.Relays) == 0 || w.NAT.Answered > 0 || w.NAT.Kind == path.Blocked {
-			return netcheckOf(w), nil
+			return n.netcheckOf(ctx, w), nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done(): // what there is
-			return netcheckOf(w), nil
+			return n.netcheckOf(context.WithoutCancel(ctx), w), nil
 		case <-n.done:
 			return Netcheck{}, net.ErrClosed
 		}
 	}
 }
 
-func netcheckOf(w bind.Network) Netcheck {
+func (n *Node) netcheckOf(ctx context.Context, w bind.Network) Netcheck {
 	out := Netcheck{
 		NAT: natOf(w.NAT), UDPBlocked: w.NAT.Kind == path.Blocked, IPv6: w.NAT.IPv6, Asked: w.NAT.Asked, Answered: w.NAT.Answered,
 		Mapped: distinct(w.NAT.Mapped), Local: distinct(w.Local), Relays: []RelayCheck{},
@@ -101,6 +107,8 @@ func netcheckOf(w bind.Network) Netcheck {
 	for _, r := range w.Relays {
 		out.Relays = append(out.Relays, RelayCheck{r.ID, r.URL, r.Home, r.Connected, Seconds(r.Latency)})
 	}
+	out.PortMapping, out.AnyPort, out.Hairpin = n.portMapping(w.NAT), w.NAT.AnyPort, w.NAT.Hairpin
+	out.Captive = captive(ctx, out.Relays)
 	return out
 }
 

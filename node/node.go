@@ -32,6 +32,7 @@ import (
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/ostun"
+	"github.com/hedge-mesh/hedge/node/portmap"
 	"github.com/hedge-mesh/hedge/node/proxy"
 )
 
@@ -73,6 +74,10 @@ type Config struct {
 	Routing Routing
 	// Version is the software's version as Status and the coordinator show it.
 	Version string
+	// Endpoints are addresses at which peers can reach this node, as an admin knows: a forwarded port, say.
+	Endpoints []netip.AddrPort
+	// NoPortMapping does not ask the gateway to forward a port (PCP, NAT-PMP, UPnP).
+	NoPortMapping bool
 	// LoopbackOnly keeps WireGuard and path probes to loopback addresses, for several nodes on one machine.
 	LoopbackOnly bool
 	// Log is where the node and what it is made of log. No secret is ever written to it. The zero value is silent.
@@ -113,8 +118,9 @@ type Node struct {
 	state   *state
 	filter  *filter.Filter
 	bind    *bind.Bind
-	stack   *netstack.Stack // nil on a host's device
-	host    host            // nil but on one that we have made
+	portmap atomic.Pointer[portmap.Client] // nil if the gateway is not asked
+	stack   *netstack.Stack                // nil on a host's device
+	host    host                           // nil but on one that we have made
 	about   Device
 	tun     *tunnel
 	wg      *device.Device
@@ -255,6 +261,9 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.LoopbackOnly, Exclude: exclude,
 		Endpoints: func([]netip.AddrPort) { n.control.move() },
 		Home:      func(uint16) { n.control.move() },
+		Static:    n.cfg.Endpoints,
+		Moved:     n.moved,
+		Deaf:      n.deaf,
 		Changed:   n.pathChanged,
 		Stale:     n.greet,
 		Log:       func(format string, args ...any) { n.log.Debug().Msgf("bind: "+format, args...) },
@@ -262,6 +271,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	if err != nil {
 		return fmt.Errorf("open UDP port %d: %w", n.cfg.Port, err)
 	}
+	n.mapPort()
 	n.control.bind = n.bind
 	inner, err := n.makeDevice()
 	if err != nil {
@@ -388,6 +398,9 @@ func (n *Node) Close() error {
 		}
 		if n.wg != nil {
 			n.wg.Close() // and with it the stack
+		}
+		if p := n.portmap.Load(); p != nil {
+			p.Close()
 		}
 		if n.bind != nil {
 			n.bind.Stop()

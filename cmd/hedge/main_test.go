@@ -72,6 +72,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("D", dir)
 	env.Setenv("HEDGE_STATE_DIR", filepath.Join(dir, "a"))
 	env.Setenv("HEDGE_PROXY", "127.0.0.1:0")
+	env.Setenv("HEDGE_PORT_MAPPING", "off") // the gateway of the machine that tests run on is not ours
 	env.Setenv("HOME", dir)
 	env.Defer(func() {
 		stopAll(dir)
@@ -151,7 +152,7 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.Getenv("WORK")
-	for _, v := range []string{"HOME", "HEDGE_STATE_DIR", "HEDGE_PROXY", "HEDGE_JOIN", "PATH"} {
+	for _, v := range []string{"HOME", "HEDGE_STATE_DIR", "HEDGE_PROXY", "HEDGE_PORT_MAPPING", "HEDGE_JOIN", "PATH"} {
 		cmd.Env = append(cmd.Env, v+"="+ts.Getenv(v))
 	}
 	log, err := os.Create(filepath.Join(ts.Getenv("D"), filepath.Base(args[1])+"-"+args[2]+".log"))

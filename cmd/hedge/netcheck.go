@@ -1,14 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hedge-mesh/hedge/node"
+	"github.com/hedge-mesh/hedge/node/bind"
 )
 
 func (a *app) netcheckCmd() *cobra.Command {
@@ -20,6 +25,9 @@ func (a *app) netcheckCmd() *cobra.Command {
   udp     blocked if no server answers: then everything goes by relay, which works, but is slower
   nat     easy: one outside port for all peers, who can reach it directly
           hard: another port for each peer; two hard ones meet by luck, or by relay
+  filter  by port: only whom this node sent to gets in. Not by port: a peer's other ports get in, too
+  hairpin whether two nodes behind this NAT can meet at its outside address
+  port    what the gateway forwards to this node, by PCP, NAT-PMP or UPnP, and whether packets come through
   mapped  this node's addresses from outside; peers try these, and the local ones
   relays  how far each is; peers find this node at its home relay. Others are connected when they are needed
 
@@ -36,6 +44,22 @@ It exits with 3 if no node is running.`,
 	}
 }
 
+// portText says what the gateway forwards, or why it does not.
+func portText(m node.PortMapping) string {
+	switch {
+	case m.Note != "":
+		return "none: " + m.Note
+	case m.External != "":
+		return fmt.Sprintf("%s by %s of %s, %s", m.External, m.Protocol, m.Gateway,
+			map[bind.Finding]string{bind.Yes: "and packets come through", bind.No: "and nothing comes through", bind.Unknown: "not tried from outside"}[m.Works])
+	}
+	var why []string
+	for _, p := range slices.Sorted(maps.Keys(m.Refused)) {
+		why = append(why, p+": "+m.Refused[p])
+	}
+	return "none: " + cmp.Or(strings.Join(why, "; "), "still asking "+m.Gateway)
+}
+
 func showNetcheck(w io.Writer, n node.Netcheck) {
 	row := func(name, text string) { fmt.Fprintf(w, "%-7s %s\n", name, text) }
 	udp := "not known: no server answers yet"
@@ -49,6 +73,12 @@ func showNetcheck(w io.Writer, n node.Netcheck) {
 	}
 	row("udp", udp)
 	row("nat", n.NAT.Text)
+	row("filter", map[bind.Finding]string{bind.Yes: "not by port", bind.No: "by port", bind.Unknown: "not known"}[n.AnyPort])
+	row("hairpin", map[bind.Finding]string{bind.Yes: "yes", bind.No: "no", bind.Unknown: "not known"}[n.Hairpin])
+	row("port", portText(n.PortMapping))
+	if n.Captive != "" {
+		row("captive", fmt.Sprintf("somebody else answers for %s: a captive portal? Open a web page on this machine, and agree to what it asks", n.Captive))
+	}
 	row("ipv6", map[bool]string{true: "yes", false: "no"}[n.IPv6])
 	row("mapped", dash(list(n.Mapped)))
 	row("local", dash(list(n.Local)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -20,19 +21,23 @@ type nodeFlags struct {
 	name, inbound, proxy string
 	tun, tunName         string
 	port                 uint16
+	portMapping          string
+	endpoints            []string
 	timeout              time.Duration
 	routingFlags
 	set *pflag.FlagSet
 }
 
 // keptFlags are those that a node keeps from one run to the next; see remembered.
-var keptFlags = append([]string{"inbound", "proxy", "port", "tun", "tun-name"}, liveFlags...)
+var keptFlags = append([]string{"inbound", "proxy", "port", "port-mapping", "endpoint", "tun", "tun-name"}, liveFlags...)
 
 func (f *nodeFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.name, "name", "", "`NAME` to ask for when joining (default: this host's name)")
 	cmd.Flags().StringVar(&f.inbound, "inbound", "on", "`on` hands connections that the policy allows to the same port of 127.0.0.1; off refuses all")
 	cmd.Flags().StringVar(&f.proxy, "proxy", node.DefaultProxy, "loopback `ADDR` of the SOCKS5 and HTTP proxy into the network; off for none")
 	cmd.Flags().Uint16Var(&f.port, "port", 0, "UDP `PORT` for WireGuard (default: any free one)")
+	cmd.Flags().StringVar(&f.portMapping, "port-mapping", "on", "`on` asks the gateway to forward that port, by PCP, NAT-PMP or UPnP; off does not")
+	cmd.Flags().StringSliceVar(&f.endpoints, "endpoint", nil, "`ADDR:PORT` at which peers can reach this node besides, as a forwarded port; may be given more than once")
 	cmd.Flags().StringVar(&f.tun, "tun", node.TUNOff, "let all programs of this host into the network, by an interface of its own: `auto` if that is permitted, on, off")
 	cmd.Flags().Lookup("tun").NoOptDefVal = node.TUNAuto
 	cmd.Flags().StringVar(&f.tunName, "tun-name", ostun.DefaultName, "`NAME` of that interface")
@@ -58,6 +63,14 @@ func (f *nodeFlags) args(a *app) []string {
 func (f *nodeFlags) check() error {
 	if f.inbound != "on" && f.inbound != "off" {
 		return usage(fmt.Errorf("--inbound %q is neither on nor off", f.inbound), "")
+	}
+	if f.portMapping != "on" && f.portMapping != "off" {
+		return usage(fmt.Errorf("--port-mapping %q is neither on nor off", f.portMapping), "")
+	}
+	for _, e := range f.endpoints {
+		if a, err := netip.ParseAddrPort(e); err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
+			return usage(fmt.Errorf("--endpoint %q is no address and port", e), "write 203.0.113.7:41641 or [2001:db8::7]:41641")
+		}
 	}
 	switch f.tun {
 	case node.TUNOff, node.TUNAuto, node.TUNOn:
@@ -129,6 +142,10 @@ func (a *app) runNode(ctx context.Context, f *nodeFlags, join string, ready func
 		TUN: f.tun, TUNName: f.tunName, Version: buildInfo().Version, Log: log.With().Str("part", "node").Logger()}
 	if cfg.Routing, err = f.routing(); err != nil {
 		return err
+	}
+	cfg.NoPortMapping = f.portMapping == "off"
+	for _, e := range f.endpoints {
+		cfg.Endpoints = append(cfg.Endpoints, netip.MustParseAddrPort(e)) // it has been checked
 	}
 	if f.inbound == "on" {
 		cfg.Inbound = node.Loopback

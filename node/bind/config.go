@@ -27,6 +27,7 @@ type Config struct {
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
 	Moved     func()                           // this machine's addresses changed
+	Deaf      func(mapped netip.AddrPort)      // nothing comes through what SetMapped set
 	Changed   func(PathChange)                 // a peer's path changed
 	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
 	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log

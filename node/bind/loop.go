@@ -187,6 +187,7 @@ func (l *loop) sync() {
 		l.step(path.Relinked{})
 	}
 	l.stun.relaysChanged(now)
+	l.stun.test(now)
 	l.tend(now)
 	l.announce(now)
 }

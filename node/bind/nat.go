@@ -19,6 +19,12 @@ type NAT struct {
 	Asked     int              // servers asked in this round
 	Answered  int              // and those that answered
 	IPv6      bool             // one of them saw an IPv6 address of ours
+
+	// As RFC 4787 calls them, over IPv4.
+	AnyPort   Finding        // packets get in from a port of a server's that we sent nothing to: the filter is not by port
+	Hairpin   Finding        // packets that we send to our own outside address come back
+	Forwarded netip.AddrPort // the port that the gateway forwards to us
+	Forwards  Finding        // and whether it does, as far as a server can tell
 }
 
 // String says it in words.
@@ -130,6 +136,13 @@ func (s *stunClient) judge(now time.Time) path.NAT {
 	n.Asked = len(s.servers)
 	if n.Asked > 0 && n.Answered == 0 && now.Sub(s.started) >= stunGiveUp {
 		n.Kind = path.Blocked
+	}
+	n.AnyPort, n.Hairpin = s.nature.trials[byOtherPort].found, s.nature.trials[toOurselves].found
+	if n.Forwarded = *s.l.b.mapped.Load(); n.Forwarded == s.nature.fwd {
+		n.Forwards = s.nature.trials[toMapped].found
+	}
+	if n.Forwards == No && s.l.b.cfg.Deaf != nil {
+		s.l.b.cfg.Deaf(n.Forwarded)
 	}
 	s.l.b.nat.Store(&n)
 	p := path.NAT{Kind: n.Kind, Low: n.Ports[0], High: n.Ports[1]}

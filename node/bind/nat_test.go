@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -39,7 +40,51 @@ func TestNAT(t *testing.T) {
 			if got.Kind != want || got.None != (kind == "none" || kind == "v6") || got.IPv6 != (kind == "v6" || kind == "dual") {
 				t.Errorf("%s: %+v, want %v", kind, got, want)
 			}
+			hairpin := map[string]Finding{"none": Yes, "cgn+hp": Yes, "v6": Unknown, "blocked": Unknown}
+			if want, ok := hairpin[kind]; !ok && got.Hairpin != No || ok && got.Hairpin != want {
+				t.Errorf("%s: hairpin %s", kind, got.Hairpin)
+			}
 			t.Logf("%-10s %s", kind, got)
+		})
+	}
+}
+
+// A port that the gateway says it forwards is tried from outside, and given up if nothing comes through.
+func TestForwarded(t *testing.T) {
+	for kind, want := range map[string]Finding{"none": Yes, "easy": No, "cgn": Unknown} {
+		synctest.Test(t, func(t *testing.T) {
+			n := lab.NewInternet(1)
+			names := stunServersIn(t, n)
+			host, _, _, _ := n.Pair(kind, "none")
+			deaf := make(chan netip.AddrPort, 10)
+			s := newSide(t, Config{Listen: host.Listen, Interfaces: host.Interfaces, DialRelay: newDoubles(0).dial, Deaf: func(a netip.AddrPort) { deaf <- a }})
+			s.small = true
+			s.attach()
+			s.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}, STUN: names}})
+			<-time.After(time.Second)
+			at := netip.AddrPortFrom(s.NAT().Mapped[0].Addr(), 50000)
+			switch kind {
+			case "none": // our own port, that is
+				at = s.NAT().Mapped[0]
+			case "cgn": // what the inner of two NATs would say
+				at = netip.MustParseAddrPort("100.100.0.7:50000")
+			}
+			s.SetMapped(at)
+			<-time.After(2 * time.Second)
+			if !slices.Contains(s.Endpoints(), at) {
+				t.Errorf("%s: peers are not told of %s", kind, at)
+			}
+			if got := s.NAT(); got.Forwards != want || got.Forwarded != at {
+				t.Errorf("%s: %s forwards %s, want %s", kind, got.Forwarded, got.Forwards, want)
+			}
+			if (len(deaf) > 0) != (want == No) {
+				t.Errorf("%s: told %d times that nothing comes through", kind, len(deaf))
+			}
+			s.SetMapped(netip.AddrPort{})
+			<-time.After(time.Second)
+			if slices.Contains(s.Endpoints(), at) && kind != "none" {
+				t.Errorf("%s: peers are still told of %s", kind, at)
+			}
 		})
 	}
 }

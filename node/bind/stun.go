@@ -43,6 +43,7 @@ type stunClient struct {
 	names   map[string]named
 	relays  []Relay
 	samples sampler
+	nature  behaviour
 }
 
 type stunServer struct {
@@ -162,7 +163,22 @@ func (s *stunClient) tick(now time.Time) {
 			s.next = t
 		}
 	}
+	s.test(now)
 	s.l.announce(now) // what was seen long ago is no more
+}
+
+// test goes on with the tests of the NAT.
+func (s *stunClient) test(now time.Time) {
+	for _, v := range s.servers {
+		if r, ok := s.seen[v.addr]; ok && v.answered && v.addr.Addr().Is4() {
+			s.nature.about(v.addr, r.addr, *s.l.b.mapped.Load(), now)
+			break
+		}
+	}
+	next := s.nature.tick(now, func(pkt []byte, to netip.AddrPort) { _ = s.l.b.sendUDP([][]byte{pkt}, to) })
+	if !next.IsZero() && next.Before(s.next) {
+		s.next = next
+	}
 }
 
 func (s *stunClient) ask(now time.Time, server int) {
@@ -174,6 +190,10 @@ func (s *stunClient) ask(now time.Time, server int) {
 // answer takes a packet that looks like STUN. Nothing is ever sent because of it.
 func (s *stunClient) answer(p message) {
 	now := time.Now()
+	if s.nature.take(p.pkt, p.from) {
+		s.l.announce(now)
+		return
+	}
 	mapped, id, ok := readAnswer(p.pkt)
 	if !ok {
 		return
@@ -195,6 +215,7 @@ func (s *stunClient) answer(p message) {
 		})
 	}
 	s.seen[v.addr] = reflexive{mapped, now}
+	s.test(now)
 	s.l.tend(now)
 	s.l.announce(now)
 }
