@@ -26,9 +26,13 @@ type snapshot struct {
 	rules    []acl.Rule
 	expires  []int64 // by rule, Unix ns
 	windowed []int32 // rules with a window
+	timed    bool    // there are rules with a window or an end
+	believed belief
+	floor    int64 // Config.NotBefore, Unix ns
+	doubt    Doubt
 	names    map[acl.NodeID]string
 	exact    exactTable
-	routes   bart.Table[place]
+	routes   *bart.Table[place]
 	classes  [][]int32     // class → sorted sets
 	srcRules [][]int32     // set → rules that name it as a source
 	dstRules [][]targetRef // set → targets that name it
@@ -99,13 +103,17 @@ type cover struct {
 }
 
 func compile(c *Config, epoch uint32, peerOf func(acl.NodeID) *peer) *snapshot {
-	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, names: make(map[acl.NodeID]string, len(c.Peers)+1)}
+	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, routes: new(bart.Table[place]),
+		names: make(map[acl.NodeID]string, len(c.Peers)+1)}
 	k := &compiler{snapshot: s, setIDs: make(map[string]int32), nodeSets: make(map[acl.NodeID][]int32, len(c.Peers)+1),
 		classIDs: make(map[string]int32)}
 	k.names[c.Self.ID] = c.Self.Name
 	for i := range c.Peers {
 		k.names[c.Peers[i].ID] = c.Peers[i].Name
 		k.peers = append(k.peers, peerOf(c.Peers[i].ID))
+	}
+	if !c.NotBefore.IsZero() {
+		k.floor = c.NotBefore.UnixNano()
 	}
 	k.indexRules()
 	k.indexSets()
@@ -134,6 +142,7 @@ func (k *compiler) indexRules() {
 		if r.Window != "" {
 			k.windowed = append(k.windowed, int32(i))
 		}
+		k.timed = k.timed || r.Window != "" || !r.Expires.IsZero()
 		if r.Action != acl.Accept && r.Action != acl.Deny {
 			continue
 		}

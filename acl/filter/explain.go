@@ -30,8 +30,8 @@ func (f *Filter) Explain(v Verdict, src, dst netip.AddrPort, proto uint8) string
 	case RuleExpired:
 		return fmt.Sprintf("denied: %s (%v) let %s reach %s on %s only until %s", v.Rule.Path, v.Rule.Pos, from, to, on,
 			v.Rule.Expires.UTC().Format(time.RFC3339))
-	case RuleShut:
-		return fmt.Sprintf("denied: %s (%v) lets %s reach %s on %s only at %s", v.Rule.Path, v.Rule.Pos, from, to, on, v.Rule.Window)
+	case RuleShut, ClockDoubt:
+		return fmt.Sprintf("denied: %s (%v) lets %s reach %s on %s only at %s", v.Rule.Path, v.Rule.Pos, from, to, on, s.shutText(v))
 	case SrcNotOwned:
 		return fmt.Sprintf("denied: source %v belongs to no known peer and is not ours to send from", src.Addr())
 	case DstNotOwned:

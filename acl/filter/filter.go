@@ -22,6 +22,8 @@ type Config struct {
 	Mesh     []netip.Prefix
 	View     acl.View
 	Revision uint64
+	// NotBefore has certainly passed, such as when the policy was made: a clock behind it is in doubt. Zero if unknown.
+	NotBefore time.Time
 }
 
 // Options bound a filter's memory. Zero fields mean the defaults.
@@ -54,8 +56,11 @@ type Filter struct {
 	frags   fragments
 	counts  [2][reasonCount]atomic.Uint64
 	setting sync.Mutex
-	peers   map[acl.NodeID]*peer // under setting, as is wall
-	wall    int64                // of the last Set or Tick
+	// under setting, down to believed
+	peers    map[acl.NodeID]*peer
+	wall     int64 // of the last review
+	pending  []Cut // that nobody was told of yet
+	believed belief
 }
 
 // New returns a filter that denies everything until Set.
@@ -81,10 +86,14 @@ func (f *Filter) Set(c *Config, now time.Time) []Cut {
 	}
 	if s.base = old.base; s.base.IsZero() {
 		s.base = now
+		f.believed = belief{now, now.UnixNano(), ClockJumped}
 	}
-	f.warm(old, s, now.UnixNano())
+	s.believed = f.believed
+	s.doubt = s.doubts(now)
+	f.warm(old, s, s.moment(now).late)
 	f.snap.Store(s)
-	cuts := f.review(s, now)
+	cuts := append(f.pending, f.review(s, now)...)
+	f.pending = nil
 	f.forget(c)
 	return cuts
 }
@@ -114,44 +123,12 @@ func (f *Filter) forget(c *Config) {
 	}
 }
 
-// Tick forgets idle flows and returns those cut because their rule is no longer in force. Call it every few seconds, and at
-// Deadline.
-func (f *Filter) Tick(now time.Time) []Cut {
-	f.setting.Lock()
-	defer f.setting.Unlock()
-	s := f.snap.Load()
-	f.frags.mu.Lock()
-	f.frags.expire(s.since(now))
-	f.frags.mu.Unlock()
-	f.warm(s, s, now.UnixNano())
-	return f.review(s, now)
-}
-
-// Deadline is when the next rule expires, or enters or leaves its window; zero means never.
-func (f *Filter) Deadline(now time.Time) time.Time {
-	s, wall, next := f.snap.Load(), now.UnixNano(), int64(math.MaxInt64)
-	for _, rule := range s.windowed {
-		if at := s.rules[rule].Next(now); !at.IsZero() {
-			next = min(next, unixNano(at))
-		}
-	}
-	for _, at := range s.expires {
-		if wall < at && at < next {
-			next = at
-		}
-	}
-	if next == math.MaxInt64 {
-		return time.Time{}
-	}
-	return time.Unix(0, next)
-}
-
 // review goes through all flows under snapshot s: it forgets the idle and cuts those that nothing admits any more.
 // If the clock was set back, what it said of windows since counts for nothing.
 func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
-	at, wall := s.since(now), now.UnixNano()
-	back := wall < f.wall
-	f.wall = wall
+	at, m := s.since(now), s.moment(now)
+	back := m.late < f.wall
+	f.wall = m.late
 	for i := range f.shards {
 		sh := &f.shards[i]
 		sh.mu.Lock()
@@ -163,7 +140,7 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 			if back && fl.expires != math.MaxInt64 {
 				fl.expires = math.MinInt64
 			}
-			v := sh.current(fl, s, wall)
+			v := sh.current(fl, s, m)
 			if v.Allow {
 				return false
 			}
@@ -215,14 +192,14 @@ func (fl *flow) cut(why Verdict, revision uint64) Cut {
 // current says whether a flow is still admitted under s, judging it again if s is not what judged this shard last or
 // time has changed what is in force. A flow whose remote address has gone to another peer is not: the flow of one
 // admits no other.
-func (sh *shard) current(fl *flow, s *snapshot, wall int64) Verdict {
-	if sh.epoch == s.epoch && wall < fl.expires {
+func (sh *shard) current(fl *flow, s *snapshot, m moment) Verdict {
+	if sh.epoch == s.epoch && m.late < fl.expires {
 		return Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	}
 	src, dst, back, port := fl.ends()
-	v, owner, until := s.admit(&src, &dst, fl.tuple.proto(), port, fl.opener(), wall)
+	v, owner, until := s.admit(&src, &dst, fl.tuple.proto(), port, fl.opener(), m)
 	if !v.Allow && fl.crossed { // either end may be its opener
-		if w, o, u := s.admit(&dst, &src, fl.tuple.proto(), back, 1-fl.opener(), wall); w.Allow {
+		if w, o, u := s.admit(&dst, &src, fl.tuple.proto(), back, 1-fl.opener(), m); w.Allow {
 			v, owner, until = w, o, u
 		}
 	}
@@ -295,7 +272,7 @@ func (f *Filter) live(t *tuple, now time.Time) bool {
 	defer sh.mu.Unlock()
 	s := f.snap.Load()
 	fl := sh.find(t.name(), h)
-	return fl != nil && s.since(now) < fl.deadline && sh.current(fl, s, now.UnixNano()).Allow
+	return fl != nil && s.since(now) < fl.deadline && sh.current(fl, s, s.moment(now)).Allow
 }
 
 // whole judges a packet with a transport header. It reports whether it has counted the packet; a fragment it has not,
@@ -313,6 +290,9 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 		case icmpOther:
 			return f.snap.Load().owned(p, d, ICMPType), false
 		}
+	}
+	if s := f.snap.Load(); s.timed && s.doubt == Believed && s.doubts(now) != Believed {
+		f.stepped(now)
 	}
 	n := nameOf(p, d)
 	h := n.hash(&f.seed)
@@ -342,7 +322,7 @@ func (f *Filter) whole(p *packet, now time.Time, d int) (Verdict, bool) {
 func (sh *shard) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) Verdict {
 	v := Verdict{Allow: true, Reason: ByFlow, Rule: fl.rule, Peer: fl.peer.id}
 	if sh.epoch != s.epoch || fl.expires != math.MaxInt64 {
-		if v = sh.current(fl, s, now.UnixNano()); !v.Allow {
+		if v = sh.current(fl, s, s.moment(now)); !v.Allow {
 			return v // Set or Tick will cut it
 		}
 	}
@@ -350,7 +330,7 @@ func (sh *shard) onFlow(fl *flow, p *packet, s *snapshot, now time.Time, d int) 
 		switch r := fl.segment(p, d); r {
 		case ByFlow:
 		case crossing:
-			w, _, _ := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+			w, _, _ := s.admit(&p.src, &p.dst, p.proto, p.dport, d, s.moment(now))
 			if !w.Allow {
 				return w
 			}
@@ -370,7 +350,7 @@ func (f *Filter) onNew(sh *shard, old *flow, n name, h uint64, p *packet, s *sna
 	if why != ByRule && !(why == TCPNoFlow && d == theirs && p.flags&rst == 0) {
 		return s.owned(p, d, why)
 	}
-	v, owner, until := s.admit(&p.src, &p.dst, p.proto, p.dport, d, now.UnixNano())
+	v, owner, until := s.admit(&p.src, &p.dst, p.proto, p.dport, d, s.moment(now))
 	at := s.since(now)
 	if why != ByRule {
 		return lost(v, owner, at)
@@ -520,7 +500,7 @@ func (f *Filter) related(p *packet, now time.Time, d int) Verdict {
 	if fl == nil || s.since(now) >= fl.deadline || fl.peer.id != owner.id {
 		return Verdict{Reason: ICMPNoFlow, Peer: owner.id}
 	}
-	v := sh.current(fl, s, now.UnixNano())
+	v := sh.current(fl, s, s.moment(now))
 	if v.Allow {
 		v.Reason = Related
 	}
@@ -542,6 +522,6 @@ func (f *Filter) Check(src, dst netip.AddrPort, proto uint8, now time.Time) Verd
 	if s.locate(&from).here != nobody {
 		d = ours
 	}
-	v, _, _ := s.admit(&from, &to, proto, dst.Port(), d, now.UnixNano())
+	v, _, _ := s.admit(&from, &to, proto, dst.Port(), d, s.moment(now))
 	return v
 }

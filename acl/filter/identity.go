@@ -62,7 +62,7 @@ func (s *snapshot) around(src, dst *addr, d int) (owner *peer, at way, r Reason)
 }
 
 // admit judges a new flow by identity and rules, and says until when it need not be judged again.
-func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, wall int64) (Verdict, *peer, int64) {
+func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, m moment) (Verdict, *peer, int64) {
 	owner, at, r := s.classify(src, dst, d)
 	v := Verdict{Reason: r}
 	if owner != nil {
@@ -71,7 +71,7 @@ func (s *snapshot) admit(src, dst *addr, proto uint8, port uint16, d int, wall i
 	if r != ByRule {
 		return v, owner, 0
 	}
-	reason, rule, until := s.rule(src, dst, at, proto, port, wall)
+	reason, rule, until := s.rule(src, dst, at, proto, port, m)
 	v.Reason, v.Allow = reason, reason == ByRule
 	if rule != noRule {
 		v.Rule = &s.rules[rule]

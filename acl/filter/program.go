@@ -148,10 +148,12 @@ func (s *snapshot) build(src, dst int32, wall int64) *program {
 				continue
 			}
 			r, m := &s.rules[t.rule], match{rule: t.rule, ends: s.expires[t.rule]}
-			if r.Window != "" && !g.within(r, wall) {
-				if r.Action == acl.Deny {
-					continue
-				}
+			switch deny := r.Action == acl.Deny; {
+			case r.Window == "", s.doubt != Believed && deny:
+			case s.doubt == Believed && g.within(r, wall):
+			case deny:
+				continue
+			default:
 				m.ends = math.MinInt64
 			}
 			m.ports = r.Dst[t.target].Ports
@@ -344,20 +346,23 @@ func (s *snapshot) compile(src, dst *addr, at way, wall int64) *program {
 // way is from which class to which a packet goes.
 type way struct{ src, dst int32 }
 
-// rule judges one kind of packet by the rules alone, at wall (Unix ns), and says until when that stands.
-func (s *snapshot) rule(src, dst *addr, at way, proto uint8, port uint16, wall int64) (Reason, int32, int64) {
-	g := s.program(src, dst, at, wall)
+// rule judges one kind of packet by the rules alone, at a moment, and says until when (Unix ns) that stands.
+func (s *snapshot) rule(src, dst *addr, at way, proto uint8, port uint16, m moment) (Reason, int32, int64) {
+	g := s.program(src, dst, at, m.late)
 	c := g.at(proto, port)
-	if c.deny != noRule && wall < s.expires[c.deny] {
+	if c.deny != noRule && m.early < s.expires[c.deny] {
 		return DenyRule, c.deny, 0
 	}
 	if c.accept < 0 {
 		if c.accept == noRule {
 			return NoRule, noRule, 0
 		}
+		if s.doubt != Believed {
+			return ClockDoubt, shut(c.accept), 0
+		}
 		return RuleShut, shut(c.accept), 0
 	}
-	if wall >= s.expires[c.accept] {
+	if m.late >= s.expires[c.accept] {
 		return RuleExpired, c.accept, 0
 	}
 	return ByRule, c.accept, min(s.expires[c.accept], g.until)

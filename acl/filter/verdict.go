@@ -51,6 +51,7 @@ const (
 	DenyRule                    // a deny rule matches
 	RuleExpired                 // only rules past their end match
 	RuleShut                    // only rules outside their window match
+	ClockDoubt                  // only rules with a window match, and the clock is in doubt
 	TCPNoFlow                   // not a SYN, and no flow
 	TCPLost                     // the same, of a peer that may connect anew and should be told to: see Verdict.Answer
 	TCPFlags                    // a combination of flags that no TCP sends
@@ -87,6 +88,7 @@ var reasons = [reasonCount]struct{ label, text string }{
 	DenyRule:      {"deny_rule", "a deny rule matches"},
 	RuleExpired:   {"rule_expired", "the rule has expired"},
 	RuleShut:      {"rule_shut", "it is outside the rule's window"},
+	ClockDoubt:    {"clock_doubt", "the rule has a window, and the clock of this node is in doubt"},
 	TCPNoFlow:     {"tcp_no_flow", "TCP without a connection opened through this filter"},
 	TCPLost:       {"tcp_lost", "a TCP connection that is not known here, perhaps since a restart"},
 	TCPFlags:      {"tcp_flags", "impossible TCP flags"},
