@@ -91,6 +91,6 @@ func (b *Bind) Account(ctx context.Context, k key.NodePublic) (path.Account, err
 
 func (l *loop) account(q asked) {
 	l.takePeers()
-	a, _ := l.paths.Account(q.peer)
+	a, _ := l.paths.Account(time.Now(), q.peer)
 	q.reply <- a
 }

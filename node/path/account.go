@@ -13,6 +13,9 @@ type Account struct {
 	NAT        NAT // the peer's, as it says
 	Doubt      bool
 	RelayRTT   time.Duration // 0 if no ping by relay was answered
+	RelayJit   time.Duration // mean deviation of RelayRTT
+	RelayLoss  int           // per mille, as the peer last said
+	RelayScore time.Duration // of latency, jitter and loss; 0 if not known
 	RelayPong  time.Time
 	Guessing   bool // ports of a NAT
 	Candidates []Candidate
@@ -26,24 +29,31 @@ type Candidate struct {
 	Opened time.Time // when our NAT was opened for it by a packet that goes no further
 	Pong   time.Time // last answer; zero if it never answered, or stopped
 	RTT    time.Duration
-	Missed int  // pings unanswered since the last answer
-	Loss   int  // per mille, when it was last said to lose packets
-	Shun   bool // left for that
-	Proven bool // it has answered once
+	Jitter time.Duration // mean deviation of RTT
+	Score  time.Duration // of latency, jitter and loss, the less the better; 0 if not known
+	MTU    int           // the longest IP packet known to pass; 0 if not known
+	Missed int           // pings unanswered since the last answer
+	Loss   int           // per mille, when it was last said to lose packets
+	Shun   bool          // left for that
+	Proven bool          // it has answered once
 	InUse  bool
 }
 
 // Account gives account of one peer; false if there is none.
-func (p *Paths) Account(k key.NodePublic) (Account, bool) {
+func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	pr := p.peers[k]
 	if pr == nil {
 		return Account{}, false
 	}
-	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil}
+	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil,
+		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lossNow(now)}
+	if pr.relay.rtt > 0 {
+		a.RelayScore = pr.relayScore(now)
+	}
 	for _, c := range pr.candidates {
 		a.Candidates = append(a.Candidates, Candidate{
 			Addr: c.addr, From: c.by.names(), Pinged: c.pinged, Opened: c.opened, Pong: c.pong, RTT: c.rtt, Missed: c.missed,
-			Loss: c.loss, Shun: !c.shunned.IsZero(), Proven: c.proven, InUse: c == pr.best,
+			Jitter: c.rttvar, MTU: c.mtu.ok, Score: c.score(now), Loss: c.lossNow(now), Shun: !c.shunned.IsZero(), Proven: c.proven, InUse: c == pr.best,
 		})
 	}
 	slices.SortStableFunc(a.Candidates, func(x, y Candidate) int { return rank(x) - rank(y) })

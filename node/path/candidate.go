@@ -26,6 +26,7 @@ type candidate struct {
 	opened time.Time // last packet that opens our NAT for it, and goes no further
 	proven bool      // a pong came from it, once
 	quality
+	mtu mtu
 
 	shunned time.Time // when it was left for its quality; zero if it may be used
 	streak  int       // answers running since then,
@@ -167,6 +168,11 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		c.streak = 0 // one before it is missing
 	}
 	pr.pings = slices.Delete(pr.pings, i, i+1)
+	if g.size > 0 {
+		pr.p.do(Alive{pr.key, from})
+		pr.gotMTU(now, pr.find(from), g.size)
+		return
+	}
 	pr.forget(from, g.sent)                       // their answers would be no news
 	rtt := max(now.Sub(g.sent), time.Microsecond) // 0 means not known
 	if g.probe != 0 {
@@ -253,7 +259,7 @@ func (pr *peer) reach(now time.Time, c *candidate) {
 		pr.ping(now, c.addr, 0, false)
 	} else if pr.probes.take(now, probeRate, probeBurst) {
 		c.opened = now
-		pr.p.do(Send{Peer: pr.key, To: c.addr, Msg: Ping{pr.p.cfg.Tx()}, TTL: openTTL})
+		pr.p.do(Send{Peer: pr.key, To: c.addr, Msg: Ping{Tx: pr.p.cfg.Tx()}, TTL: openTTL})
 	}
 }
 

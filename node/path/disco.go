@@ -24,7 +24,8 @@ type Message interface{ kind() byte }
 // to reach us.
 type (
 	Ping struct {
-		Tx TxID
+		Tx  TxID
+		Pad int // bytes more than the shortest: it is to learn what size of packet a path carries
 	}
 	Pong struct {
 		Tx   TxID
@@ -66,7 +67,7 @@ const (
 
 	minPlain = 32
 	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without kind and addresses
-	maxPlain = 1500                  // a ping may be padded, to learn what size of packet a path carries
+	maxPlain = 65507 - Overhead      // of a padded ping: the longest datagram of IPv4
 )
 
 // Box seals and opens the messages of two disco keys. Every message looks alike from outside:
@@ -127,7 +128,11 @@ func (b *Box) seal(dst []byte, m Message, nonce *[nonceSize]byte) []byte {
 	dst = append(dst, magic...)
 	dst = append(dst, b.from[:]...)
 	dst = append(dst, nonce[:]...)
-	plain := encode(make([]byte, 0, 1+hereSize+MaxHere*addrSize), m)
+	size := 1 + hereSize + MaxHere*addrSize
+	if p, ok := m.(Ping); ok {
+		size = max(size, minPlain+p.Pad)
+	}
+	plain := encode(make([]byte, 0, size), m)
 	return secretbox.Seal(dst, plain, nonce, &b.ours)
 }
 
@@ -180,8 +185,12 @@ func encode(b []byte, m Message) []byte {
 	if m, ok := m.(Loss); ok {
 		b = binary.BigEndian.AppendUint16(b, m.PerMille)
 	}
-	for len(b) < minPlain {
-		b = append(b, 0)
+	size := minPlain
+	if m, ok := m.(Ping); ok {
+		size = min(minPlain+max(m.Pad, 0), maxPlain)
+	}
+	if n := size - len(b); n > 0 {
+		b = append(b, make([]byte, n)...)
 	}
 	return b
 }
@@ -196,7 +205,7 @@ func decode(b []byte) (Message, error) {
 	var used int
 	switch b[0] {
 	case kindPing:
-		m, used = Ping{Tx: TxID(body)}, len(TxID{})
+		m, used = Ping{TxID(body), len(b) - minPlain}, len(TxID{})
 	case kindPong:
 		if len(b) != minPlain {
 			return nil, fmt.Errorf("path: pong of %d bytes, want %d", len(b), minPlain)

@@ -40,7 +40,7 @@ func TestEncoding(t *testing.T) {
 		m    Message
 		want string
 	}{
-		{Ping{tx1}, "01 0102030405060708090a0b0c" + zeros(19)},
+		{Ping{Tx: tx1}, "01 0102030405060708090a0b0c" + zeros(19)},
 		{Pong{tx1, v4}, "02 0102030405060708090a0b0c 00000000000000000000ffffc0000207 a2a9 00"},
 		{Pong{tx1, v6}, "02 0102030405060708090a0b0c 20010db8000000000000000000000007 01bb 00"},
 		{Pong{Tx: tx1}, "02 0102030405060708090a0b0c" + zeros(19)},
@@ -67,7 +67,7 @@ func TestSealedGolden(t *testing.T) {
 		b.from[i], b.ours[i] = byte(i), byte(0xff-i)
 	}
 	nonce := [nonceSize]byte(bytes.Repeat([]byte{0x5a}, nonceSize))
-	got := hex.EncodeToString(b.seal(nil, Ping{tx1}, &nonce))
+	got := hex.EncodeToString(b.seal(nil, Ping{Tx: tx1}, &nonce))
 	const want = "484544474501" + "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f" +
 		"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a" +
 		"7fbb7aa2978d0bf271b0aa925d0e0ed55708fec275e421ea99be9da20c108b14" + "36507c925620c1611fd94b955eebb296"
@@ -82,7 +82,7 @@ func TestSealOpen(t *testing.T) {
 	for range MaxHere + 3 {
 		many.Endpoints = append(many.Endpoints, v4)
 	}
-	for _, m := range []Message{Ping{tx1}, Pong{tx1, v6}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
+	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v6}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
 		pkt := a.Seal(nil, m)
 		if h, ok := m.(Here); ok && len(h.Endpoints) > MaxHere {
 			m = Here{Relay: h.Relay, Endpoints: h.Endpoints[:MaxHere]}
@@ -105,7 +105,7 @@ func TestSealOpen(t *testing.T) {
 			}
 		}
 	}
-	if got := len(a.Seal(nil, Ping{tx1})); got != Shortest || len(b.Seal(nil, Pong{tx1, v6})) > got {
+	if got := len(a.Seal(nil, Ping{Tx: tx1})); got != Shortest || len(b.Seal(nil, Pong{tx1, v6})) > got {
 		t.Error("a pong is longer than its ping")
 	}
 }
@@ -158,7 +158,7 @@ func TestNewBoxRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []Message{Ping{tx1}, Pong{tx1, v4}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
+	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v4}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
 		f.Add(encode(nil, m))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -184,7 +184,7 @@ func FuzzDecode(f *testing.F) {
 
 func FuzzOpen(f *testing.F) {
 	a, b := boxes(f)
-	f.Add(a.Seal(nil, Ping{tx1}))
+	f.Add(a.Seal(nil, Ping{Tx: tx1}))
 	f.Fuzz(func(t *testing.T, pkt []byte) {
 		Sender(pkt)
 		b.Open(pkt)
@@ -193,7 +193,7 @@ func FuzzOpen(f *testing.F) {
 
 func BenchmarkOpenPing(bm *testing.B) {
 	a, b := boxes(bm)
-	pkt := a.Seal(nil, Ping{tx1})
+	pkt := a.Seal(nil, Ping{Tx: tx1})
 	bm.ReportAllocs()
 	for bm.Loop() {
 		if _, err := b.Open(pkt); err != nil {

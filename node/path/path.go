@@ -73,6 +73,9 @@ type Config struct {
 	Usable func(netip.Addr) bool
 	// Plain says that packets cannot be sent with a short time to live.
 	Plain bool
+	// LinkMTU is the longest IP packet that our own link to an address carries; nil where that is not to be asked, for
+	// packets cannot be kept from being fragmented.
+	LinkMTU func(netip.AddrPort) int
 	// Budget bounds the guessing of ports.
 	Budget Budget
 	// Rand returns a number below n; nil for a random one.
@@ -169,6 +172,7 @@ type (
 		First   []netip.AddrPort // handshakes go to the relay, to Primary and to these
 		Proven  []netip.AddrPort // addresses that are surely the peer's
 		RTT     time.Duration    // of Primary; 0 if not known
+		MTU     int              // the longest IP packet that Primary surely carries; 0 if not known, and by relay
 		Since   time.Time        // when Primary was chosen
 		Why     string           // for people
 	}

@@ -140,7 +140,7 @@ func TestAlways(t *testing.T) {
 			"self": func(t *rapid.T) { w.step(Self{Here{Endpoints: list.Draw(t, "self")}}) },
 			"here": func(t *rapid.T) { w.step(Got{b, Relay, Here{Endpoints: list.Draw(t, "here")}}) },
 			"ping": func(t *rapid.T) {
-				w.step(Got{b, addr.Draw(t, "from"), Ping{TxID(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "tx"))}})
+				w.step(Got{b, addr.Draw(t, "from"), Ping{Tx: TxID(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "tx"))}})
 			},
 			"forged": func(t *rapid.T) { w.step(Got{b, addr.Draw(t, "from"), Pong{}}) },
 			"seen":   func(t *rapid.T) { w.step(Seen{b, addr.Draw(t, "from")}) },
@@ -180,7 +180,7 @@ func TestPongsAreFew(t *testing.T) {
 	for i := range 10000 {
 		now := epoch.Add(time.Duration(i) * time.Millisecond)
 		for _, tx := range []TxID{{1, byte(i >> 8), byte(i)}, {1, byte(i >> 8), byte(i)}} {
-			for _, a := range p.Step(now, Got{b, from, Ping{tx}}) {
+			for _, a := range p.Step(now, Got{b, from, Ping{Tx: tx}}) {
 				if s, ok := a.(Send); ok && s.Msg.kind() == kindPong {
 					pongs++
 				}

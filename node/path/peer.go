@@ -75,6 +75,7 @@ type ping struct {
 	due   time.Time
 	late  bool   // it was given up; an answer still tells how long it took
 	probe uint64 // ID of the Probe it is for, 0 if none
+	size  int    // of the IP packet, if it is to learn whether that passes
 }
 
 // settle tells what changed and sets the time of the next Tick.
@@ -126,6 +127,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.try != nil {
 			sooner(pr.try.next)
 		}
+		if pr.best != nil && !pr.doubt && pr.p.cfg.LinkMTU != nil {
+			sooner(pr.best.mtu.due)
+		}
 		if pr.best != nil && !pr.doubt && (pr.compared > 0 || pr.young || !pr.compareAt.After(now)) {
 			sooner(pr.compareAt)
 		}
@@ -171,6 +175,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.consider(now)
 	pr.guessOn(now)
 	pr.lookForBetter(now)
+	pr.findMTU(now)
 }
 
 // check asks whether the direct path still works, if there is reason to.
@@ -190,6 +195,7 @@ func (pr *peer) check(now time.Time) {
 	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience():
 		pr.quiet++
 		pr.ping(now, pr.best.addr, 0, true)
+		pr.doubtMTU(now)
 	case now.Sub(pr.best.pong) >= recheck:
 		pr.ping(now, pr.best.addr, 0, true)
 	}
@@ -294,6 +300,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.other = pr.best.addr
 	}
 	pr.best, pr.doubt, pr.quiet = c, false, 0
+	c.mtu = mtu{due: now}
 	pr.until = now.Add(bothFor)
 	pr.since, pr.why = now, why
 	for _, o := range pr.candidates {
@@ -422,7 +429,7 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	}
 	g := ping{tx: pr.p.cfg.Tx(), to: to, sent: now, due: now.Add(wait), probe: id}
 	pr.pings = append(pr.pings, g)
-	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{g.tx}})
+	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}})
 }
 
 // asked reports whether a ping to a route is in flight.
@@ -432,14 +439,14 @@ func (pr *peer) asked(to Route) bool {
 
 // forget drops pings to a route that were sent by then, but those the user asked for.
 func (pr *peer) forget(to Route, then time.Time) {
-	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return g.to == to && g.probe == 0 && !g.sent.After(then) })
+	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return g.to == to && g.probe == 0 && g.size == 0 && !g.sent.After(then) })
 }
 
 // tell emits a Use if it differs from the last.
 func (pr *peer) tell(now time.Time) {
 	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(), Proven: pr.proven()}
 	if pr.best != nil {
-		u.Primary, u.RTT = pr.best.addr, pr.best.rtt
+		u.Primary, u.RTT, u.MTU = pr.best.addr, pr.best.rtt, pr.mtu()
 	}
 	switch {
 	case pr.best != nil && pr.doubt:
@@ -450,7 +457,7 @@ func (pr *peer) tell(now time.Time) {
 		u.Both, u.Other, u.Until = true, pr.used.Other, pr.used.Until
 	}
 	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
-		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
+		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.MTU == pr.used.MTU && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
 		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
 	if !same {
 		pr.used, pr.first = u, true

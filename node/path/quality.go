@@ -67,11 +67,15 @@ func smooth(old, sample time.Duration) time.Duration {
 
 // score is what a path is worth, the less the better.
 func (q *quality) score(now time.Time) time.Duration {
-	s := q.rtt + 4*q.rttvar
-	if recent(now, q.lostAt, lossKeeps) { // else it is clean meanwhile
-		s += time.Duration(q.loss) * lossCost / 10
+	return q.rtt + 4*q.rttvar + time.Duration(q.lossNow(now))*lossCost/10
+}
+
+// lossNow is the loss, per mille; what nobody complains of any more is clean.
+func (q *quality) lossNow(now time.Time) int {
+	if recent(now, q.lostAt, lossKeeps) {
+		return q.loss
 	}
-	return s
+	return 0
 }
 
 // lost takes a report of loss.
@@ -130,6 +134,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		return
 	}
 	c.lost(now, int(m.PerMille))
+	pr.doubtMTU(now)
 	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}

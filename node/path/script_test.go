@@ -38,6 +38,8 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
 //	AT loss NAME N               the peer says that so much of 1000 does not arrive
 //	AT run                       nothing: time passes up to AT
+//	AT link N                    our link takes IP packets of N bytes, and path MTUs are sought
+//	AT pass N                    the network takes IP packets of N bytes
 //	AT brief                     from now on only changes of the path are shown
 //
 // AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
@@ -94,6 +96,7 @@ type script struct {
 	out   strings.Builder
 	rng   *rand.Rand
 	brief bool
+	mtu   int    // of the network, 0 for any
 	shown string // last, in brief
 }
 
@@ -205,7 +208,7 @@ func (s *script) line(verb string, arg []string) {
 		s.n++
 		tx := TxID{1}
 		binary.BigEndian.PutUint32(tx[8:], s.n)
-		s.step(Got{k, route(s.t, arg[1]), Ping{tx}})
+		s.step(Got{k, route(s.t, arg[1]), Ping{Tx: tx}})
 	case "here":
 		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}})
 	case "seen":
@@ -213,6 +216,11 @@ func (s *script) line(verb string, arg []string) {
 	case "probe":
 		s.step(Probe{k, 7})
 	case "run":
+	case "link":
+		n, _ := strconv.Atoi(arg[0])
+		s.p.cfg.LinkMTU = func(netip.AddrPort) int { return n }
+	case "pass":
+		s.mtu, _ = strconv.Atoi(arg[0])
 	case "brief":
 		s.brief = true
 	case "loss":
@@ -303,7 +311,11 @@ func (s *script) step(ev Event) {
 				rtt += time.Duration(s.rng.IntN(j)) * time.Millisecond
 			}
 			ok = ok && (f.loss[a.To] == 0 || s.rng.IntN(100) >= f.loss[a.To])
-			if m, isPing := a.Msg.(Ping); ok && isPing && a.TTL == 0 {
+			m, isPing := a.Msg.(Ping)
+			if s.mtu > 0 && headers(a.To.Addr())+Shortest+m.Pad > s.mtu {
+				ok = false
+			}
+			if ok && isPing && a.TTL == 0 {
 				s.pongs = append(s.pongs, pong{s.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
 				slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
 			}
@@ -323,10 +335,10 @@ func (s *script) shows(a Action) bool {
 		return !ok
 	}
 	u, ok := a.(Use)
-	if !ok || s.shown == u.Why+u.Primary.String() {
+	if !ok || s.shown == fmt.Sprintf("%s %v %d", u.Why, u.Primary, u.MTU) {
 		return false
 	}
-	s.shown = u.Why + u.Primary.String()
+	s.shown = fmt.Sprintf("%s %v %d", u.Why, u.Primary, u.MTU)
 	return true
 }
 
@@ -348,6 +360,9 @@ func (s *script) describe(a Action) string {
 			}
 			if a.TTL != 0 {
 				return "open " + to
+			}
+			if m.Pad != 0 {
+				return fmt.Sprintf("ping %s of %d bytes", to, headers(a.To.Addr())+Shortest+m.Pad)
 			}
 			return "ping " + to
 		case Pong:
@@ -371,6 +386,9 @@ func (s *script) describe(a Action) string {
 		first := ""
 		if len(a.First) > 0 {
 			first = fmt.Sprintf(", handshakes also to %v", a.First)
+		}
+		if s.p.cfg.LinkMTU != nil {
+			first += fmt.Sprintf(", MTU %d", a.MTU)
 		}
 		return fmt.Sprintf("use  %s %s%s%s%s (%s)", peerName(a.Peer), routeName(a.Primary), both, rtt, first, a.Why)
 	case Sleep:

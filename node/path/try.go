@@ -218,7 +218,7 @@ func (pr *peer) guessOn(now time.Time) {
 		case t.sent < t.short:
 			ttl = openTTL
 		}
-		pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{pr.p.cfg.Tx()}, Socket: sock, TTL: ttl})
+		pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: pr.p.cfg.Tx()}, Socket: sock, TTL: ttl})
 	}
 	if t.next = now.Add(tryStep); t.sent >= t.most {
 		t.next = now.Add(tryLinger)
