@@ -261,7 +261,7 @@ func (b *Bind) info(p *peer) PathInfo {
 	r := p.routes.Load()
 	return PathInfo{
 		Direct: r.primary.IsValid(), Addr: r.primary, Relay: uint16(p.relay.Load()),
-		RTT: r.rtt, Since: r.since, LastHeard: b.time(p.any.Load()), Why: r.why,
+		RTT: r.rtt, MTU: r.inside(), Since: r.since, LastHeard: b.time(p.any.Load()), Why: r.why,
 	}
 }
 

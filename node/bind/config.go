@@ -36,6 +36,7 @@ type Config struct {
 	Listen     func(ctx context.Context, network, address string) (net.PacketConn, error) // "udp4" or "udp6", ":port"
 	Interfaces func() ([]netip.Addr, error)                                               // addresses of this machine
 	DialRelay  func(derp.ClientConfig) RelayClient
+	LinkMTU    func(netip.AddrPort) int // the longest IP packet that our own link to an address carries
 }
 
 // RelayClient is a connection to one relay that mends itself; *derp.Client is one. The Send methods never block, copy
@@ -72,6 +73,7 @@ type PathInfo struct {
 	Addr      netip.AddrPort // of a direct path
 	Relay     uint16         // the peer's relay; 0 if it has none
 	RTT       time.Duration  // of the last answered probe of this path; 0 if none was
+	MTU       int            // longest packet inside the tunnel that it carries whole
 	Since     time.Time      // when the path was chosen
 	LastHeard time.Time      // last packet of the peer by any path; zero if none
 	Why       string         // why this path, for people

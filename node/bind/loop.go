@@ -37,7 +37,7 @@ func newLoop(b *Bind) *loop {
 	l.net.watch(b, b.watch)
 	l.net.poll(l)
 	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
-	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget})
+	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.linkMTU()})
 	return l
 }
 
@@ -331,7 +331,7 @@ func (l *loop) use(p *peer, u path.Use) {
 	old := p.routes.Load()
 	p.routes.Store(&routes{
 		primary: u.Primary, both: u.Both, other: u.Other, until: b.nanos(u.Until),
-		first: u.First, rtt: u.RTT, since: u.Since, why: u.Why,
+		first: u.First, rtt: u.RTT, mtu: u.MTU, since: u.Since, why: u.Why,
 	})
 	b.book.setAddrs(p, u.Proven)
 	l.hurry(p, old, u)

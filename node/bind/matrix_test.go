@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type meeting struct {
 	start  time.Time
 	n      uint64
 	oneWay bool // only a talks
+	long   bool // packets are as long as what WireGuard makes of 1280 bytes
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -105,6 +107,7 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 	mk := func(host *lab.Machine) *side {
 		var s *side
 		s = newSide(t, Config{Listen: host.Listen, Interfaces: host.Interfaces, DialRelay: rel.dial,
+			LinkMTU: func(netip.AddrPort) int { return 1500 },
 			Changed: func(c PathChange) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
@@ -184,9 +187,13 @@ func (m *meeting) talk(d time.Duration, enough func() bool) (f fate) {
 	for end := time.Now().Add(d); time.Now().Before(end) && (enough == nil || !enough()); {
 		m.n++
 		sent[m.n] = time.Now()
-		m.a.to(m.b, wgData(2, m.n))
+		size := 96
+		if m.long {
+			size = 1280 + wgOverhead
+		}
+		m.a.to(m.b, slices.Concat(wgData(2, m.n), make([]byte, size-96)))
 		if !m.oneWay {
-			m.b.to(m.a, wgData(1, m.n))
+			m.b.to(m.a, slices.Concat(wgData(1, m.n), make([]byte, size-96)))
 		}
 		<-time.After(10 * time.Millisecond)
 		take()

@@ -81,10 +81,15 @@ func (b *Bind) sort(pkt []byte, from netip.AddrPort, now int64, last *lookup) co
 	return nil
 }
 
+const (
+	maxSmall = 2048 // bytes of a message that is not padded to learn what a path carries
+	maxBig   = 16   // waiting messages, beyond which there is no room for one that is
+)
+
 // disco hands a probe to the loop, if its sender is one of ours, and not too many wait.
 func (b *Bind) disco(pkt []byte, sender key.DiscoPublic, m message, via *peer) {
 	p := b.table.Load().byDisco[sender]
-	if p == nil || via != nil && via != p {
+	if p == nil || via != nil && via != p || len(pkt) > maxSmall && len(b.discoIn) >= maxBig {
 		return
 	}
 	m.pkt, m.peer = append([]byte(nil), pkt...), p

@@ -41,10 +41,21 @@ var roaming = []struct {
 	{"NAT forgets", "easy", "easy", forget, 1000, 2000},
 	{"NAT forgets", "hard", "none", forget, 1000, 2000},
 	{"NAT forgets", "fullcone", "hard", forget, 1000, 2000},
+	{"MTU shrinks", "easy", "easy", shrink(1280), 1500, 3000},
+	{"MTU shrinks", "dual", "dual", shrink(1280), 1500, 3000},
+	{"MTU shrinks a little", "easy", "none", shrink(1400), 0, 0},
 }
 
 func readdress(m *meeting) { m.ma.Readdress(); m.moved(m.a) }
 func uplink(m *meeting)    { m.ma.Move(m.net.Router(lab.Home("easy"))); m.moved(m.a) }
+
+// shrink lets a's link swallow longer packets, both ways, without a word.
+func shrink(mtu int) func(*meeting) {
+	return func(m *meeting) {
+		l := lab.Link{Latency: lab.Edge, MTU: mtu}
+		m.ra.Links(l, l)
+	}
+}
 
 // wake lets a's wall clock be ahead by an hour of sleep, in which its NAT has forgotten it and its provider has given it
 // another address.
@@ -83,7 +94,7 @@ func TestRoaming(t *testing.T) {
 					if m.talk(4*time.Second, nil); m.both() == 0 {
 						t.Fatal("not direct")
 					}
-					m.oneWay = one
+					m.oneWay, m.long = one, true
 					start, back := time.Now(), time.Duration(0)
 					c.change(m)
 					f := m.talk(4*time.Second, func() bool {

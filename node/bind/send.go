@@ -71,7 +71,13 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 	byRelay := !direct
 	var err error
 	if direct {
-		err = b.sendUDP(bufs, r.primary)
+		fit, long := r.divide(bufs)
+		if len(fit) > 0 {
+			err = b.sendUDP(fit, r.primary)
+		}
+		if len(long) > 0 && err == nil {
+			b.sendRelay(long, p)
+		}
 		// A path unheard of for long gets a companion here, before the loop has even seen the packet.
 		byRelay = err != nil || now-p.heard.Load() > int64(path.Trust)
 	}

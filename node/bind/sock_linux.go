@@ -230,6 +230,7 @@ func tune(c syscall.RawConn) {
 		for _, opt := range [...]int{unix.SO_RCVBUF, unix.SO_SNDBUF, unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt, size) // best effort
 		}
+		dontFragment(fd)
 	})
 }
 

@@ -24,6 +24,9 @@ const systemTTL = false
 
 func writeTTL(net.PacketConn, []byte, netip.AddrPort, int) error { return errors.ErrUnsupported }
 
+// systemMTU is nil: packets are fragmented as the system likes.
+func systemMTU() func(netip.AddrPort) int { return nil }
+
 func tune(syscall.RawConn) {}
 
 func setMark(syscall.RawConn, uint32) error {

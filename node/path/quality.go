@@ -2,6 +2,7 @@ package path
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -250,7 +251,7 @@ func (pr *peer) lookForBetter(now time.Time) {
 	if pr.young {
 		most = winsNeeded
 	}
-	asked := pr.compared < most && (pr.trying() || pr.best.score(now) > goodEnough) && pr.askOthers(now)
+	asked := pr.compared < most && (pr.young || pr.trying() || pr.best.score(now) > goodEnough) && pr.askOthers(now)
 	if pr.compared++; !asked || pr.young && pr.compared == most {
 		pr.endCompare(now)
 		return
@@ -315,13 +316,32 @@ func (pr *peer) weigh(now time.Time, c *candidate) {
 		if !pr.young && pr.compared == 0 && pr.comparable(now) && clearly(pr.relayScore(now), b.score(now)) {
 			pr.compareAt = now
 		}
-	case !c.shunned.IsZero() || !clearly(c.score(now), b.score(now)):
+	case !c.shunned.IsZero() || !pr.betters(now, c):
 		c.wins = 0
 	default:
 		if c.wins++; c.wins >= winsNeeded && (recent(now, pr.went, settling) || pr.fickle(now)) {
 			pr.adopt(now, c, fmt.Sprintf("%s is better than %s", c.addr, b.addr))
 		}
 	}
+}
+
+// betters reports whether an address is better than the one in use. At first both sides also agree on one of some that are
+// as good, or each would hear by another than it sends by, and have to ask whether that works all the time.
+func (pr *peer) betters(now time.Time, c *candidate) bool {
+	b := pr.best
+	return clearly(c.score(now), b.score(now)) ||
+		recent(now, pr.went, settling) && liking(c.addr.Addr()) > liking(b.addr.Addr()) && !clearly(b.score(now), c.score(now))
+}
+
+// liking is an order of addresses that both ends of a path see alike.
+func liking(a netip.Addr) int {
+	switch {
+	case a.Is6():
+		return 1
+	case !public(a):
+		return 2
+	}
+	return 0
 }
 
 // comparable reports whether latencies mean anything: our own traffic may be all there is to the latency of its path.

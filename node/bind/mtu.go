@@ -1,0 +1,77 @@
+package bind
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// What fits where. Sizes inside are those of the packets WireGuard is given:
+//
+//	| IP | UDP | WireGuard 16 | packet, padded to 16 | tag 16 |
+//	└──────── path.Use.MTU ───────────────────────────────────┘
+const (
+	wgOverhead = 32
+	usualMTU   = 1280 // inside, by relay and wherever nothing more is known
+	leastMTU   = 512  // inside, where nothing at all is
+)
+
+// headers are those of IP and UDP.
+func headers(a netip.Addr) int {
+	if a.Is4() {
+		return 20 + 8
+	}
+	return 40 + 8
+}
+
+// inside is the longest packet that surely fits.
+func (r *routes) inside() int {
+	if !r.primary.IsValid() || r.mtu == 0 { // it goes by relay too
+		return usualMTU
+	}
+	return max((r.mtu-headers(r.primary.Addr())-wgOverhead)&^15, leastMTU)
+}
+
+// MTU is the longest packet, of those WireGuard is given, that reaches a peer whole by its current path: 1280 bytes as
+// long as nothing else is known. Longer ones go by relay, as far as that takes them.
+func (b *Bind) MTU(k key.NodePublic) int {
+	p := b.table.Load().byNode[k]
+	if p == nil {
+		return usualMTU
+	}
+	return p.routes.Load().inside()
+}
+
+// divide separates the datagrams that a direct path carries from those that are too long for it. As long as that is not
+// known, the longer ones go both ways.
+func (r *routes) divide(bufs [][]byte) (fit, long [][]byte) {
+	most := leastMTU + wgOverhead
+	if r.mtu > 0 {
+		most = r.mtu - headers(r.primary.Addr())
+	}
+	i := slices.IndexFunc(bufs, func(b []byte) bool { return len(b) > most })
+	if i < 0 {
+		return bufs, nil
+	}
+	fit = slices.Clone(bufs[:i])
+	for _, b := range bufs[i:] {
+		if len(b) > most {
+			long = append(long, b)
+		} else {
+			fit = append(fit, b)
+		}
+	}
+	if r.mtu == 0 {
+		fit = bufs
+	}
+	return fit, long
+}
+
+// linkMTU returns what the paths ask of our own links; nil if that is not to be had.
+func (b *Bind) linkMTU() func(netip.AddrPort) int {
+	if b.cfg.LinkMTU != nil || b.watch == nil && !b.cfg.Loopback {
+		return b.cfg.LinkMTU
+	}
+	return systemMTU()
+}
