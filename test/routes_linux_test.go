@@ -62,6 +62,7 @@ func TestRoutes(t *testing.T) {
 		{"StandbyTakesOver", standbyTakesOver},
 		{"ExitIsChosen", exitIsChosen},
 		{"NeverTheCarrierItself", neverTheCarrierItself},
+		{"ByInterface", byInterface},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { sub := *r; mm := *m; mm.t = t; sub.mesh = &mm; part.f(t, &sub) }) {
 			break // what follows would only say the same again
@@ -291,6 +292,34 @@ func neverTheCarrierItself(t *testing.T, r *routeMesh) {
 		t.Errorf("the exit carries to itself: %s", out)
 	}
 	r.gets("http://203.0.113.5/", "web answers")
+}
+
+// With an interface of the host, programs get there without a proxy.
+func byInterface(t *testing.T, r *routeMesh) {
+	r.must(r.alice, "down")
+	if out, code, err := r.hedge(r.alice, "up", "--tun=on"); code != 0 {
+		t.Skipf("no interface of the host: %v\n%s", err, out)
+	}
+	direct := func(url string) (string, error) {
+		out, err := r.alice.Command(t.Context(), "curl", "-sS", "--max-time", "5", url).CombinedOutput()
+		return string(out), err
+	}
+	for url, want := range map[string]string{"http://10.33.0.5/": "lan answers 10.33.0.2:", "http://[fd00:33::5]/": "lan answers [fd00:33::1]:", "http://203.0.113.5/": "web answers"} {
+		r.eventually(10*time.Second, url+" answers", func() error {
+			out, err := direct(url)
+			if err == nil && !strings.Contains(out, want) {
+				err = errors.New("it answers " + out)
+			}
+			return err
+		})
+	}
+	r.must(r.alice, "set", "--exit-node", "none")
+	if out, err := direct("http://203.0.113.5/"); err == nil {
+		t.Errorf("without an exit 203.0.113.5 answers\n%s", out)
+	}
+	if out, err := direct("http://10.33.0.5/"); err != nil {
+		t.Errorf("the router's: %v\n%s", err, out)
+	}
 }
 
 // association is UDP through alice's proxy (RFC 1928 section 7).
