@@ -41,10 +41,16 @@ type move struct {
 // ViewChange is what a change means for one node's [View].
 type ViewChange struct {
 	// Anew says that the rules may be others too: View says which, and the rest is not told here.
-	Anew  bool
-	Peers []NodeID    // seen now, and new or with a changed record
-	Gone  []NodeID    // seen no more
-	Sets  []SetChange // sorted by name
+	Anew bool
+	New  []NodeID    // peers that were none
+	Kept []NodeID    // changed nodes that were peers and still are: their records may be others
+	Gone []NodeID    // peers no more
+	Sets []SetChange // sorted by name
+}
+
+// Empty reports whether the view stays as it was, and so do the records of all peers.
+func (v *ViewChange) Empty() bool {
+	return !v.Anew && len(v.New)+len(v.Kept)+len(v.Gone)+len(v.Sets) == 0
 }
 
 // SetChange is the nodes that come to one set of a view, and that leave it; both sorted.
@@ -289,10 +295,13 @@ func (ch *Change) told(key []byte) *ViewChange {
 		m := &ch.moved[next()]
 		f := key[0]
 		key = key[1:]
-		if f&2 != 0 {
-			v.Peers = append(v.Peers, m.id)
-		} else {
+		switch f {
+		case 1:
 			v.Gone = append(v.Gone, m.id)
+		case 2:
+			v.New = append(v.New, m.id)
+		default:
+			v.Kept = append(v.Kept, m.id)
 		}
 		for range next() {
 			no := int32(next())
@@ -315,8 +324,9 @@ func (ch *Change) told(key []byte) *ViewChange {
 			}
 		}
 	}
-	slices.Sort(v.Peers)
-	slices.Sort(v.Gone)
+	for _, l := range [][]NodeID{v.New, v.Kept, v.Gone} {
+		slices.Sort(l)
+	}
 	for _, s := range v.Sets {
 		slices.Sort(s.Add)
 		slices.Sort(s.Remove)

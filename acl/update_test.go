@@ -187,7 +187,7 @@ func changesRight(t *rapid.T, text string, before, after *Program, ch *Change) {
 			if diff := gocmp.Diff(was, is, sameAsCompiled); diff != "" {
 				t.Fatalf("%s is not concerned, and its view is another\n%s\n%s", n.Name, diff, text)
 			}
-			if !v.Anew && len(v.Peers)+len(v.Gone)+len(v.Sets) > 0 {
+			if !v.Anew && !v.Empty() {
 				t.Fatalf("%s is not concerned, and yet %+v\n%s", n.Name, v, text)
 			}
 			continue
@@ -195,7 +195,17 @@ func changesRight(t *rapid.T, text string, before, after *Program, ch *Change) {
 		if v.Anew {
 			continue
 		}
-		got := View{Rules: was.Rules, Sets: map[string]Set{}, Peers: edit(was.Peers, v.Peers, v.Gone)}
+		got := View{Rules: was.Rules, Sets: map[string]Set{}, Peers: edit(was.Peers, v.New, v.Gone)}
+		for _, l := range []struct {
+			ids       []NodeID
+			was, kept bool
+		}{{v.New, false, true}, {v.Kept, true, true}, {v.Gone, true, false}} {
+			for _, id := range l.ids {
+				if slices.Contains(was.Peers, id) != l.was || slices.Contains(is.Peers, id) != l.kept {
+					t.Fatalf("%s: node %d in %+v\n%s", n.Name, id, v, text)
+				}
+			}
+		}
 		for name, s := range was.Sets {
 			got.Sets[name] = s
 		}
@@ -247,7 +257,7 @@ func TestChangeIsSmall(t *testing.T) {
 	var one *ViewChange
 	for _, id := range c.Peers(bob.ID) {
 		v := ch.Of(id)
-		want := &ViewChange{Peers: []NodeID{50}, Sets: []SetChange{{Set: "group:eng", Add: []NodeID{50}}}}
+		want := &ViewChange{New: []NodeID{50}, Sets: []SetChange{{Set: "group:eng", Add: []NodeID{50}}}}
 		if diff := gocmp.Diff(want, v); diff != "" {
 			t.Fatalf("node %d (-want +got)\n%s", id, diff)
 		}

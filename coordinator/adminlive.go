@@ -9,7 +9,7 @@ import (
 // adminInventory tells who there is, as the policy in force is compiled for: nodes with approved routes and what is
 // known of them, and users with their roles. With the policy's text it answers any question about the mesh offline.
 func (s *Server) adminInventory(*http.Request) (any, error) {
-	inv, _, _ := s.state.Load().inventory(s.now())
+	inv, _ := s.state.Load().inventory(s.now())
 	return inv, nil
 }
 
@@ -19,7 +19,7 @@ func (s *Server) keepsNevers(st *state, n *acl.Node, u *acl.User) error {
 	if st.policy == nil {
 		return nil
 	}
-	inv, _, _ := st.inventory(s.now())
+	inv, _ := st.inventory(s.now())
 	if n != nil {
 		inv.Nodes = append(inv.Nodes, *n)
 	}

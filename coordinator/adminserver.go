@@ -214,7 +214,7 @@ func (s *Server) nodeInfo(n *node) NodeInfo {
 		}
 	}
 	if w := s.world.Load(); w.program != nil {
-		i.Peers = len(w.program.View(n.ID).Peers)
+		i.Peers = len(w.program.Peers(n.ID))
 	}
 	if x := s.sessions.get(n.ID); x != nil {
 		i.Enforced = x.enforces(s.told.Load())
@@ -224,12 +224,12 @@ func (s *Server) nodeInfo(n *node) NodeInfo {
 
 // lookup finds a node by name, number or address.
 func (st *state) lookup(name string) (*node, error) {
-	n := st.byName[strings.ToLower(name)]
+	n := st.byName.get(strings.ToLower(name))
 	if id, err := strconv.ParseUint(name, 10, 64); err == nil && n == nil {
-		n = st.nodes[acl.NodeID(id)]
+		n = st.nodes.get(acl.NodeID(id))
 	}
 	if a, err := netip.ParseAddr(name); err == nil && n == nil {
-		n = st.byAddr[a]
+		n = st.byAddr.get(a)
 	}
 	if n == nil {
 		return nil, &AdminError{Status: 404, Class: "not-found", Msg: fmt.Sprintf("there is no node %q; hedge admin nodes list shows all", printable(name))}
@@ -239,8 +239,8 @@ func (st *state) lookup(name string) (*node, error) {
 
 func (s *Server) adminNodes(*http.Request) (any, error) {
 	st := s.state.Load()
-	out := make([]NodeInfo, 0, len(st.nodes))
-	for _, n := range st.nodes {
+	out := make([]NodeInfo, 0, st.nodes.len())
+	for _, n := range st.nodes.all() {
 		out = append(out, s.nodeInfo(n))
 	}
 	slices.SortFunc(out, func(a, b NodeInfo) int { return strings.Compare(a.Name, b.Name) })
@@ -344,7 +344,7 @@ func (s *Server) adminExpire(r *http.Request) (any, error) {
 
 func (st *state) userInfo(u *user) UserInfo {
 	i := UserInfo{Login: u.Login, Roles: u.Roles, Created: u.Created}
-	for _, n := range st.nodes {
+	for _, n := range st.nodes.all() {
 		if n.User == u.Login && len(n.Tags) == 0 {
 			i.Nodes++
 		}
@@ -486,7 +486,7 @@ func (s *Server) aclInfo(source bool) ACLInfo {
 	i := ACLInfo{File: s.cfg.PolicyFile, Rejected: s.policy.wrong()}
 	st := s.state.Load()
 	if p := st.policy; p != nil {
-		i.Hash, i.Since, i.Revision = p.hash, p.Since, st.revs[store.Key{Kind: kindPolicy, ID: "active"}]
+		i.Hash, i.Since, i.Revision = p.hash, p.Since, st.revs.get(store.Key{Kind: kindPolicy, ID: "active"})
 		if source {
 			i.Source = string(p.Source)
 		}
@@ -528,12 +528,12 @@ func (s *Server) adminStatus(*http.Request) (any, error) {
 	revision := s.told.Load()
 	st := s.state.Load()
 	out := AdminStatus{Control: s.control(), URLs: s.cfg.URLs, Domain: s.cfg.Domain, Prefixes: s.cfg.Prefixes, Started: s.started,
-		Revision: revision, Nodes: len(st.nodes), Policy: s.aclInfo(false)}
+		Revision: revision, Nodes: st.nodes.len(), Policy: s.aclInfo(false)}
 	s.sessions.each(func(x *session) {
 		out.Online++
 		if x.enforces(revision) >= revision {
 			out.Enforced++
-		} else if n := st.nodes[x.id]; n != nil {
+		} else if n := st.nodes.get(x.id); n != nil {
 			out.Behind = append(out.Behind, n.Name)
 		}
 	})

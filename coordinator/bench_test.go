@@ -14,7 +14,7 @@ import (
 )
 
 // segmented is a mesh of n nodes in groups of 20, each group a user, and 51 rules and more.
-func segmented(b *testing.B, n int) (*Server, *acl.Policy, *world) {
+func segmented(b *testing.B, n int) (*Server, *policyRecord, *world) {
 	var src strings.Builder
 	src.WriteString(`{"groups": {`)
 	groups := max(50, n/20)
@@ -40,7 +40,8 @@ func segmented(b *testing.B, n int) (*Server, *acl.Policy, *world) {
 	for i := range n {
 		c.nodes[acl.NodeID(i+1)] = benchNode(acl.NodeID(i+1), groups)
 	}
-	return s, p, worldFor(b, p, st.apply(c, store.Txn{}, 1))
+	rec := &policyRecord{parsed: p}
+	return s, rec, worldFor(b, rec, st.apply(c, store.Txn{}, 1))
 }
 
 func benchNode(id acl.NodeID, groups int) *node {
@@ -51,13 +52,13 @@ func benchNode(id acl.NodeID, groups int) *node {
 		Addrs: []netip.Addr{offset(testMesh.v4, uint64(id)), offset(testMesh.v6, uint64(id))}}
 }
 
-func worldFor(b *testing.B, p *acl.Policy, st *state) *world {
-	inv, expired, _ := st.inventory(testTime)
-	prog, err := acl.Compile(p, inv)
+func worldFor(b *testing.B, p *policyRecord, st *state) *world {
+	st.policy = p
+	w, _, _, err := build(nil, st, dirt{}, testTime)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &world{state: st, program: prog, expired: expired, revision: st.revision}
+	return w
 }
 
 // A policy edit: compile, and the map and the difference of every node.
@@ -68,7 +69,7 @@ func BenchmarkPolicyEdit(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				next := worldFor(b, p, w.state)
-				for id := range next.state.nodes {
+				for id := range next.state.nodes.all() {
 					was, is := s.mapFor(w, id), s.mapFor(next, id)
 					if !wire.Diff(was, is).Empty() {
 						b.Fatal("the same policy is another")
@@ -79,31 +80,54 @@ func BenchmarkPolicyEdit(b *testing.B) {
 	}
 }
 
-// A join: the new state, compile, and the map and the difference of those concerned.
+// A join: the new state, the new world, and what is told to those concerned. The baseline compiles anew, and compares
+// maps.
 func BenchmarkJoin(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s, p, w := segmented(b, n)
-			id := acl.NodeID(n + 1)
-			c := change{nodes: map[acl.NodeID]*node{id: benchNode(id, max(50, n/20))}}
+		s, p, w := segmented(b, n)
+		id := acl.NodeID(n + 1)
+		c := change{nodes: map[acl.NodeID]*node{id: benchNode(id, max(50, n/20))}}
+		run := func(b *testing.B, step func(*state) (next *world, wake []acl.NodeID), delta func(next *world, id acl.NodeID) *wire.Delta) {
 			b.ReportAllocs()
 			bytes, told := 0, 0
 			for b.Loop() {
-				next := worldFor(b, p, w.state.apply(c, store.Txn{}, 2))
-				for id := range w.concerns(next) {
-					is := s.mapFor(next, id)
-					if was := s.mapFor(w, id); was != nil {
-						msg, err := wire.Encode(wire.Diff(was, is))
-						if err != nil {
-							b.Fatal(err)
-						}
-						bytes += len(msg)
-						told++
+				next, wake := step(w.state.apply(c, store.Txn{}, 2))
+				for _, x := range wake {
+					if x == id {
+						s.mapFor(next, id)
+						continue
 					}
+					msg, err := wire.Encode(delta(next, x))
+					if err != nil {
+						b.Fatal(err)
+					}
+					bytes += len(msg)
+					told++
 				}
 			}
 			b.ReportMetric(float64(bytes)/float64(max(told, 1)), "B/peer")
 			b.ReportMetric(float64(told)/float64(b.N), "peers")
+		}
+		b.Run(fmt.Sprintf("%d/step", n), func(b *testing.B) {
+			run(b, func(st *state) (*world, []acl.NodeID) {
+				next, wake, all, err := build(w, st, dirt{nodes: map[acl.NodeID]struct{}{id: {}}}, testTime)
+				if err != nil || all {
+					b.Fatal("built anew", err)
+				}
+				return next, wake
+			}, func(next *world, x acl.NodeID) *wire.Delta {
+				d, ok := w.delta(next, x, 1)
+				if !ok {
+					d = wire.Diff(s.mapFor(w, x), s.mapFor(next, x))
+				}
+				return d
+			})
+		})
+		b.Run(fmt.Sprintf("%d/anew", n), func(b *testing.B) {
+			run(b, func(st *state) (*world, []acl.NodeID) {
+				next := worldFor(b, p, st)
+				return next, append(next.program.Peers(id), id)
+			}, func(next *world, x acl.NodeID) *wire.Delta { return wire.Diff(s.mapFor(w, x), s.mapFor(next, x)) })
 		})
 	}
 }

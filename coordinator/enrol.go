@@ -91,11 +91,11 @@ func (s *state) admit(m mesh, machine key.MachinePublic, h *wire.Hello, now time
 	if h.Node.IsZero() || len(h.Name) > 255 || len(h.Enrol) > 255 {
 		return nil, nil, refuse(wire.RefusedMalformed, "the node sent no key, or a name that is too long")
 	}
-	if other := s.byKey[h.Node]; other != nil && other.Machine != machine {
+	if other := s.byKey.get(h.Node); other != nil && other.Machine != machine {
 		return nil, nil, refuse(wire.RefusedMalformed, "this node key belongs to another machine: was this state directory copied? "+
 			"Remove the copy, and join with a join string of its own")
 	}
-	if n := s.byMachine[machine]; n != nil {
+	if n := s.byMachine.get(machine); n != nil {
 		return s.readmit(m, n, h, now)
 	}
 	if h.Enrol == "" {
@@ -188,7 +188,7 @@ func (s *state) nameFor(h *wire.Hello) (string, *wire.Refused) {
 	if h.Exact && name != h.Name {
 		return "", refuse(wire.RefusedName, "%q is not a name for a node: use letters, digits and hyphens, at most 63, such as %q", printable(h.Name), name)
 	}
-	if s.byName[name] == nil {
+	if s.byName.get(name) == nil {
 		return name, nil
 	}
 	if h.Exact {
@@ -197,7 +197,7 @@ func (s *state) nameFor(h *wire.Hello) (string, *wire.Refused) {
 	for i := 2; ; i++ {
 		suffix := fmt.Sprintf("-%d", i)
 		numbered := strings.TrimRight(name[:min(len(name), 63-len(suffix))], "-") + suffix
-		if s.byName[numbered] == nil {
+		if s.byName.get(numbered) == nil {
 			return numbered, nil
 		}
 	}
@@ -231,9 +231,9 @@ func (s *state) free(p netip.Prefix, id acl.NodeID) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	usable := size - 2 // neither the first nor the last
-	for i := range min(usable, uint64(len(s.byAddr))+1) {
+	for i := range min(usable, uint64(s.byAddr.len())+1) {
 		a := offset(p, (uint64(id)-1+i)%usable+1)
-		if s.byAddr[a] == nil {
+		if s.byAddr.get(a) == nil {
 			return a, true
 		}
 	}

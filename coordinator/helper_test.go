@@ -354,7 +354,7 @@ func (r *rig) settled() {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if st.Revision >= r.state.Load().revs[store.Key{Kind: kindPolicy, ID: "active"}] && st.Enforced == st.Online {
+		if st.Revision >= r.state.Load().revs.get(store.Key{Kind: kindPolicy, ID: "active"}) && st.Enforced == st.Online {
 			return
 		}
 		select {

@@ -64,7 +64,7 @@ func (s *Server) prove(src []byte) (*acl.Policy, *ACLCheck) {
 	if err != nil {
 		return fail(err)
 	}
-	inv, _, _ := s.state.Load().under(p).inventory(s.now())
+	inv, _ := s.state.Load().under(p).inventory(s.now())
 	if errs := p.Test(inv); len(errs) > 0 {
 		return fail(errs)
 	}

@@ -136,7 +136,7 @@ func (s *Server) tellPresence(ids []acl.NodeID) {
 		return
 	}
 	for _, id := range ids {
-		for _, peer := range w.program.View(id).Peers { // who sees whom is mutual
+		for _, peer := range w.program.Peers(id) { // who sees whom is mutual
 			if x := s.sessions.get(peer); x != nil {
 				x.mu.Lock()
 				x.pending[id] = struct{}{}

@@ -48,7 +48,7 @@ func (m mesh) proper(offered []netip.Prefix) (good, bad []netip.Prefix) {
 
 // advertise is the change that a node's offer makes; nil for none.
 func (s *state) advertise(m mesh, id acl.NodeID, offered []netip.Prefix) *change {
-	was := s.nodes[id]
+	was := s.nodes.get(id)
 	good, _ := m.proper(offered)
 	if was == nil || slices.Equal(was.Advertised, good) {
 		return nil
@@ -161,8 +161,8 @@ func order(was, now []acl.NodeID, alive func(acl.NodeID) bool) []acl.NodeID {
 // carried lists who carries each route; exits, which are chosen by those who use them, are not among them.
 func (s *state) carried(now time.Time) map[netip.Prefix][]acl.NodeID {
 	out := map[netip.Prefix][]acl.NodeID{}
-	for id, n := range s.nodes {
-		if len(n.Advertised) == 0 || n.expired(now) {
+	for id, n := range s.offering.all() {
+		if n.expired(now) {
 			continue
 		}
 		for _, r := range s.routes(n) {
@@ -222,8 +222,8 @@ func (s *Server) elect() {
 	}
 	st := s.state.Load()
 	for r, c := range did.carriers {
-		if c != nil && st.nodes[c.Nodes[0]] != nil {
-			s.cfg.Log.Info().Stringer("route", r).Str("by", st.nodes[c.Nodes[0]].Name).Int("of", len(c.Nodes)).Msg("a shared route is carried")
+		if c != nil && st.nodes.get(c.Nodes[0]) != nil {
+			s.cfg.Log.Info().Stringer("route", r).Str("by", st.nodes.get(c.Nodes[0]).Name).Int("of", len(c.Nodes)).Msg("a shared route is carried")
 		}
 	}
 }
@@ -248,18 +248,13 @@ func (s *Server) electionDue() bool {
 	return false
 }
 
-// setRoutes notes what the nodes of an inventory carry, and in which order.
-func (w *world) setRoutes(inv *acl.Inventory) {
-	w.routes, w.carriers = map[acl.NodeID][]netip.Prefix{}, map[netip.Prefix][]acl.NodeID{}
-	for i := range inv.Nodes {
-		n := &inv.Nodes[i]
-		if len(n.Routes) == 0 {
-			continue
-		}
-		w.routes[n.ID] = n.Routes
-		for _, r := range n.Routes {
+// order notes who carries what, and in which order.
+func (w *world) order() {
+	w.carriers = map[netip.Prefix][]acl.NodeID{}
+	for _, id := range slices.Sorted(maps.Keys(w.routes)) {
+		for _, r := range w.routes[id] {
 			if r.Bits() > 0 {
-				w.carriers[r] = append(w.carriers[r], n.ID)
+				w.carriers[r] = append(w.carriers[r], id)
 			}
 		}
 	}
@@ -323,8 +318,8 @@ func (s *Server) routeInfos(n *node) []RouteInfo {
 			switch c := w.carriers[r]; {
 			case r.Bits() == 0 || len(c) > 0 && c[0] == n.ID:
 				i.Primary = true
-			case len(c) > 0 && st.nodes[c[0]] != nil:
-				i.StandbyFor = st.nodes[c[0]].Name
+			case len(c) > 0 && st.nodes.get(c[0]) != nil:
+				i.StandbyFor = st.nodes.get(c[0]).Name
 			}
 		}
 		out = append(out, i)
@@ -356,7 +351,7 @@ func (s *Server) adminRoutes(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.worldOf(r.Context(), s.state.Load().revs[nodeKeyOf(n.ID)]); err != nil {
+	if _, err := s.worldOf(r.Context(), s.state.Load().revs.get(nodeKeyOf(n.ID))); err != nil {
 		return nil, err
 	}
 	return s.nodeInfo(n), nil

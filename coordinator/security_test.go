@@ -57,7 +57,7 @@ func TestRTokenRace64(t *testing.T) {
 	if count["joined"] != 1 || count[wire.RefusedKeyUsed] != 63 {
 		t.Errorf("got %v", count)
 	}
-	if n := len(r.state.Load().nodes); n != 1 {
+	if n := r.state.Load().nodes.len(); n != 1 {
 		t.Errorf("there are %d nodes", n)
 	}
 	info, err := r.admin.Keys(t.Context())
@@ -91,7 +91,7 @@ func TestRTokenOwner(t *testing.T) {
 	a.hello.Enrol = k
 	a.connect()
 	a.wantRefused(wire.RefusedOwner, "log out first")
-	if n := r.state.Load().byName["a"]; n.User != alice {
+	if n := r.state.Load().byName.get("a"); n.User != alice {
 		t.Errorf("the node is now %s's", n.User)
 	}
 	r.node("b", k).join() // the key was not consumed by the attempt
@@ -152,7 +152,7 @@ func TestRNodekeyClaim(t *testing.T) {
 	stranger.hello.Node = victim.hello.Node
 	stranger.connect()
 	stranger.wantRefused(wire.RefusedMalformed, "belongs to another machine")
-	if n := r.state.Load().byKey[victim.hello.Node]; n == nil || n.Name != "victim" {
+	if n := r.state.Load().byKey.get(victim.hello.Node); n == nil || n.Name != "victim" {
 		t.Errorf("the key is now of %+v", n)
 	}
 }
@@ -243,7 +243,7 @@ func TestRBodyBomb(t *testing.T) {
 		}
 		conn.Close()
 	}
-	if len(r.state.Load().nodes) != 0 {
+	if r.state.Load().nodes.len() != 0 {
 		t.Error("one of them was let in")
 	}
 }

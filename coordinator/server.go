@@ -85,7 +85,7 @@ type Server struct {
 
 	// The registry: commits are one at a time; the state is what they made.
 	commitMu sync.Mutex
-	state    atomic.Pointer[state]
+	state    register
 
 	policy  policyFile
 	world   atomic.Pointer[world]
@@ -126,7 +126,7 @@ func New(c Config) (*Server, error) {
 	s.started = s.now()
 	s.mesh = mesh{v4: c.Prefixes[0], v6: c.Prefixes[1], lifetime: c.KeyLifetime}
 	s.restore(st)
-	s.state.Store(st)
+	s.state.store(st, nil)
 	s.sessions.byNode = map[acl.NodeID]*session{}
 	s.presence.init()
 	s.built.ch = make(chan struct{})
@@ -204,7 +204,7 @@ func (s *Server) commit(decide func(*state) (*change, error)) error {
 		if err != nil {
 			return err
 		}
-		s.state.Store(st.apply(*c, t, revision))
+		s.state.store(st.apply(*c, t, revision), c)
 		if c.nodes != nil || c.users != nil || c.policy != nil {
 			s.poke()
 		}
@@ -220,7 +220,7 @@ func (s *Server) reloadState() error {
 	st, err := load(snap)
 	if err == nil {
 		s.restore(st)
-		s.state.Store(st)
+		s.state.store(st, nil)
 	}
 	return err
 }
@@ -256,10 +256,10 @@ func (s *Server) clockLoop() {
 
 // tick rebuilds the world when a node's key has expired or a carrier is gone, and removes ephemeral nodes that have been away.
 func (s *Server) tick(now time.Time) {
-	if w := s.world.Load(); !w.nextExpiry.IsZero() && !now.Before(w.nextExpiry) || s.electionDue() {
+	if w := s.world.Load(); w.expiryDue(now) || s.electionDue() {
 		s.poke()
 	}
-	for id, n := range s.state.Load().nodes {
+	for id, n := range s.state.Load().nodes.all() {
 		if !n.Ephemeral || s.sessions.get(id) != nil || now.Sub(s.presence.lastSeen(id, s.started)) < s.cfg.EphemeralAfter {
 			continue
 		}
@@ -273,10 +273,10 @@ func (s *Server) tick(now time.Time) {
 // remove ends a node's membership. If an admin did it, the machine will be told so.
 func (s *Server) remove(n *node, byAdmin bool) error {
 	err := s.commit(func(st *state) (*change, error) {
-		if st.nodes[n.ID] == nil {
+		if st.nodes.get(n.ID) == nil {
 			return nil, nil
 		}
-		n = st.nodes[n.ID]
+		n = st.nodes.get(n.ID)
 		c := &change{nodes: map[acl.NodeID]*node{n.ID: nil}}
 		if byAdmin {
 			c.gone = map[key.MachinePublic]*tombstone{n.Machine: {Name: n.Name, When: s.now()}}

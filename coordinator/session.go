@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,8 @@ type session struct {
 	mu      sync.Mutex
 	ended   bool
 	stale   bool                    // woken, and write has not looked yet
-	sent    *wire.Map               // what the node was told last; nil before
+	sent    *world                  // whose map the node has
+	told    uint64                  // the revision that it was told of last
 	acked   uint64                  // what the node has said it enforces
 	pending map[acl.NodeID]struct{} // peers whose presence is to be told
 }
@@ -149,7 +151,7 @@ func (s *Server) hello(conn *wire.Conn, msg any) (*session, *wire.Refused) {
 	if no != nil {
 		return nil, no
 	}
-	w, err := s.worldOf(s.ctx, s.state.Load().revs[nodeKeyOf(n.ID)])
+	w, err := s.worldOf(s.ctx, s.state.Load().revs.get(nodeKeyOf(n.ID)))
 	if err != nil {
 		return nil, refuse(wire.RefusedBusy, "the coordinator is closing; try again")
 	}
@@ -163,7 +165,7 @@ func (s *Server) hello(conn *wire.Conn, msg any) (*session, *wire.Refused) {
 		return nil, refuse(wire.RefusedBusy, "the coordinator cannot tell this node its map; its log says why")
 	}
 	x := &session{s: s, conn: conn, id: n.ID, node: n, up: s.now(), first: first, due: make(chan struct{}, 1), done: make(chan struct{}),
-		sent: m, stale: true, pending: map[acl.NodeID]struct{}{}}
+		sent: w, told: m.Revision, stale: true, pending: map[acl.NodeID]struct{}{}}
 	for _, p := range m.Peers {
 		x.pending[p.ID] = struct{}{}
 	}
@@ -194,7 +196,7 @@ func (w *world) outOf(n *node) *wire.Refused {
 func (s *Server) admit(conn *wire.Conn, h *wire.Hello) (n *node, no *wire.Refused) {
 	var was *node
 	err := s.commit(func(st *state) (c *change, err error) {
-		was = st.byMachine[conn.Machine()]
+		was = st.byMachine.get(conn.Machine())
 		n, c, no = st.admit(s.mesh, conn.Machine(), h, s.now())
 		return c, nil
 	})
@@ -284,7 +286,7 @@ func (x *session) read() {
 		switch m := msg.(type) {
 		case *wire.Ack:
 			x.mu.Lock()
-			if m.Revision <= x.sent.Revision {
+			if m.Revision <= x.told {
 				x.acked = max(x.acked, m.Revision)
 			}
 			x.mu.Unlock()
@@ -346,24 +348,29 @@ func (x *session) ticket() *wire.Ticket {
 func (x *session) tellMap() error {
 	x.mu.Lock()
 	look := x.stale && !x.ended
-	sent := x.sent
+	sent, told := x.sent, x.told
 	x.stale = false
 	x.mu.Unlock()
 	if !look {
 		return nil
 	}
 	w := x.s.world.Load()
-	m := x.s.mapFor(w, x.id)
-	if m == nil {
+	if w.lacks(x.id) {
 		x.end(w.outOf(x.node))
 		return nil
 	}
-	d := wire.Diff(sent, m)
-	if d.Empty() {
-		return nil
+	d, ok := sent.delta(w, x.id, told)
+	if !ok {
+		d = wire.Diff(x.s.mapFor(sent, x.id), x.s.mapFor(w, x.id))
+		d.From = told
 	}
 	x.mu.Lock()
-	x.sent = m
+	x.sent = w
+	if d.Empty() {
+		x.mu.Unlock()
+		return nil
+	}
+	x.told = d.Revision
 	for _, p := range d.Peers { // new ones, or with a new key
 		x.pending[p.ID] = struct{}{}
 	}
@@ -383,8 +390,12 @@ func (x *session) tellWhere() error {
 	over := x.ended
 	x.mu.Unlock()
 	var w wire.Where
+	var peers []acl.NodeID
+	if sent.program != nil && len(ids) > 0 {
+		peers = sent.program.Peers(x.id)
+	}
 	for _, id := range ids {
-		if _, sees := sent.Peer(id); !sees {
+		if _, sees := slices.BinarySearch(peers, id); !sees {
 			continue
 		}
 		if p, ok := x.s.presence.of(id); ok {
@@ -406,7 +417,7 @@ func (x *session) tellWhere() error {
 func (x *session) enforces(world uint64) uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.stale && x.acked >= x.sent.Revision {
+	if !x.stale && x.acked >= x.told {
 		return world
 	}
 	return x.acked

@@ -1,11 +1,14 @@
 package coordinator
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -108,7 +111,7 @@ type policyRecord struct {
 // state is everything durable, with its indices. It does not change: apply makes the next one.
 type state struct {
 	revision uint64 // of the store
-	nodes    map[acl.NodeID]*node
+	nodes    table[acl.NodeID, *node]
 	users    map[string]*user
 	keys     map[string]*joinKey
 	gone     map[key.MachinePublic]*tombstone
@@ -116,18 +119,42 @@ type state struct {
 	lastID   acl.NodeID
 	policy   *policyRecord
 
-	byMachine map[key.MachinePublic]*node
-	byKey     map[key.NodePublic]*node
-	byName    map[string]*node
-	byAddr    map[netip.Addr]*node
+	byMachine table[key.MachinePublic, *node]
+	byKey     table[key.NodePublic, *node]
+	byName    table[string, *node]
+	byAddr    table[netip.Addr, *node]
+	due       table[due, *node]        // those whose key expires, by when
+	offering  table[acl.NodeID, *node] // those that offer routes
 
-	revs map[store.Key]uint64 // of node, key and counter records: what a change compares
+	revs table[store.Key, uint64] // of node, key and counter records: what a change compares
 }
 
 func newState() *state {
-	return &state{nodes: map[acl.NodeID]*node{}, users: map[string]*user{}, keys: map[string]*joinKey{},
-		gone: map[key.MachinePublic]*tombstone{}, carriers: map[netip.Prefix]*carriers{}, byMachine: map[key.MachinePublic]*node{}, byKey: map[key.NodePublic]*node{},
-		byName: map[string]*node{}, byAddr: map[netip.Addr]*node{}, revs: map[store.Key]uint64{}}
+	return &state{
+		nodes: newTable[acl.NodeID, *node](cmp.Compare[acl.NodeID]), users: map[string]*user{}, keys: map[string]*joinKey{},
+		gone: map[key.MachinePublic]*tombstone{}, carriers: map[netip.Prefix]*carriers{},
+		byMachine: newTable[key.MachinePublic, *node](compareKeys), byKey: newTable[key.NodePublic, *node](compareKeys),
+		byName: newTable[string, *node](strings.Compare), byAddr: newTable[netip.Addr, *node](netip.Addr.Compare),
+		due: newTable[due, *node](compareDue), offering: newTable[acl.NodeID, *node](cmp.Compare[acl.NodeID]),
+		revs: newTable[store.Key, uint64](compareRecords),
+	}
+}
+
+// due is when the key of a node expires.
+type due struct {
+	when time.Time
+	id   acl.NodeID
+}
+
+func compareDue(a, b due) int { return cmp.Or(a.when.Compare(b.when), cmp.Compare(a.id, b.id)) }
+
+func compareRecords(a, b store.Key) int {
+	return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.ID, b.ID))
+}
+
+func compareKeys[K interface{ Raw() [key.Size]byte }](a, b K) int {
+	x, y := a.Raw(), b.Raw()
+	return bytes.Compare(x[:], y[:])
 }
 
 // change is what a transition asks for. A nil value in a map deletes.
@@ -167,11 +194,11 @@ func (s *state) txn(c change) (store.Txn, error) {
 		}
 		t.Put = append(t.Put, store.Record{Key: k, Value: b})
 	}
-	compare := func(k store.Key) { t.Compare = append(t.Compare, store.Cond{Key: k, Revision: s.revs[k]}) }
+	compare := func(k store.Key) { t.Compare = append(t.Compare, store.Cond{Key: k, Revision: s.revs.get(k)}) }
 	for id, n := range c.nodes {
 		k := store.Key{Kind: kindNode, ID: idOf(id)}
 		compare(k)
-		had, has := s.nodes[id].unique(), n.unique()
+		had, has := s.nodes.get(id).unique(), n.unique()
 		for _, u := range had {
 			if !slices.Contains(has, u) {
 				t.Delete = append(t.Delete, u)
@@ -231,16 +258,16 @@ func (s *state) txn(c change) (store.Txn, error) {
 func (s *state) apply(c change, t store.Txn, revision uint64) *state {
 	n := *s
 	n.revision = revision
-	n.revs = maps.Clone(s.revs)
+	n.revs = s.revs.copy()
 	for _, r := range t.Put {
-		n.revs[r.Key] = revision
+		n.revs.put(r.Key, revision)
 	}
 	for _, k := range t.Delete {
-		delete(n.revs, k)
+		n.revs.remove(k)
 	}
 	if len(c.nodes) > 0 {
-		n.nodes, n.byMachine, n.byKey = maps.Clone(s.nodes), maps.Clone(s.byMachine), maps.Clone(s.byKey)
-		n.byName, n.byAddr = maps.Clone(s.byName), maps.Clone(s.byAddr)
+		n.nodes, n.byMachine, n.byKey = s.nodes.copy(), s.byMachine.copy(), s.byKey.copy()
+		n.byName, n.byAddr, n.due, n.offering = s.byName.copy(), s.byAddr.copy(), s.due.copy(), s.offering.copy()
 		for id, is := range c.nodes {
 			n.setNode(id, is)
 		}
@@ -275,21 +302,32 @@ func merged[K comparable, V any](old, changed map[K]*V) map[K]*V {
 
 // setNode keeps the indices in step. It is for a state that is being made.
 func (s *state) setNode(id acl.NodeID, is *node) {
-	if was := s.nodes[id]; was != nil {
-		delete(s.byMachine, was.Machine)
-		delete(s.byKey, was.Key)
-		delete(s.byName, was.Name)
+	if was := s.nodes.get(id); was != nil {
+		s.byMachine.remove(was.Machine)
+		s.byKey.remove(was.Key)
+		s.byName.remove(was.Name)
 		for _, a := range was.Addrs {
-			delete(s.byAddr, a)
+			s.byAddr.remove(a)
 		}
-		delete(s.nodes, id)
+		s.due.remove(due{was.Expires, id})
+		s.offering.remove(id)
+		s.nodes.remove(id)
 	}
 	if is == nil {
 		return
 	}
-	s.nodes[id], s.byMachine[is.Machine], s.byKey[is.Key], s.byName[is.Name] = is, is, is, is
+	s.nodes.put(id, is)
+	s.byMachine.put(is.Machine, is)
+	s.byKey.put(is.Key, is)
+	s.byName.put(is.Name, is)
+	if !is.Expires.IsZero() {
+		s.due.put(due{is.Expires, id}, is)
+	}
+	if len(is.Advertised) > 0 {
+		s.offering.put(id, is)
+	}
 	for _, a := range is.Addrs {
-		s.byAddr[a] = is
+		s.byAddr.put(a, is)
 	}
 }
 
@@ -301,7 +339,7 @@ func load(snap store.Snapshot) (*state, error) {
 		if err := s.loadRecord(r); err != nil {
 			return nil, fmt.Errorf("coordinator: the store's record %s/%s does not read: %w; restore a backup", r.Kind, r.ID, err)
 		}
-		s.revs[r.Key] = r.Revision
+		s.revs.put(r.Key, r.Revision)
 	}
 	return s, nil
 }

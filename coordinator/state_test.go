@@ -151,14 +151,14 @@ func TestStateIsWhatIsStored(t *testing.T) {
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			var c *change
 			switch what := rapid.SampledFrom([]string{"join", "rotate", "remove", "tag"}).Draw(t, "what"); {
-			case what == "join" || len(st.nodes) == 0:
+			case what == "join" || st.nodes.len() == 0:
 				machines = append(machines, machine())
 				_, c, _ = st.admit(testMesh, machines[len(machines)-1], hello(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "name"), id+"."+secret), testTime)
 			case what == "rotate":
 				_, c, _ = st.admit(testMesh, rapid.SampledFrom(machines).Draw(t, "machine"), hello("a", ""), testTime)
 			default:
-				ids := slices.Sorted(maps.Keys(st.nodes))
-				n := *st.nodes[rapid.SampledFrom(ids).Draw(t, "node")]
+				ids := slices.Sorted(maps.Keys(maps.Collect(st.nodes.all())))
+				n := *st.nodes.get(rapid.SampledFrom(ids).Draw(t, "node"))
 				c = &change{nodes: map[acl.NodeID]*node{n.ID: nil}, gone: map[key.MachinePublic]*tombstone{n.Machine: {Name: n.Name, When: testTime}}}
 				if what == "tag" {
 					n.Tags, n.User = []string{"tag:web"}, ""
@@ -179,27 +179,43 @@ func TestStateIsWhatIsStored(t *testing.T) {
 		}
 		opts := []cmp.Option{cmp.AllowUnexported(state{}, policyRecord{}), cmp.Comparer(func(a, b key.NodePublic) bool { return a == b }),
 			cmp.Comparer(func(a, b key.MachinePublic) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-			cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })}
+			cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) }),
+			plain[acl.NodeID, *node](), plain[key.MachinePublic, *node](), plain[key.NodePublic, *node](), plain[string, *node](), plain[netip.Addr, *node](),
+			plain[due, *node](), plain[store.Key, uint64]()}
 		if d := cmp.Diff(loaded, st, opts...); d != "" {
 			t.Fatalf("memory and store differ (-store +memory):\n%s", d)
 		}
-		if len(st.byName) != len(st.nodes) || len(st.byKey) != len(st.nodes) || len(st.byMachine) != len(st.nodes) || len(st.byAddr) != 2*len(st.nodes) {
+		if st.byName.len() != st.nodes.len() || st.byKey.len() != st.nodes.len() || st.byMachine.len() != st.nodes.len() || st.byAddr.len() != 2*st.nodes.len() {
 			t.Fatal("something is held twice, or by nobody")
 		}
 	})
 }
 
-// The sessions that a change wakes are those whose map it alters: a naive comparison of all maps finds no other.
-func TestConcernsIsComplete(t *testing.T) {
+// plain compares tables as the maps they are.
+func plain[K comparable, V any]() cmp.Option {
+	return cmp.Transformer("rows", func(t table[K, V]) []string {
+		var out []string
+		for k, v := range t.all() {
+			out = append(out, fmt.Sprintf("%v %+v", k, v))
+		}
+		return out
+	})
+}
+
+// Whatever changes, the world that is made of the one before is the one that would be built anew; and nodes that are
+// woken, or hear of several changes late, are told what takes their map to that world's. Who is not woken has it.
+func TestStepsTell(t *testing.T) {
 	const policy = `{
 	"groups": {"group:eng": ["alice@example.com"]},
 	"tagOwners": {"tag:web": ["alice@example.com"], "tag:db": ["alice@example.com"]},
+	"autoApprovers": {"routes": {"10.0.0.0/8": ["tag:web", "autogroup:admin"]}, "exitNode": ["tag:db"]},
 	"acls": [
 		{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
-		{"action": "accept", "src": ["group:eng"], "dst": ["tag:web:80"]},
-		{"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432"]},
+		{"action": "accept", "src": ["group:eng"], "dst": ["tag:web:80", "10.33.0.0/16:80"]},
+		{"action": "accept", "src": ["tag:web"], "dst": ["tag:db:5432", "autogroup:internet:*"]},
 		{"action": "deny", "src": ["tag:db"], "dst": ["tag:web:*"]},
 		{"action": "accept", "src": ["bob@example.com"], "dst": ["100.64.0.3:22"]},
+		{"action": "accept", "src": ["autogroup:admin"], "dst": ["tag:db:22"]},
 		{"action": "accept", "src": ["tag:db"], "dst": ["tag:db:*"]},
 	],
 }`
@@ -207,60 +223,116 @@ func TestConcernsIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rec := &policyRecord{parsed: p}
 	s := &Server{cfg: Config{Domain: "d", Prefixes: []netip.Prefix{testMesh.v4, testMesh.v6}}}
-	build := func(st *state) *world {
-		inv, expired, _ := st.inventory(testTime)
-		prog, err := acl.Compile(p, inv)
+	type session struct {
+		has  *wire.Map
+		sent *world
+		told uint64
+		late bool // woken, and has not looked yet
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		db, st, now := store.NewMemory(), newState(), testTime
+		st = commitTo(t, db, st, change{users: map[string]*user{alice: {Login: alice}, bob: {Login: bob}}})
+		st.policy = rec
+		w, _, _, err := build(nil, st, dirt{}, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &world{state: st, program: prog, expired: expired, revision: st.revision}
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		db, st := store.NewMemory(), newState()
-		st = commitTo(t, db, st, change{users: map[string]*user{alice: {Login: alice}, bob: {Login: bob}}})
-		w := build(st)
-		for range rapid.IntRange(1, 15).Draw(t, "steps") {
-			c := change{nodes: map[acl.NodeID]*node{}}
-			for range rapid.IntRange(1, 2).Draw(t, "nodes at once") {
-				id := acl.NodeID(rapid.IntRange(1, 8).Draw(t, "node"))
-				c.nodes[id] = nil
-				owner := rapid.SampledFrom([]string{"", alice, bob, "tag:web", "tag:db", "expired"}).Draw(t, "owner")
-				if owner == "" {
+		open := map[acl.NodeID]*session{}
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			c := drawChange(t, now)
+			if rapid.IntRange(0, 5).Draw(t, "hours") == 0 {
+				now = now.Add(time.Hour)
+			}
+			if e := st.apply(c, store.Txn{}, 0).election(now, w.carriers, func(acl.NodeID) bool { return true }); e != nil {
+				c.carriers = e.carriers
+			}
+			var reg register
+			reg.store(st, &change{})
+			st = commitTo(t, db, st, c)
+			st.policy = rec
+			reg.store(st, &c)
+			_, d := reg.take()
+			next, wake, all, err := build(w, st, d, now)
+			if err != nil || all {
+				t.Fatal("built anew", err)
+			}
+			anew, _, _, err := build(nil, st, dirt{}, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for id := range st.nodes.all() {
+				want := s.mapFor(anew, id)
+				x := open[id]
+				if want == nil {
+					if _, woken := slices.BinarySearch(wake, id); x != nil && !x.late && !woken {
+						t.Fatalf("node %d is out, and is not told", id)
+					}
+					delete(open, id)
 					continue
 				}
-				n := &node{ID: id, Name: fmt.Sprintf("n%d", id), User: owner, Machine: machine(), Key: key.ExchangePublic(key.NewNode()),
-					Addrs: []netip.Addr{offset(testMesh.v4, uint64(id)), offset(testMesh.v6, uint64(id))}}
-				if strings.HasPrefix(owner, "tag:") {
-					n.User, n.Tags = "", []string{owner}
+				if x == nil { // it connects
+					open[id] = &session{has: want, sent: next, told: want.Revision}
+					continue
 				}
-				if owner == "expired" {
-					n.User, n.Expires = alice, testTime
+				if _, woken := slices.BinarySearch(wake, id); woken {
+					x.late = true
 				}
-				c.nodes[id] = n
+				if x.late && rapid.IntRange(0, 2).Draw(t, "looks") > 0 {
+					d, ok := x.sent.delta(next, id, x.told)
+					if !ok {
+						d = wire.Diff(s.mapFor(x.sent, id), s.mapFor(next, id))
+						d.From = x.told
+					}
+					if !d.Empty() {
+						if x.has, err = x.has.Apply(d); err != nil {
+							t.Fatalf("node %d cannot apply %+v: %v", id, d, err)
+						}
+						x.told = d.Revision
+					}
+					x.sent, x.late = next, false
+				}
+				if h := fmt.Sprint(must(x.has.Hashes())); !x.late && h != fmt.Sprint(must(want.Hashes())) {
+					t.Fatalf("node %d has\n%+v\nand should have\n%+v", id, x.has, want)
+				}
 			}
-			st = commitTo(t, db, st, c)
-			next := build(st)
-			concerned := w.concerns(next)
-			for id := range st.nodes {
-				was, is := s.mapFor(w, id), s.mapFor(next, id)
-				if is == nil || was == nil {
-					continue // it comes or goes itself
-				}
-				if d := wire.Diff(was, is); !d.Empty() && !concerned[id] {
-					t.Fatalf("node %d is not woken for %+v", id, d)
-				}
-				got, err := was.Apply(wire.Diff(was, is))
-				if err != nil {
-					t.Fatalf("node %d: %v", id, err)
-				}
-				if h1, _ := got.Hashes(); fmt.Sprint(h1) != fmt.Sprint(must(is.Hashes())) {
-					t.Fatalf("node %d has another map than was meant", id)
+			for id := range open {
+				if st.nodes.get(id) == nil {
+					if _, woken := slices.BinarySearch(wake, id); !woken && !open[id].late {
+						t.Fatalf("node %d is gone, and is not told", id)
+					}
+					delete(open, id)
 				}
 			}
 			w = next
 		}
 	})
+}
+
+// drawChange changes one node or two, or a user.
+func drawChange(t *rapid.T, now time.Time) change {
+	if rapid.IntRange(0, 5).Draw(t, "a user") == 0 {
+		return change{users: map[string]*user{alice: {Login: alice, Roles: rapid.SampledFrom([][]string{nil, {"admin"}}).Draw(t, "roles")}}}
+	}
+	c := change{nodes: map[acl.NodeID]*node{}}
+	for range rapid.IntRange(1, 2).Draw(t, "nodes at once") {
+		id := acl.NodeID(rapid.IntRange(1, 8).Draw(t, "node"))
+		c.nodes[id] = nil
+		owner := rapid.SampledFrom([]string{"", alice, bob, "tag:web", "tag:db"}).Draw(t, "owner")
+		if owner == "" {
+			continue
+		}
+		n := &node{ID: id, Name: fmt.Sprintf("n%d", id), User: owner, Machine: machine(), Key: key.ExchangePublic(key.NewNode()),
+			Addrs: []netip.Addr{offset(testMesh.v4, uint64(id)), offset(testMesh.v6, uint64(id))}}
+		if strings.HasPrefix(owner, "tag:") {
+			n.User, n.Tags = "", []string{owner}
+		}
+		n.Expires = rapid.SampledFrom([]time.Time{{}, {}, now, now.Add(time.Hour)}).Draw(t, "expires")
+		n.Advertised = prefixes(rapid.SampledFrom([]string{"", "", "", "10.33.0.0/16", "10.33.0.0/16 10.34.0.0/16", "0.0.0.0/0"}).Draw(t, "routes"))
+		c.nodes[id] = n
+	}
+	return c
 }
 
 func must[T any](v T, err error) T {

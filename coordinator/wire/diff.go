@@ -38,7 +38,7 @@ func diffPeers(d *Delta, old, new []Peer) {
 		case len(old) == 0 || new[0].ID < old[0].ID:
 			d.Peers, new = append(d.Peers, new[0]), new[1:]
 		default:
-			if !samePeer(&old[0], &new[0]) {
+			if !SamePeer(&old[0], &new[0]) {
 				d.Peers = append(d.Peers, new[0])
 			}
 			old, new = old[1:], new[1:]
@@ -102,10 +102,11 @@ func sameTime(a, b time.Time) bool {
 }
 
 func sameSelf(a, b *Self) bool {
-	return samePeer(&a.Peer, &b.Peer) && a.Domain == b.Domain && slices.Equal(a.Prefixes, b.Prefixes)
+	return SamePeer(&a.Peer, &b.Peer) && a.Domain == b.Domain && slices.Equal(a.Prefixes, b.Prefixes)
 }
 
-func samePeer(a, b *Peer) bool {
+// SamePeer reports whether two records say the same.
+func SamePeer(a, b *Peer) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.User == b.User && slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Routes, b.Routes) && a.Key == b.Key && sameTime(a.Expires, b.Expires)
 }
