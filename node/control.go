@@ -39,6 +39,7 @@ type control struct {
 	offers  func() []netip.Prefix // what this node would carry for others
 
 	moved chan struct{} // capacity 1: Here has changed
+	again chan struct{} // capacity 1: connect anew
 	dirty chan struct{} // capacity 1: the soft plane has changed and is not on disk
 
 	first chan error // capacity 1: how the first Map was come by
@@ -313,9 +314,20 @@ func (c *control) here(ctx context.Context, conn *wire.Conn, offered []netip.Pre
 		}
 		select {
 		case <-c.moved:
+		case <-c.again:
+			_ = conn.Close() // Recv sees
+			return
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// ask has the coordinator say what time it is, which it does at the beginning of each session.
+func (c *control) ask() {
+	select {
+	case c.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -346,6 +358,10 @@ func (c *control) move() {
 
 func (c *control) found(conn *wire.Conn) {
 	c.enforce.confirm()
+	select {
+	case <-c.again: // this is anew
+	default:
+	}
 	c.mu.Lock()
 	c.dial = conn
 	c.status.Connected, c.status.Since, c.status.LastError, c.status.Attempts = true, time.Now(), "", 0

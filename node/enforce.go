@@ -13,6 +13,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/acl/filter"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
 )
@@ -26,6 +27,7 @@ import (
 // The filter goes first: no packet is ever judged by rules wider than those of the Map its peers are from.
 type enforcer struct {
 	self   key.NodePublic
+	pin    key.ControlPublic // whose tickets say what time it is
 	filter *filter.Filter
 	bind   *bind.Bind
 	wg     *device.Device
@@ -34,6 +36,7 @@ type enforcer struct {
 	exit   func() string                  // the exit that was chosen, by name
 	log    zerolog.Logger
 	news   func() // what is enforced has changed; called with mu held
+	ask    func() // the clock has jumped: the coordinator should say what time it is; may be nil
 
 	cur  atomic.Pointer[enforced] // never nil
 	wake chan struct{}            // capacity 1: when to look at the clock has changed
@@ -43,6 +46,7 @@ type enforcer struct {
 	next  time.Time
 	// ticket is the newest of this run; a Map may come without, and keeps the one it had.
 	ticket wire.Ticket
+	doubt  filter.Doubt // that has been told
 }
 
 // enforced is the Map in force, and what is read from it often. It is never changed, only replaced.
@@ -90,8 +94,10 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	if err := e.shape(m, p.routes); err != nil {
 		return fmt.Errorf("set own addresses and routes: %w", err)
 	}
+	m = e.ticketed(m)
+	p.filter.NotBefore = e.issued(m.Ticket, now)
 	cuts := e.filter.Set(p.filter, now)
-	if m = e.ticketed(m); len(m.Ticket.Signed) > 0 {
+	if len(m.Ticket.Signed) > 0 {
 		e.bind.SetTicket(m.Ticket.Signed)
 	}
 	e.bind.SetRelays(relaysOf(m))
@@ -101,6 +107,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		return err
 	}
 	e.end(cuts)
+	e.tellDoubt()
 
 	prev := e.cur.Load()
 	names := make(map[string]*wire.Peer, len(m.Peers)+1)
@@ -149,6 +156,10 @@ func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
 	if ticket != nil { // it may be the first thing we hear
 		e.ticket = *ticket
 		e.bind.SetTicket(ticket.Signed)
+		if now := time.Now(); !e.issued(*ticket, now).IsZero() {
+			e.end(e.filter.Confirm(e.issued(*ticket, now), now))
+			e.tellDoubt()
+		}
 	}
 	if prev.m == nil || prev.refused != nil {
 		return nil
@@ -163,6 +174,29 @@ func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
 	next.m = m
 	e.cur.Store(&next)
 	return m
+}
+
+// issued is when the coordinator made a ticket, which it does as it sends it: so a new ticket says what time it is, and
+// one from the disk what time it has been. It is zero if nobody we believe made it.
+func (e *enforcer) issued(t wire.Ticket, now time.Time) time.Time {
+	ticket, _ := derp.OpenTicket(t.Signed, []key.ControlPublic{e.pin}, now) // whether it has expired is a relay's to ask
+	return ticket.Issued
+}
+
+// tellDoubt tells that the clock has become doubtful, or is no more. The caller holds mu.
+func (e *enforcer) tellDoubt() {
+	d := e.filter.Doubt()
+	if d == e.doubt {
+		return
+	}
+	if e.doubt = d; d == filter.Believed {
+		e.log.Info().Msg("the clock of this node is right again; rules with a window are in force as they say")
+		return
+	}
+	e.log.Warn().Msgf("the clock of this node %v; rules with a window are shut until it is right", d)
+	if d == filter.ClockJumped && e.ask != nil {
+		e.ask()
+	}
 }
 
 // ticketed is m with the newest ticket there is.
@@ -246,6 +280,7 @@ func (e *enforcer) tick(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.end(e.filter.Tick(now))
+	e.tellDoubt()
 	cur := e.cur.Load()
 	if cur.m == nil || cur.refused != nil || e.next.IsZero() || now.Before(e.next) {
 		return

@@ -249,7 +249,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.control = &control{
 		id: id, state: n.state, disco: disco, log: n.log, changed: n.news.tell,
 		hello: newHello(id, name, n.cfg.Version, n.cfg.Ephemeral, disco),
-		moved: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
+		moved: make(chan struct{}, 1), again: make(chan struct{}, 1), dirty: make(chan struct{}, 1), first: make(chan error, 1),
 	}
 	n.control.hello.Exact = n.cfg.Name != ""
 	n.control.offers = n.offers
@@ -297,7 +297,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.enforce = &enforcer{
 		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, shape: n.shape, log: n.log,
 		exit: func() string { return n.Routing().ExitNode },
-		news: n.news.tell, wake: make(chan struct{}, 1),
+		news: n.news.tell, ask: n.control.ask, pin: n.control.id.pin, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})
 	n.control.enforce = n.enforce

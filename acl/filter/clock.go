@@ -62,7 +62,7 @@ func (s *snapshot) doubts(now time.Time) Doubt {
 	wall := now.UnixNano()
 	apart := wall - s.believed.wall - int64(now.Sub(s.believed.at))
 	switch {
-	case wall < s.floor:
+	case wall < s.floor-int64(maxApart):
 		return ClockEarly
 	case apart > int64(maxApart), apart < -int64(maxApart):
 		return s.believed.told
