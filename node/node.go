@@ -266,6 +266,8 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		Deaf:      n.deaf,
 		Changed:   n.pathChanged,
 		Stale:     n.greet,
+		Crossed:   n.regreet,
+		Unheard:   n.confirm,
 		Log:       func(format string, args ...any) { n.log.Debug().Msgf("bind: "+format, args...) },
 	})
 	if err != nil {
@@ -286,7 +288,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost = n.lostDevice
-	n.wg = device.NewDevice(n.tun, newOnceBind(n.bind), wgLogger(n.log))
+	n.wg = device.NewDevice(n.tun, n.bind, wgLogger(n.log))
 	n.wg.DisableSomeRoamingForBrokenMobileSemantics() // an endpoint is a peer, by whatever path: none is better than it
 	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
 		return fmt.Errorf("set the WireGuard key: %w", err)
@@ -334,6 +336,22 @@ const maxGreet = 64
 func (n *Node) greet(k key.NodePublic) {
 	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
 		_ = p.SendHandshakeInitiation(false) // the bind repeats it
+	}
+}
+
+// regreet makes a new session in place of those being made, which have undone each other. WireGuard would have no other
+// for 5 s, unless it is told to forget.
+func (n *Node) regreet(k key.NodePublic) {
+	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
+		p.ExpireCurrentKeypairs()
+		_ = p.SendHandshakeInitiation(false)
+	}
+}
+
+// confirm lets a peer know that its answer has arrived.
+func (n *Node) confirm(k key.NodePublic) {
+	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
+		p.SendKeepalive()
 	}
 }
 

@@ -30,6 +30,7 @@ type Bind struct {
 
 	udp4, udp6 udp
 	ring       ring
+	once       once
 	relays     relays
 	book       *book
 	table      atomic.Pointer[table]
@@ -80,8 +81,10 @@ func New(cfg Config) (*Bind, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string, ...any) {}
 	}
-	if cfg.Stale == nil {
-		cfg.Stale = func(key.NodePublic) {}
+	for _, f := range []*func(key.NodePublic){&cfg.Stale, &cfg.Crossed, &cfg.Unheard} {
+		if *f == nil {
+			*f = func(key.NodePublic) {}
+		}
 	}
 	var watch func(func()) (func(), error)
 	var sources func() [2]netip.Addr

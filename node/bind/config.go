@@ -30,6 +30,8 @@ type Config struct {
 	Deaf      func(mapped netip.AddrPort)      // nothing comes through what SetMapped set
 	Changed   func(PathChange)                 // a peer's path changed
 	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
+	Crossed   func(key.NodePublic)             // handshakes with a peer have undone each other: make WireGuard forget them, and begin
+	Unheard   func(key.NodePublic)             // a peer has not heard that its answer arrived: send it a keepalive
 	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log
 
 	// Seams; nil for the real thing.

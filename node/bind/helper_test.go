@@ -2,6 +2,7 @@ package bind
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -29,6 +30,7 @@ type fabric struct {
 	public  map[netip.Addr]netip.Addr // hosts behind a NAT that keeps ports
 	sockets map[netip.AddrPort]*memConn
 	tapped  func(from, to netip.AddrPort, pkt []byte)
+	lose    func(pkt []byte) bool // as drop, by what it is
 }
 
 func newFabric(delay time.Duration) *fabric {
@@ -105,7 +107,7 @@ func (c *memConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if c.f.tapped != nil {
 		c.f.tapped(c.addr, dst, d.b)
 	}
-	if c.f.drop != nil && c.f.drop(c.addr, dst) {
+	if c.f.drop != nil && c.f.drop(c.addr, dst) || c.f.lose != nil && c.f.lose(b) {
 		return len(b), nil
 	}
 	time.AfterFunc(c.f.delay, func() {
@@ -164,6 +166,7 @@ type doubles struct {
 	down  map[uint16]bool
 	at    map[uint16]map[key.NodePublic]*double
 	sends atomic.Int64
+	lose  func(pkt []byte) bool // some are lost on the way
 }
 
 type double struct {
@@ -210,7 +213,9 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 	}
 	var copies [][]byte
 	for _, p := range pkts {
-		copies = append(copies, append([]byte(nil), p...))
+		if c.r.lose == nil || !c.r.lose(p) {
+			copies = append(copies, append([]byte(nil), p...))
+		}
 	}
 	time.AfterFunc(c.r.delay, func() {
 		c.r.mu.Lock()
@@ -341,6 +346,9 @@ func wg(kind, first, second uint32, n uint64) []byte {
 	binary.LittleEndian.PutUint32(b[4:], first)
 	binary.LittleEndian.PutUint32(b[8:], second)
 	binary.LittleEndian.PutUint64(b[16:], n)
+	if kind <= response {
+		rand.Read(b[24:40]) // of the ephemeral key
+	}
 	return b
 }
 

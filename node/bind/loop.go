@@ -104,8 +104,8 @@ func (l *loop) next() time.Time {
 		at = l.b.time(n)
 	}
 	for _, h := range l.shakes {
-		if h.next.Before(at) {
-			at = h.next
+		if t := l.b.time(h.next); t.Before(at) {
+			at = t
 		}
 	}
 	return at
@@ -172,7 +172,8 @@ func (l *loop) takePeers() {
 		if q := t.byNode[p.key]; q != p {
 			delete(l.shakes, p)
 			if q != nil && l.shakes[q] == nil {
-				h.peer, h.n, h.next = q, 0, time.Now()
+				h.peer, h.n = q, 0
+				h.hurry(b.now())
 				l.shakes[q] = h
 			}
 		}
@@ -323,7 +324,7 @@ func (l *loop) send(p *peer, a path.Send) {
 		_ = l.b.sendUDP([][]byte{l.buf}, a.To)
 		return
 	}
-	l.b.sendRelay([][]byte{l.buf}, p)
+	l.b.sendRelay([][]byte{l.buf}, p, true)
 }
 
 func (l *loop) use(p *peer, u path.Use) {

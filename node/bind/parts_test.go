@@ -123,6 +123,7 @@ func TestAttribute(t *testing.T) {
 			{"nothing of WireGuard's", []byte("GET / HTTP/1.1\r\n\r\nxxxxxxxxxxxxxxxxx"), home, false, false},
 			{"too short", []byte{4, 0, 0, 0, 1, 0, 0, 0}, home, false, false},
 		} {
+			<-time.After(deviceTakes) // after the last handshake message
 			ep := p.a.sort(tt.pkt, tt.from, p.a.now(), &lookup{})
 			_, isPeer := ep.(*Endpoint)
 			s, isStranger := ep.(*stranger)

@@ -29,6 +29,8 @@ type peer struct {
 	waiting atomic.Int64 // first sent by it after heard
 	any     atomic.Int64 // heard by any route
 	session atomic.Int64 // last answer to a handshake, or data
+	data    atomic.Int64 // last data sent
+	cross   *crossing
 	strayed atomic.Int64
 	staled  atomic.Int64 // when Stale was last called
 	rx      rx
@@ -112,8 +114,9 @@ func (b *Bind) SetPeers(set []Peer) {
 			if p != nil {
 				ep = p.ep
 			}
-			next := &peer{key: s.Key, disco: s.Disco, ep: ep}
+			next := &peer{key: s.Key, disco: s.Disco, ep: ep, cross: new(crossing)}
 			if p != nil { // what was sent to it still wants its answer
+				next.cross = p.cross
 				next.sent.Store(p.sent.Load())
 				next.session.Store(p.session.Load())
 			}

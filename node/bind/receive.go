@@ -105,10 +105,14 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	at := 4
 	switch t {
 	case initiation: // carries no index of ours
-		if p := b.book.addr(from); p != nil {
-			return p.ep
+		p := b.book.addr(from)
+		if !b.admit(pkt, t, p, now) {
+			return nil
 		}
-		return &stranger{from}
+		if p == nil {
+			return &stranger{from}
+		}
+		return p.ep
 	case response:
 		at = 8
 	}
@@ -132,9 +136,17 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	}
 	p := last.peer
 	p.any.Store(now)
-	p.session.Store(now)
-	if t == transport {
+	switch t {
+	case transport:
+		p.session.Store(now)
 		p.count(i, pkt, now)
+	case cookie:
+		p.cross.over(i)
+	case response:
+		b.replied(p, i, now)
+		if !b.admit(pkt, t, p, now) {
+			return nil
+		}
 	}
 	switch {
 	case p.routes.Load().primary == from:
@@ -158,25 +170,34 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	if p == nil {
 		return
 	}
+	now := b.now()
 	p.via.Store(uint32(relay))
-	p.relayed.Store(b.now())
-	p.any.Store(b.now())
+	p.relayed.Store(now)
+	p.any.Store(now)
 	for _, pkt := range pkts {
-		if t := messageType(pkt); t != 0 {
-			if t != initiation {
-				p.session.Store(b.now())
+		t := messageType(pkt)
+		switch t {
+		case 0:
+			if d, ok := path.Sender(pkt); ok {
+				b.disco(pkt, d, message{relay: relay}, p)
 			}
-			if t == transport {
-				i := binary.LittleEndian.Uint32(pkt[4:])
-				if q, ok := b.book.index(i); !ok {
-					b.stale(p, b.now())
-				} else if q == p {
-					p.countRelayed(i, pkt, b.now())
-				}
+			continue
+		case initiation:
+		case response:
+			b.replied(p, binary.LittleEndian.Uint32(pkt[8:]), now)
+		case cookie:
+			p.cross.over(binary.LittleEndian.Uint32(pkt[4:]))
+		case transport:
+			p.session.Store(now)
+			i := binary.LittleEndian.Uint32(pkt[4:])
+			if q, ok := b.book.index(i); !ok {
+				b.stale(p, now)
+			} else if q == p {
+				p.countRelayed(i, pkt, now)
 			}
+		}
+		if t == transport || b.admit(pkt, t, p, now) {
 			b.ring.push(pkt, p.ep)
-		} else if d, ok := path.Sender(pkt); ok {
-			b.disco(pkt, d, message{relay: relay}, p)
 		}
 	}
 }

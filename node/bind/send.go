@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -66,8 +65,9 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 		b.wake(p)
 	}
 	if t := messageType(bufs[0]); t == initiation || t == response {
-		return b.sendHandshake(bufs, p, r)
+		return b.sendHandshake(bufs, t, p, r)
 	}
+	p.data.Store(now)
 	byRelay := !direct
 	var err error
 	if direct {
@@ -89,7 +89,7 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 		}
 	}
 	blind := !direct && b.sendBlind(bufs, p, r, now)
-	if byRelay && !b.sendRelay(bufs, p) && (!direct || err != nil) && !blind {
+	if byRelay && !b.sendRelay(bufs, p, false) && (!direct || err != nil) && !blind {
 		return errors.Join(err, errUnreachable)
 	}
 	return nil
@@ -111,96 +111,6 @@ func (b *Bind) sendBlind(bufs [][]byte, p *peer, r *routes, now int64) (sent boo
 		sent = b.sendUDP(bufs, a) == nil || sent
 	}
 	return sent
-}
-
-// sendHandshake sends one message every promising way at once, and the loop does so again while it is not answered:
-// WireGuard itself waits 5 s, and drops all copies but one.
-func (b *Bind) sendHandshake(bufs [][]byte, p *peer, r *routes) error {
-	b.book.learn(binary.LittleEndian.Uint32(bufs[0][4:]), p)
-	p.blind.Store(0)
-	sent := b.everyWay(bufs, p, r, true)
-	select {
-	case b.shakes <- handshake{peer: p, pkt: slices.Clone(bufs[0]), at: b.now()}:
-	default:
-		if !sent {
-			return errUnreachable
-		}
-	}
-	return nil
-}
-
-func (b *Bind) everyWay(bufs [][]byte, p *peer, r *routes, first bool) (sent bool) {
-	sent = b.sendRelay(bufs, p)
-	if r.primary.IsValid() {
-		sent = b.sendUDP(bufs, r.primary) == nil || sent
-	}
-	if first {
-		for _, a := range r.first {
-			sent = b.sendUDP(bufs, a) == nil || sent
-		}
-	}
-	return sent
-}
-
-// handshake is one to repeat below WireGuard. Its copies must reach a device one at a time: wireguard-go refuses a late
-// copy, but two at once on two workers may both pass its check. Whoever attaches a device sees to that, as node does.
-type handshake struct {
-	peer *peer
-	pkt  []byte
-	at   int64
-	n    int // repeats so far
-	next time.Time
-}
-
-// repeats are the times from one to the next: all within the 5 s after which WireGuard makes a new one.
-var repeats = [...]time.Duration{
-	100 * time.Millisecond, 150 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
-}
-
-const maxShakes = 1024 // peers
-
-func (l *loop) shake(h handshake) {
-	if h.peer.gone.Load() {
-		if h.peer = l.b.table.Load().byNode[h.peer.key]; h.peer == nil {
-			return
-		}
-	}
-	if len(l.shakes) < maxShakes || l.shakes[h.peer] != nil {
-		h.next = l.b.time(h.at).Add(repeats[0])
-		l.shakes[h.peer] = &h
-	}
-}
-
-// repeat sends the handshakes that are due again.
-func (l *loop) repeat(now time.Time) {
-	for p, h := range l.shakes {
-		if p.gone.Load() || p.session.Load() >= h.at || h.n == len(repeats) {
-			delete(l.shakes, p)
-			continue
-		}
-		if h.next.After(now) {
-			continue
-		}
-		l.b.everyWay([][]byte{h.pkt}, p, p.routes.Load(), h.n < 2) // addresses not proven get few
-		if h.n++; h.n < len(repeats) {
-			h.next = now.Add(repeats[h.n])
-		}
-	}
-}
-
-// hurry repeats a handshake at once when there is a way it has not gone yet.
-func (l *loop) hurry(p *peer, old *routes, u path.Use) {
-	h := l.shakes[p]
-	if h == nil || p.session.Load() >= h.at {
-		return
-	}
-	fresh := u.Primary.IsValid() && u.Primary != old.primary && !slices.Contains(old.first, u.Primary)
-	for _, a := range u.First {
-		fresh = fresh || a != old.primary && !slices.Contains(old.first, a)
-	}
-	if fresh {
-		h.n, h.next = min(h.n, 1), time.Now()
-	}
 }
 
 // sendStranger sends what is no longer than what the stranger sent us. Data goes by the peer's own routes, if it has
@@ -232,7 +142,8 @@ func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
 }
 
 // sendRelay queues packets at the relay the peer is at, or at that where it was last heard, which it is connected to.
-func (b *Bind) sendRelay(bufs [][]byte, p *peer) bool {
+// Handshakes and probes are urgent: they go before data.
+func (b *Bind) sendRelay(bufs [][]byte, p *peer, urgent bool) bool {
 	at, via := uint16(p.relay.Load()), uint16(p.via.Load())
 	if at == 0 {
 		at = b.Home() // nobody told us: it may well be at ours
@@ -247,6 +158,9 @@ func (b *Bind) sendRelay(bufs [][]byte, p *peer) bool {
 		return false
 	}
 	c.used.Store(b.now())
+	if urgent {
+		return c.client.SendPriority(p.key, bufs)
+	}
 	return c.client.Send(p.key, bufs)
 }
 
