@@ -76,7 +76,7 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 			err = b.sendUDP(fit, r.primary)
 		}
 		if len(long) > 0 && err == nil {
-			b.sendRelay(long, p)
+			b.sendRelay(long, p, false)
 		}
 		// A path unheard of for long gets a companion here, before the loop has even seen the packet.
 		byRelay = err != nil || now-p.heard.Load() > int64(path.Trust)
