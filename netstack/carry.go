@@ -84,7 +84,7 @@ func (s *Stack) Carry(prefixes []netip.Prefix) error {
 }
 
 func (s *Stack) newCarrier() (*carrier, error) {
-	c := &carrier{s: s, link: newLink(s.mtu), asked: newQuota(maxEchoes, 0)}
+	c := &carrier{s: s, link: newLink(s.mtu, s.opt.PathMTU), asked: newQuota(maxEchoes, 0)}
 	ip := newIP(false)
 	c.fwd.init(s, ip, s.opt)
 	c.fwd.takes = c.carries

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"os"
 	"sync"
 
@@ -35,6 +36,7 @@ type link struct {
 	up       stack.NetworkDispatcher // nil when detached
 	ip4, ip6 stack.NetworkEndpoint   // of the interface; set before anything is written
 	mtu      uint32
+	fits     func(netip.Addr) (int, bool) // Options.PathMTU
 }
 
 var (
@@ -42,8 +44,8 @@ var (
 	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
-func newLink(mtu int) *link {
-	l := &link{mtu: uint32(mtu)}
+func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
+	l := &link{mtu: uint32(mtu), fits: fits}
 	l.more.L = &l.mu
 	l.q.init()
 	return l
@@ -95,7 +97,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				if p == nil {
 					break
 				}
-				l.out.start(p)
+				l.out.start(p, l.fits)
 			}
 			b := bufs[n]
 			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it

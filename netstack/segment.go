@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"net/netip"
+
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -30,8 +32,8 @@ type segmenter struct {
 	pseudo uint16 // checksum of the addresses and the protocol
 }
 
-// start takes a packet over, with the caller's reference to it.
-func (s *segmenter) start(p *stack.PacketBuffer) {
+// start takes a packet over, with the caller's reference to it. fits is Options.PathMTU.
+func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, bool)) {
 	views, skip := p.AsViewList()
 	*s = segmenter{pkt: p, view: views.Front(), skip: skip, left: p.Size()}
 	gso := &p.GSOOptions
@@ -56,6 +58,14 @@ func (s *segmenter) start(p *stack.PacketBuffer) {
 		src, dst = h.SourceAddress(), h.DestinationAddress()
 	}
 	s.pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, 0)
+	if fits == nil {
+		return
+	}
+	to, _ := netip.AddrFromSlice(dst.AsSlice())
+	// The far end takes longer segments than it has asked for; a host behind it could not be sent them.
+	if mtu, end := fits(to); mtu > s.n && (end || mtu-s.n < s.mss) {
+		s.mss = mtu - s.n
+	}
 }
 
 // next writes the next packet to dst and returns its length. It is 0 if dst is too small: the packet is then lost

@@ -40,6 +40,11 @@ type Options struct {
 	Accept Accept       // nil refuses everything nobody listens for
 	Echo   Echo         // nil answers no pings of carried addresses, see Carry
 
+	// PathMTU, if set, says what size of packet reaches an address now, 0 if that is not known, and whether the address is
+	// the very end of the tunnel. TCP is cut to that size, below MTU and, at the end of the tunnel, above it, whatever
+	// segment size was agreed on: connections follow their path. It is called for every packet and must not block.
+	PathMTU func(netip.Addr) (mtu int, end bool)
+
 	MaxConns   int           // spliced TCP connections, pending ones included; 1024 when 0
 	MaxPending int           // TCP connections waiting for Accept or the handshake; 256 when 0
 	MaxFlows   int           // spliced UDP flows; 512 when 0
@@ -92,7 +97,7 @@ func New(o Options) (*Stack, error) {
 	}
 	s := &Stack{
 		ip:     newIP(true), // own addresses are reached without leaving, and are no source of packets from outside
-		link:   newLink(o.MTU),
+		link:   newLink(o.MTU, o.PathMTU),
 		name:   o.Name,
 		mtu:    o.MTU,
 		opt:    o,

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -60,9 +61,24 @@ func (n *Node) makeDevice() (tun.Device, error) {
 		return nil, fmt.Errorf("TUN %q is none of auto, on and off", n.cfg.TUN)
 	}
 	var err error
-	n.stack, err = netstack.New(netstack.Options{Accept: n.accept, Echo: n.echo, MaxConns: maxConns, MaxFlows: maxConns})
+	n.stack, err = netstack.New(netstack.Options{
+		Accept: n.accept, Echo: n.echo, MaxConns: maxConns, MaxFlows: maxConns, PathMTU: n.pathMTU,
+	})
 	n.about = Device{Kind: DeviceNetstack, Why: why}
 	return n.stack, err
+}
+
+// pathMTU is what fits into a packet to a peer's own address.
+func (n *Node) pathMTU(to netip.Addr) (mtu int, end bool) {
+	e := n.enforce
+	if e == nil {
+		return 0, false
+	}
+	k, ok := e.cur.Load().owner[to]
+	if !ok {
+		return 0, false // what does not fit goes by relay
+	}
+	return n.bind.MTU(k), true
 }
 
 // openHost makes the host's interface, if what was asked for beside it can be had with one.

@@ -27,6 +27,7 @@ type plan struct {
 	paths  []bind.Peer
 	wg     map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
 	next   time.Time                         // the first expiry to come; zero for none
+	owner  map[netip.Addr]key.NodePublic     // of addresses that are a peer's own
 	routes []Route                           // the longest first
 }
 
@@ -50,6 +51,12 @@ func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (
 		n.Routes = used(peer, exit)
 		peers = append(peers, n)
 		p.wg[peer.Key], keys[peer.ID] = hosts(peer.Addrs), peer.Key
+	}
+	p.owner = make(map[netip.Addr]key.NodePublic, 2*len(p.wg))
+	for k, list := range p.wg {
+		for _, a := range list {
+			p.owner[a.Addr()] = k
+		}
 	}
 	p.routes = routesInUse(m, exit, func(x *wire.Peer) bool { _, there := keys[x.ID]; return !there })
 	for _, r := range p.routes {
