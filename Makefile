@@ -41,8 +41,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' $$d/*_test.go); do \
 	    echo "== $$d $$f"; (cd $$d && $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) .) || exit 1; done; done
 
-bench: ## Hedge beside wireguard-go and its own parts, about a minute; then the benchmarks
+bench: ## Hedge beside wireguard-go and its own parts, in one process and between hosts (needs root); then the benchmarks
 	$(GO) run ./test/bench -json bench.json
+	$(GO) run ./test/bench/hosts -json hosts.json
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 clean:
