@@ -230,6 +230,9 @@ func (s *Server) elect() {
 
 // alive reports whether a carrier is there, or may just have lost its session.
 func (s *Server) alive(id acl.NodeID) bool {
+	if x := s.sessions.get(id); x != nil {
+		return time.Since(x.conn.Heard()) < wire.CarrierSilence
+	}
 	now := s.now()
 	p, known := s.presence.of(id)
 	if !known {

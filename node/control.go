@@ -229,6 +229,11 @@ func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 		return fmt.Errorf("apply the change to revision %d: %w", d.Revision, err)
 	}
 	cur := c.enforce.cur.Load()
+	if slices.ContainsFunc(m.Self.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 }) {
+		conn.Beat(wire.CarrierBeat) // a stand-by may wait for us to be gone
+	} else {
+		conn.Beat(0)
+	}
 	if cur.m != nil && cur.refused == nil && m.Revision == cur.m.Revision && d.Empty() {
 		c.tell(nil)
 		return conn.Send(&wire.Ack{Revision: m.Revision}) // connected again, and nothing was missed

@@ -32,6 +32,8 @@ type desk struct {
 	acks     chan uint64
 	heres    chan *wire.Here
 	outs     chan struct{} // a Logout
+
+	advertised chan []netip.Prefix // if a test wants to know
 }
 
 func newDesk(t *testing.T) *desk {
@@ -104,6 +106,8 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 			d.acks <- msg.Revision
 		case *wire.Here:
 			d.heres <- msg
+		case *wire.Advertise:
+			d.advertised <- msg.Routes
 		case *wire.Logout:
 			d.outs <- struct{}{}
 			_ = c.Send(&wire.Refused{Code: wire.RefusedRemoved, Message: "logged out"})

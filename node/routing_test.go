@@ -204,3 +204,69 @@ func TestNoRoute(t *testing.T) {
 		}
 	}
 }
+
+// What a node offers is in its Hello, and told anew when it changes; the exit it chooses is in force at once, and is
+// given up when the Map takes it away.
+func TestSetRouting(t *testing.T) {
+	d := newDesk(t)
+	offered := make(chan []netip.Prefix, 8)
+	exitKey := key.ExchangePublic(key.NewNode())
+	d.hello = func(d *desk, m key.MachinePublic, h *wire.Hello) []any {
+		offered <- h.Routes
+		first := d.deskMap(1, 1, map[acl.NodeID]key.NodePublic{1: h.Node, 2: exitKey})
+		first.Peers[0].Routes = prefixes("0.0.0.0/0 10.33.0.0/16")
+		return []any{wire.Diff(nil, first)}
+	}
+	d.advertised = offered
+	c := d.config("web", "key")
+	c.Routing = Routing{Routes: prefixes("10.50.0.0/16"), ExitNode: "nobody"}
+	n := startNode(t, c)
+	if got := receive(t, offered, "Hello"); !slices.Equal(got, prefixes("10.50.0.0/16")) {
+		t.Errorf("the Hello offers %v", got)
+	}
+	s := n.Status()
+	if s.ExitNode == nil || s.ExitNode.InUse || !strings.Contains(s.ExitNode.Problem, "no peer nobody") {
+		t.Errorf("exit %+v", s.ExitNode)
+	}
+	if len(s.Carries) != 1 || s.Carries[0].Approved || s.Carries[0].Problem != "waits for approval" {
+		t.Errorf("carries %+v", s.Carries)
+	}
+	if _, ok := routeTo(n.Routes(), netip.MustParseAddr("8.8.8.8")); ok {
+		t.Error("an exit that was not chosen is used")
+	}
+
+	if err := n.SetRouting(RoutingChange{Exit: new(true)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, offered, "Advertise"); !slices.Equal(got, prefixes("0.0.0.0/0 10.50.0.0/16 ::/0")) {
+		t.Errorf("then it offers %v", got)
+	}
+	for _, bad := range []RoutingChange{{ExitNode: new("web")}, {ExitNode: new("nobody")}, {Routes: new(prefixes("100.64.0.0/16"))}, {Routes: new(prefixes("0.0.0.0/0"))}} {
+		if err := n.SetRouting(bad); err == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+	if err := n.SetRouting(RoutingChange{ExitNode: new("db")}); err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := routeTo(n.Routes(), netip.MustParseAddr("8.8.8.8")); !ok || r.Name != "db" || !r.Exit {
+		t.Errorf("8.8.8.8 goes by %+v", r)
+	}
+	if e := n.Status().ExitNode; e == nil || !e.InUse {
+		t.Errorf("exit %+v", e)
+	}
+
+	old := n.enforce.cur.Load().m
+	next := *old
+	next.Revision, next.Peers = 2, slices.Clone(old.Peers)
+	next.Peers[0].Routes = prefixes("10.33.0.0/16")
+	d.send(n.machine, wire.Diff(old, &next))
+	for receive(t, d.acks, "Ack") != 2 {
+	}
+	if e := n.Status().ExitNode; e == nil || e.InUse || !strings.Contains(e.Problem, "db is no exit") {
+		t.Errorf("exit %+v", e)
+	}
+	if got := fmt.Sprint(n.Routes()); got != "[{10.33.0.0/16 2 db false}]" {
+		t.Errorf("routes %s", got)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
@@ -19,6 +20,13 @@ import (
 const (
 	aliveEvery = 20 * time.Second
 	deadAfter  = 3 * aliveEvery
+)
+
+// A node that carries a network for others says it more often (see Conn.Beat), so that a stand-by need not wait that long:
+// after CarrierSilence it counts as gone, session or not.
+const (
+	CarrierBeat    = 2 * time.Second
+	CarrierSilence = 5 * CarrierBeat
 )
 
 // A write that makes no progress for writeStall, or takes writeTotal in all, ends the Conn: the other end does not
@@ -46,18 +54,21 @@ type Conn struct {
 	url     string
 	machine key.MachinePublic
 	control key.ControlPublic
-	limit   uint32 // of one message to receive
+	limit   uint32       // of one message to receive
+	heard   atomic.Int64 // when anything came last, Unix ns
 
-	wlock  chan struct{} // a mutex, held while writing; guards werr and timer
+	wlock  chan struct{} // a mutex, held while writing; guards werr, timer and every
 	werr   error         // ends writing for good
 	timer  *time.Timer
 	timers sync.WaitGroup // one while the timer is set or running
+	every  time.Duration  // "still here"
 	once   sync.Once
 }
 
 // newConn takes an established channel and starts to keep it alive.
 func newConn(nc net.Conn, limit uint32) *Conn {
-	c := &Conn{nc: nc, limit: limit, wlock: make(chan struct{}, 1)}
+	c := &Conn{nc: nc, limit: limit, wlock: make(chan struct{}, 1), every: aliveEvery}
+	c.heard.Store(time.Now().UnixNano())
 	c.wlock <- struct{}{}
 	defer c.unlock()
 	c.timers.Add(1)
@@ -134,9 +145,28 @@ func (c *Conn) alive() {
 	defer c.unlock()
 	if c.writeLocked([]byte{0, 0, 0, 0}) == nil { // else Recv, or the next Send, says so
 		c.timers.Add(1)
-		c.timer.Reset(aliveEvery)
+		c.timer.Reset(c.every)
 	}
 }
+
+// Beat says "still here" so often from now on, at most every 20 seconds; 0 is that.
+func (c *Conn) Beat(every time.Duration) {
+	if every <= 0 || every > aliveEvery {
+		every = aliveEvery
+	}
+	c.wlock <- struct{}{}
+	defer c.unlock()
+	if c.every == every {
+		return
+	}
+	c.every = every
+	if c.timer.Stop() { // else alive is about to set it
+		c.timer.Reset(every)
+	}
+}
+
+// Heard is when anything came from the other end last, as far as Recv has seen it.
+func (c *Conn) Heard() time.Time { return time.Unix(0, c.heard.Load()) }
 
 // Recv returns a pointer to the next message. It waits for as long as the other end shows that it is there.
 func (c *Conn) Recv() (any, error) {
@@ -146,6 +176,7 @@ func (c *Conn) Recv() (any, error) {
 		if _, err := io.ReadFull(c.nc, head[:]); err != nil {
 			return nil, recvError(err)
 		}
+		c.heard.Store(time.Now().UnixNano())
 		n := binary.BigEndian.Uint32(head[:])
 		if n == 0 {
 			continue

@@ -377,3 +377,40 @@ func FuzzRecv(f *testing.F) {
 		c.Close()
 	})
 }
+
+// Beat is heard as often as it was asked for, and Heard says when that was last.
+func TestBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		x, y := newConn(a, MaxMessage), newConn(b, MaxMessage)
+		var wg sync.WaitGroup
+		for _, c := range []*Conn{x, y} {
+			wg.Go(func() { c.Recv() })
+		}
+		silent := func(most time.Duration) {
+			t.Helper()
+			for range 100 {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if d := time.Since(y.Heard()); d > most {
+					t.Fatalf("silent for %v", d)
+				}
+			}
+		}
+		silent(aliveEvery)
+		x.Beat(CarrierBeat)
+		time.Sleep(CarrierBeat)
+		silent(CarrierBeat)
+		x.Beat(0)
+		time.Sleep(aliveEvery - time.Millisecond)
+		synctest.Wait()
+		if d := time.Since(y.Heard()); d < aliveEvery-2*CarrierBeat {
+			t.Errorf("heard %v ago, though it was told to beat slowly", d)
+		}
+		silent(aliveEvery)
+		x.Close()
+		y.Close()
+		x.Beat(CarrierBeat) // of a closed one it does nothing
+		wg.Wait()
+	})
+}
