@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +57,12 @@ func (c *Config) check() error {
 	if len(c.Prefixes) != 2 || !c.Prefixes[0].Addr().Is4() || !c.Prefixes[1].Addr().Is6() || c.Prefixes[1].Addr().Is4In6() ||
 		c.Prefixes[0] != c.Prefixes[0].Masked() || c.Prefixes[1] != c.Prefixes[1].Masked() {
 		return fmt.Errorf("coordinator: the mesh needs one IPv4 and one IPv6 prefix, in this order, not %v", c.Prefixes)
+	}
+	c.Relays = slices.SortedFunc(slices.Values(c.Relays), func(a, b wire.Relay) int { return cmp.Compare(a.ID, b.ID) }) // as a Map has them
+	for i := 1; i < len(c.Relays); i++ {
+		if c.Relays[i].ID == c.Relays[i-1].ID {
+			return fmt.Errorf("coordinator: two relays have the number %d", c.Relays[i].ID)
+		}
 	}
 	def(&c.Domain, "hedge.internal")
 	def(&c.KeyLifetime, 180*24*time.Hour)

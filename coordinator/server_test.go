@@ -358,3 +358,20 @@ func TestRestartKeepsTheMesh(t *testing.T) {
 		t.Errorf("after the restart %+v, before it %+v", is, was)
 	}
 }
+
+// Relays are configured in any order, and nodes get them in that of their numbers, without which they refuse a Map.
+func TestRelaysInAnyOrder(t *testing.T) {
+	k := key.PublicOf(key.NewRelay())
+	list := []wire.Relay{{ID: 9, Key: k, URLs: []string{"https://a"}}, {ID: 2, Key: k, URLs: []string{"https://b"}}}
+	r := newRig(t, testPolicy, func(c *Config) { c.Relays = list })
+	a := r.node("a", r.key(CreateKeyRequest{User: alice})).join()
+	b := r.node("b", r.key(CreateKeyRequest{User: alice})).join() // the first change after a's map
+	a.sees("b")
+	b.sees("a")
+	if got := a.m.Relays; len(got) != 2 || got[0].ID != 2 || got[1].ID != 9 {
+		t.Errorf("relays %+v", got)
+	}
+	if c := (&Config{Store: r.store, Control: controlKey, PolicyFile: "x", URLs: []string{"http://x"}, Relays: append(list, list[0])}); c.check() == nil {
+		t.Error("two relays of one number were taken")
+	}
+}

@@ -35,6 +35,7 @@ const leastProbe = datagramOverhead + probeHead
 type lane struct {
 	traffic time.Duration // the last packet either way, by UDP or not
 	heard   time.Duration // the last datagram
+	data    time.Duration // the last with a packet: what has stopped coming may be on its way no more
 	sent    time.Duration // the first one since an answered ping
 	out     time.Duration // the last one sent
 	long    int           // the longest of them either way, since then; and before
@@ -49,6 +50,7 @@ type lane struct {
 	pinged  time.Duration // the first ping not answered
 	again   time.Duration // when it is missed
 	asked   int           // its size
+	last    time.Duration // the last ping, answered or not
 	missed  int
 	rtt     time.Duration
 	checked time.Duration // when the whole size was last asked
@@ -121,12 +123,15 @@ func (l *lane) keep(now time.Duration) (laneAct, time.Duration) {
 	case now >= l.checked+laneFull:
 		l.checked = now
 		return l.ping(now, l.size), 0
-	case l.sent != 0 && now >= l.sent+quiet, now >= l.out+laneKeep:
+	case l.sent != 0 && now >= l.sent+quiet, now >= l.out+laneKeep, l.data > l.last && now >= l.data+laneQuiet:
 		return l.ping(now, min(max(leastProbe, l.long, l.before), l.size)), 0
 	}
 	due := now + laneQuiet // to look whether something was sent
 	if l.sent != 0 {
 		due = l.sent + quiet
+	}
+	if l.data > l.last {
+		due = min(due, l.data+laneQuiet)
 	}
 	return laneAct{}, min(due, l.out+laneKeep, l.checked+laneFull)
 }
@@ -136,6 +141,7 @@ func (l *lane) ping(now time.Duration, size int) laneAct {
 	if l.pinged == 0 {
 		l.pinged = now
 	}
+	l.last = now
 	l.asked, l.again = size, now+min(max(laneLeast, 4*l.rtt), laneMost)
 	return laneAct{ping: size}
 }
@@ -178,5 +184,5 @@ func (l *lane) moved(now time.Duration) {
 // renewed begins anew with another session.
 func (l *lane) renewed(now time.Duration) {
 	l.size, l.try, l.missed, l.pinged, l.next = 0, 0, 0, 0, now
-	l.heard, l.sent, l.out, l.long, l.before = 0, 0, 0, 0, 0
+	l.heard, l.data, l.sent, l.out, l.long, l.before = 0, 0, 0, 0, 0, 0
 }

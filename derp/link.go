@@ -24,6 +24,7 @@ type link struct {
 
 	heard    atomic.Int64 // nanoseconds since the client's epoch: last
 	sent     atomic.Int64 // the first since then, or zero
+	data     atomic.Int64 // the last packet of a node
 	stirring atomic.Bool  // the manager looks at sent
 	draining atomic.Bool
 	over     atomic.Bool // so is the session at the relay
@@ -129,6 +130,9 @@ func (l *link) take(msg []byte) error {
 		msg = rest
 		if l.c.ctx.Err() == nil {
 			l.c.busy()
+			if l.data.Store(int64(l.c.since())); l.stirring.CompareAndSwap(false, true) {
+				l.c.poke(l.c.stir)
+			}
 			l.c.cfg.Receive(key.NodePublicFromRaw(from), l.pkts)
 		}
 	}

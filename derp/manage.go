@@ -283,11 +283,12 @@ func (m *manager) beat(now time.Time) {
 	l.stirring.Store(false)
 	at := m.since()
 	l.pulse.heard, l.pulse.sent = time.Duration(l.heard.Load()), time.Duration(l.sent.Load())
+	l.pulse.data = time.Duration(l.data.Load())
 	what, next := l.pulse.next(at, m.times)
 	m.beatAt = now.Add(next - at)
-	if l.pulse.sent != 0 || l.pulse.pinged != 0 {
+	if l.pulse.sent != 0 || l.pulse.pinged != 0 || l.pulse.data > l.pulse.asked {
 		l.stirring.Store(true) // beatAt is soon enough for it
-	} else if l.sent.Load() != 0 && l.stirring.CompareAndSwap(false, true) {
+	} else if (l.sent.Load() != 0 || time.Duration(l.data.Load()) > l.pulse.asked) && l.stirring.CompareAndSwap(false, true) {
 		m.poke(m.stir) // sent meanwhile
 	}
 	switch what {

@@ -13,7 +13,7 @@ type times struct {
 }
 
 var defaultTimes = times{
-	quiet: time.Second, answer: 500 * time.Millisecond, idle: 15 * time.Second,
+	quiet: 800 * time.Millisecond, answer: 500 * time.Millisecond, idle: 15 * time.Second,
 	dial: 8 * time.Second, retry: 250 * time.Millisecond, most: 10 * time.Second,
 }
 
@@ -23,11 +23,14 @@ const misses = 6
 
 // pulse decides, from when a link was used, whether it is alive. All times are since the same moment; zero is never.
 //
+//	data ──quiet──▶ ping     what came, and has stopped coming, may be on its way no more
 //	sent ──quiet──▶ ping ──answer──▶ suspect, ping ──answer──▶ … misses: dead
 //	heard ───────idle──────▶ ping
 type pulse struct {
 	heard  time.Duration // last
 	sent   time.Duration // the first since then
+	data   time.Duration // of what was heard, the last packet of a node
+	asked  time.Duration // the last ping
 	pinged time.Duration // the last, if nothing was heard since
 	rtt    time.Duration // of the last ping that was answered
 	missed int
@@ -47,7 +50,9 @@ func (p *pulse) next(now time.Duration, t times) (beat, time.Duration) {
 	if p.pinged != 0 && p.heard >= p.pinged {
 		p.rtt, p.pinged, p.missed = p.heard-p.pinged, 0, 0
 	}
-	patience := min(max(t.answer, 4*p.rtt), 10*t.answer)
+	// Another link, made in vain, costs less than a dead one: a path under load, and so slow for a while, has twice its
+	// time only if that is not long.
+	patience := min(max(t.answer, min(2*p.rtt, t.answer*8/5), p.rtt*5/4), 10*t.answer)
 	due, what := p.heard+t.idle, beatPing
 	switch {
 	case p.pinged != 0:
@@ -57,6 +62,8 @@ func (p *pulse) next(now time.Duration, t times) (beat, time.Duration) {
 		}
 	case p.sent != 0 && p.sent >= p.heard:
 		due = min(due, p.sent+t.quiet)
+	case p.data > p.asked:
+		due = min(due, p.data+t.quiet)
 	}
 	if now < due {
 		return beatNone, due
@@ -64,6 +71,6 @@ func (p *pulse) next(now time.Duration, t times) (beat, time.Duration) {
 	if p.pinged != 0 {
 		p.missed++
 	}
-	p.pinged = now
+	p.pinged, p.asked = now, now
 	return what, now + patience
 }

@@ -19,6 +19,7 @@ type bond struct {
 	addr atomic.Pointer[netip.AddrPort] // the relay's
 
 	heard atomic.Int64 // as the lane's
+	data  atomic.Int64
 	sent  atomic.Int64
 	last  atomic.Int64
 	long  atomic.Int64
@@ -134,6 +135,7 @@ func (m *manager) mindUDP(now time.Time) {
 	for {
 		u.lane.traffic = time.Duration(m.traffic.Load())
 		u.lane.heard, u.lane.sent, u.lane.out = time.Duration(b.heard.Load()), time.Duration(b.sent.Load()), time.Duration(b.last.Load())
+		u.lane.data = time.Duration(b.data.Load())
 		u.lane.long = int(b.long.Load())
 		a, next := u.lane.act(at)
 		b.size.Store(int32(u.lane.usable()))
@@ -259,6 +261,7 @@ func (r *udpLink) datagram(b []byte, at time.Duration) {
 		case dgMessage:
 			r.row = append(r.row, body...)
 			bd.longest(len(b))
+			bd.data.Store(int64(at))
 		case dgPing: // a pong
 			if echo, _, ok := cutProbe(body); ok {
 				select {

@@ -39,6 +39,7 @@ type mesh struct {
 
 	coordinator *exec.Cmd
 	relayAt     string        // URL#key
+	env         []string      // more for the hosts' environment
 	joins       []string      // every join string made, none of which may be seen in a log
 	up          time.Duration // alice's `hedge up` to the first HTTP answer
 }
@@ -181,6 +182,7 @@ func (m *mesh) start(h *lab.Host, args ...string) *exec.Cmd {
 	defer log.Close()
 	cmd := h.Command(context.Background(), m.bin, args...)
 	cmd.Env = append(os.Environ(), "HEDGE_STATE_DIR="+m.state(h), "HEDGE_LOG_LEVEL=debug")
+	cmd.Env = append(cmd.Env, m.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
@@ -220,6 +222,7 @@ func (m *mesh) hedge(h *lab.Host, args ...string) (out string, code int, err err
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	cmd := m.command(ctx, h, m.bin, args...)
+	cmd.Env = append(cmd.Env, m.env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()

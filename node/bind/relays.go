@@ -16,7 +16,7 @@ import (
 const (
 	maxRelays = 16               // connections at once
 	relayIdle = 90 * time.Second // a connection but the home one is closed after that
-	relayDown = 2 * time.Second  // a home relay not reachable for so long is left
+	relayDown = time.Second      // a home relay not reachable for so long is left
 	drainKeep = 2 * time.Second  // a relay that is going away is left, when another is home, after that
 	drainIdle = time.Second      // without sending to it
 )
