@@ -56,16 +56,22 @@ type PathReport struct {
 	NAT        NAT             `json:"nat"`      // this node's
 	PeerNAT    NAT             `json:"peer_nat"` // as the peer last said
 	RelayRTT   Seconds         `json:"relay_rtt_seconds,omitzero"`
-	Candidates []PathCandidate `json:"candidates"` // the one in use first, then those that answer
+	RelayJit   Seconds         `json:"relay_jitter_seconds,omitzero"`
+	RelayLoss  int             `json:"relay_loss_per_mille,omitempty"`
+	RelayScore Seconds         `json:"relay_score_seconds,omitzero"` // comparable with the candidates'
+	Candidates []PathCandidate `json:"candidates"`                   // the one in use first, then those that answer
 }
 
 // PathCandidate is an address at which a peer may be.
 type PathCandidate struct {
 	Addr   string    `json:"addr"`
 	From   []string  `json:"from"`   // how it is known: "coordinator", "peer", "packet"
-	Result string    `json:"result"` // "in use", "answered", "stopped", "lossy", "silent", "opened" or "untried"
+	Result string    `json:"result"` // "in use", "answered", "stopped", "worse", "silent", "opened" or "untried"
 	RTT    Seconds   `json:"rtt_seconds,omitzero"`
-	Missed int       `json:"missed,omitempty"` // pings in a row without an answer
+	Jitter Seconds   `json:"jitter_seconds,omitzero"` // mean deviation of the round trips
+	Score  Seconds   `json:"score_seconds,omitzero"`  // of latency, jitter and loss; the least is used, but for small differences
+	MTU    int       `json:"mtu,omitempty"`           // longest IP packet known to pass; while unknown, long ones go by relay too
+	Missed int       `json:"missed,omitempty"`        // pings in a row without an answer
 	Loss   int       `json:"loss_per_mille,omitempty"`
 	Pinged time.Time `json:"pinged,omitzero"`
 	Pong   time.Time `json:"answered,omitzero"`
@@ -145,11 +151,13 @@ func (n *Node) PathTo(ctx context.Context, name string) (PathReport, error) {
 	out := PathReport{
 		Peer: p.Name, Addr: v4First(p.Addrs)[0], Path: pathOf(i), Why: i.Why, Doubt: a.Doubt, Guessing: a.Guessing,
 		NAT: natOf(n.bind.NAT()), PeerNAT: natOf(bind.NAT{Kind: a.NAT.Kind, Ports: [2]uint16{a.NAT.Low, a.NAT.High}}),
-		RelayRTT: Seconds(a.RelayRTT), Candidates: []PathCandidate{},
+		RelayRTT: Seconds(a.RelayRTT), RelayJit: Seconds(a.RelayJit), RelayLoss: a.RelayLoss, RelayScore: Seconds(a.RelayScore),
+		Candidates: []PathCandidate{},
 	}
 	for _, c := range a.Candidates {
 		out.Candidates = append(out.Candidates, PathCandidate{
 			Addr: c.Addr.String(), From: c.From, Result: resultOf(c), RTT: Seconds(c.RTT), Missed: c.Missed, Loss: c.Loss,
+			Jitter: Seconds(c.Jitter), Score: Seconds(c.Score), MTU: c.MTU,
 			Pinged: c.Pinged, Pong: c.Pong,
 		})
 	}
@@ -162,7 +170,7 @@ func resultOf(c path.Candidate) string {
 	case c.InUse:
 		return "in use"
 	case c.Shun:
-		return "lossy"
+		return "worse"
 	case !c.Pong.IsZero() && c.Missed == 0:
 		return "answered"
 	case c.Proven:

@@ -107,12 +107,14 @@ func fullName(m *wire.Map, name string) string {
 }
 
 func pathOf(p bind.PathInfo) Path {
-	out := Path{Kind: "none", RTT: Seconds(p.RTT), Since: p.Since, Heard: p.LastHeard}
+	out := Path{Kind: "none", RTT: Seconds(p.RTT), MTU: p.MTU, Since: p.Since, Heard: p.LastHeard}
 	switch {
 	case p.Direct:
 		out.Kind, out.Addr = "direct", p.Addr.String()
 	case p.Relay != 0:
 		out.Kind, out.Relay = "relay", p.Relay
+	default:
+		out.MTU = 0
 	}
 	return out
 }

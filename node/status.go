@@ -162,6 +162,7 @@ type Path struct {
 	Addr  string    `json:"addr,omitempty"`     // of a direct path
 	Relay uint16    `json:"relay_id,omitempty"` // of a relayed one
 	RTT   Seconds   `json:"rtt_seconds,omitzero"`
+	MTU   int       `json:"mtu,omitempty"` // bytes of the longest packet inside the tunnel that it carries whole
 	Since time.Time `json:"since,omitzero"`
 	Heard time.Time `json:"last_heard,omitzero"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,18 +34,37 @@ func showPath(w io.Writer, r node.PathReport, now time.Time) {
 	}
 	row("this nat", "%s", r.NAT.Text)
 	row("its nat", "%s", r.PeerNAT.Text)
-	row("by relay", "%s", short(time.Duration(r.RelayRTT)))
+	row("by relay", "%s", quality(r.RelayRTT, r.RelayJit, r.RelayLoss))
+	if r.Path.MTU > 0 {
+		row("carries", "packets of %d bytes", r.Path.MTU)
+	}
 	row("heard", "%s", ago(r.Path.Heard, now))
 	if len(r.Candidates) == 0 {
 		fmt.Fprintln(w, "\nNo addresses: nobody has told where the peer is, so the relay is the only way.")
 		return
 	}
-	rows := [][]string{{"CANDIDATE", "FROM", "RESULT", "RTT", "TRIED"}}
+	rows := [][]string{{"CANDIDATE", "FROM", "RESULT", "RTT", "MTU", "TRIED"}}
 	for _, c := range r.Candidates {
-		rows = append(rows, []string{c.Addr, strings.Join(c.From, ","), showResult(c), short(time.Duration(c.RTT)), ago(c.Pinged, now)})
+		mtu := "-"
+		if c.MTU > 0 {
+			mtu = strconv.Itoa(c.MTU)
+		}
+		rows = append(rows, []string{c.Addr, strings.Join(c.From, ","), showResult(c), quality(c.RTT, c.Jitter, c.Loss), mtu, ago(c.Pinged, now)})
 	}
 	fmt.Fprintln(w)
 	table(w, rows...)
+}
+
+// quality is the latency of a path, how much it varies, and its loss.
+func quality(rtt, jitter node.Seconds, loss int) string {
+	out := short(time.Duration(rtt))
+	if jitter > 0 {
+		out += " ±" + short(time.Duration(jitter))
+	}
+	if loss > 0 {
+		out += fmt.Sprintf(", %.1f%% lost", float64(loss)/10)
+	}
+	return out
 }
 
 // showResult is what became of an address, in words.
@@ -56,8 +76,8 @@ func showResult(c node.PathCandidate) string {
 		return "answers too"
 	case "stopped":
 		return "answered once, and no more"
-	case "lossy":
-		return fmt.Sprintf("left: it lost %d of 1000 packets", c.Loss)
+	case "worse":
+		return "left, until it is good again"
 	case "silent":
 		return "no answer"
 	case "opened":

@@ -10,12 +10,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
@@ -29,8 +31,9 @@ type meeting struct {
 	ra, rb *lab.Router
 	start  time.Time
 	n      uint64
-	oneWay bool // only a talks
-	long   bool // packets are as long as what WireGuard makes of 1280 bytes
+	oneWay bool         // only a talks
+	spent  atomic.Int64 // bytes of probes and the like, of both sides, IP headers included
+	long   bool         // packets are as long as what WireGuard makes of 1280 bytes
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -41,16 +44,40 @@ type meeting struct {
 // wired is a relay of the internet's: packets arrive in order, after a while.
 type wired struct {
 	*doubles
-	net *lab.Internet
+	net   *lab.Internet
+	spent *atomic.Int64
 }
 
 func (r wired) dial(cfg derp.ClientConfig) RelayClient {
-	return wiredClient{r.doubles.dial(cfg).(*double), r.net}
+	return wiredClient{r.doubles.dial(cfg).(*double), r.net, r.spent}
 }
 
 type wiredClient struct {
 	*double
-	net *lab.Internet
+	net   *lab.Internet
+	spent *atomic.Int64
+}
+
+// counted is a socket that counts what it sends, but WireGuard's and STUN.
+type counted struct {
+	*lab.Socket
+	spent *atomic.Int64
+}
+
+func (c counted) WriteTo(b []byte, to net.Addr) (int, error) {
+	c.count(b, to.(*net.UDPAddr).AddrPort().Addr())
+	return c.Socket.WriteTo(b, to)
+}
+
+func (c counted) WriteTTL(b []byte, to netip.AddrPort, ttl int) (int, error) {
+	c.count(b, to.Addr())
+	return c.Socket.WriteTTL(b, to, ttl)
+}
+
+func (c counted) count(b []byte, to netip.Addr) {
+	if _, ok := path.Sender(b); ok {
+		c.spent.Add(int64(len(b) + headers(to.Unmap())))
+	}
 }
 
 func (c wiredClient) Send(dst key.NodePublic, pkts [][]byte) bool {
@@ -62,6 +89,9 @@ func (c wiredClient) Send(dst key.NodePublic, pkts [][]byte) bool {
 	c.r.sends.Add(1)
 	var copies [][]byte
 	for _, p := range pkts {
+		if _, ok := path.Sender(p); ok {
+			c.spent.Add(int64(len(p) + 28))
+		}
 		copies = append(copies, append([]byte(nil), p...))
 	}
 	c.net.After(c.r.delay, func() {
@@ -101,12 +131,19 @@ func stunServersIn(t *testing.T, n *lab.Internet) (names []string) {
 
 func meet(t *testing.T, seed uint64, a, b string) *meeting {
 	m := &meeting{t: t, net: lab.NewInternet(seed), direct: map[*side]time.Duration{}, first: map[*side]time.Duration{}, change: map[*side]int{}}
-	rel := wired{newDoubles(39 * time.Millisecond), m.net} // not 40, or packets of two ways would arrive in one moment
+	rel := wired{newDoubles(39 * time.Millisecond), m.net, &m.spent} // not 40, or packets of two ways would arrive in one moment
 	names := stunServersIn(t, m.net)
 	m.ma, m.mb, m.ra, m.rb = m.net.Pair(a, b)
 	mk := func(host *lab.Machine) *side {
 		var s *side
-		s = newSide(t, Config{Listen: host.Listen, Interfaces: host.Interfaces, DialRelay: rel.dial,
+		listen := func(ctx context.Context, network, address string) (net.PacketConn, error) {
+			pc, err := host.Listen(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return counted{pc.(*lab.Socket), &m.spent}, nil
+		}
+		s = newSide(t, Config{Listen: listen, Interfaces: host.Interfaces, DialRelay: rel.dial,
 			LinkMTU: func(netip.AddrPort) int { return 1500 },
 			Changed: func(c PathChange) {
 				m.mu.Lock()
