@@ -316,6 +316,7 @@ func (e *enforcer) kick() {
 
 // clock calls tick when it is time, until done is closed.
 func (e *enforcer) clock(done <-chan struct{}) {
+	var r rest
 	t := time.NewTimer(tickEvery)
 	defer t.Stop()
 	for {
@@ -324,6 +325,9 @@ func (e *enforcer) clock(done <-chan struct{}) {
 		select {
 		case <-t.C:
 			e.tick(time.Now())
+			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) {
+				giveBack()
+			}
 		case <-e.wake:
 		case <-done:
 			return

@@ -288,7 +288,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost = n.lostDevice
-	n.wg = device.NewDevice(n.tun, n.bind, wgLogger(n.log))
+	n.wg = device.NewDevice(n.tun, &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in}, wgLogger(n.log))
 	n.wg.DisableSomeRoamingForBrokenMobileSemantics() // an endpoint is a peer, by whatever path: none is better than it
 	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
 		return fmt.Errorf("set the WireGuard key: %w", err)

@@ -27,6 +27,9 @@ type tunnel struct {
 
 	rx, tx tally
 
+	out door    // what Read brings into the device, until bind sends it
+	in  *window // what bind receives into the device, until Write
+
 	// of the one goroutine that Reads
 	answer  [answerOffset + answerMax]byte
 	answers [1][]byte
@@ -48,11 +51,12 @@ type tally struct {
 type injector interface{ Inject(pkts [][]byte) }
 
 func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
-	return &tunnel{Device: inner, filter: f}
+	return &tunnel{Device: inner, filter: f, out: door{window: newWindow()}, in: newWindow()}
 }
 
 // Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	t.out.wait()
 	n, err := t.Device.Read(bufs, sizes, offset)
 	if n == 0 {
 		if err != nil && t.lost != nil {
@@ -80,6 +84,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		bytes += uint64(sizes[i])
 	}
 	t.tx.add(packets, bytes, denied)
+	t.out.enter(int(packets))
 	return n, err
 }
 
@@ -97,6 +102,7 @@ func (t *tunnel) reject(pkt []byte) {
 // Write takes decrypted packets from the tunnel, whose source addresses WireGuard has tied to their peers, and lets
 // in what the policy does. It reorders bufs, which the caller does not look at again.
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
+	defer t.in.leave(len(bufs))
 	now := time.Now()
 	var bytes, denied uint64
 	k := 0

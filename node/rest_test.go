@@ -1,0 +1,32 @@
+package node
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRest(t *testing.T) {
+	var r rest
+	start := time.Unix(1000, 0)
+	for _, tt := range []struct {
+		at      time.Duration
+		packets uint64
+		want    bool
+	}{
+		{0, 0, false},
+		{time.Minute, 0, false}, // never did anything
+		{61 * time.Second, restWorth - 1, false},
+		{2 * time.Minute, restWorth - 1, false}, // not worth it
+		{121 * time.Second, 3 * restWorth, false},
+		{150 * time.Second, 3 * restWorth, false}, // not yet
+		{151 * time.Second, 3 * restWorth, true},
+		{time.Hour, 3 * restWorth, false}, // once
+		{61 * time.Minute, 4 * restWorth, false},
+		{62 * time.Minute, 4*restWorth + 1, false}, // silence begins anew
+		{62*time.Minute + restAfter, 4*restWorth + 1, true},
+	} {
+		if got := r.tick(tt.packets, start.Add(tt.at)); got != tt.want {
+			t.Errorf("after %v and %d packets: %v", tt.at, tt.packets, got)
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package node
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// window bounds how many packets are inside the WireGuard device in one direction. Its own queues hold 1,024 batches, in
+// which a transfer's packets pile up, each in a buffer of 64 KiB, and make everybody else's wait.
+//
+//	tunnel.Read ── enter ──▶ device ── leave ──▶ bind.Send          what is over the bound stays in the stack's queue,
+//	tunnel.Write ◀── leave ── device ◀── enter ── bind's receivers  or in the socket
+//
+// The device also drops packets, and does not say so. So nobody waits long: when nothing at all has come out for
+// windowPatience, what is inside is written off, and nobody waits for windowRest. A peer whose packets all get lost
+// costs the others no more than that.
+type window struct {
+	inside atomic.Int64
+	left   atomic.Uint64 // times that some came out
+	rest   atomic.Int64  // nobody waits until then
+	ready  chan struct{} // capacity 1: some came out while somebody waited
+	wanted atomic.Int32  // who wait
+}
+
+const (
+	windowSize     = 256 // packets: two batches, one being sealed and one being sent
+	windowPatience = 20 * time.Millisecond
+	windowRest     = time.Second
+)
+
+func newWindow() *window { return &window{ready: make(chan struct{}, 1)} }
+
+// enter notes packets that go in.
+func (w *window) enter(n int) {
+	if n > 0 {
+		w.inside.Add(int64(n))
+	}
+}
+
+// leave notes packets that came out.
+func (w *window) leave(n int) {
+	if w.inside.Add(-int64(n)) < 0 {
+		w.inside.Store(0) // keepalives, or what was written off
+	}
+	w.left.Add(1)
+	if w.wanted.Load() > 0 {
+		w.wake()
+	}
+}
+
+func (w *window) wake() {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
+}
+
+// door is where one goroutine waits before a window.
+type door struct {
+	*window
+	timer *time.Timer // of the first wait on
+}
+
+// wait returns when there is room, or when it is not worth waiting for.
+func (d *door) wait() {
+	if d.inside.Load() < windowSize {
+		return
+	}
+	if now := time.Now().UnixNano(); now < d.rest.Load() {
+		return
+	}
+	if d.timer == nil {
+		d.timer = time.NewTimer(windowPatience)
+	}
+	d.wanted.Add(1)
+	defer d.wanted.Add(-1)
+	for d.inside.Load() >= windowSize {
+		left := d.left.Load()
+		d.timer.Reset(windowPatience)
+		select {
+		case <-d.ready:
+		case <-d.timer.C:
+			if d.left.Load() == left {
+				d.inside.Store(0)
+				d.rest.Store(time.Now().Add(windowRest).UnixNano())
+			}
+		}
+	}
+	d.timer.Stop()
+	if d.wanted.Load() > 1 {
+		d.wake() // the next one too
+	}
+}
+
+// windowed is a Bind whose packets pass two windows.
+type windowed struct {
+	conn.Bind
+	out, in *window
+}
+
+// Send implements conn.Bind.
+func (b *windowed) Send(bufs [][]byte, ep conn.Endpoint) error {
+	err := b.Bind.Send(bufs, ep)
+	if len(bufs) > 0 && isData(bufs[0]) {
+		b.out.leave(len(bufs))
+	}
+	return err
+}
+
+// Open implements conn.Bind.
+func (b *windowed) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	fns, port, err := b.Bind.Open(port)
+	for i, fn := range fns {
+		d := &door{window: b.in}
+		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+			d.wait()
+			n, err := fn(bufs, sizes, eps)
+			data := 0
+			for j := range n {
+				if isData(bufs[j][:sizes[j]]) {
+					data++
+				}
+			}
+			d.enter(data)
+			return n, err
+		}
+	}
+	return fns, port, err
+}
+
+// isData reports whether a WireGuard packet carries one of ours: it is no handshake message and no keepalive.
+func isData(pkt []byte) bool {
+	return len(pkt) > device.MessageKeepaliveSize && pkt[0] == device.MessageTransportType
+}
