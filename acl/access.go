@@ -66,12 +66,9 @@ func PartiesText(ps []Party) string {
 }
 
 func addrsText(ps []netip.Prefix) string {
-	if slices.Equal(ps, internetHard.prefixes()) {
-		return "autogroup:internet"
-	}
 	var out []string
-	for _, half := range [][]netip.Prefix{only(internetHard.prefixes(), false), only(internetHard.prefixes(), true)} {
-		if slices.Equal(ps, half) {
+	for _, all := range internetPrefixes() {
+		if slices.Equal(ps, all) {
 			return "autogroup:internet"
 		}
 	}

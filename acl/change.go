@@ -316,11 +316,8 @@ func (x *comparer) expand(f *finding, ids *identities) (srcs, dsts bitset, rest 
 	for _, id := range f.srcs {
 		srcs.add(ids.at[id])
 	}
-	for d, c := range x.dsts {
-		if !f.dsts.has(int32(d)) {
-			continue
-		}
-		for _, a := range c.atoms {
+	for d := range f.dsts.all() {
+		for _, a := range x.dsts[d].atoms {
 			if a.own {
 				dsts.add(ids.at[a.node])
 			} else {

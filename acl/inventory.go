@@ -24,6 +24,7 @@ import (
 func ParseInventory(file string, src []byte) (*Inventory, error) {
 	p := newParser(file, src, Options{})
 	r := &inventoryReader{parser: p, inv: &Inventory{}, logins: map[string]bool{}, names: map[string]bool{}, ids: map[NodeID]bool{}, addrs: map[netip.Addr]string{}}
+	p.most = maxInventory
 	if len(bytes.TrimSpace(src)) == 0 {
 		p.fail(0, ClassInventory, `write {"nodes": []} for nobody`, "file is empty")
 	} else if root, ok := p.parse(); ok {

@@ -86,3 +86,20 @@ func TestFind(t *testing.T) {
 		}
 	}
 }
+
+// An inventory may be larger than a policy, and is bounded too.
+func TestInventorySize(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"nodes": [`)
+	for i := range 20_000 {
+		fmt.Fprintf(&b, "{\"name\": \"n%d\", \"user\": \"u%d@example.com\", \"attrs\": {\"node:os\": \"linux\"}},\n", i, i/2)
+	}
+	b.WriteString(`]}`)
+	inv, err := ParseInventory("inventory.hujson", []byte(b.String()))
+	if err != nil || len(inv.Nodes) != 20_000 || b.Len() < MaxSize {
+		t.Errorf("%d bytes: %v", b.Len(), err)
+	}
+	if _, err := ParseInventory("inventory.hujson", []byte(`{"nodes": [`+strings.Repeat(" ", maxInventory)+`]}`)); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a huge one: %v", err)
+	}
+}

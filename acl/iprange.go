@@ -3,6 +3,7 @@ package acl
 import (
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // ipRange is the addresses from first to last, both included, of one family.
@@ -10,14 +11,23 @@ type ipRange struct{ first, last netip.Addr }
 
 func rangeOf(p netip.Prefix) ipRange { return ipRange{p.Masked().Addr(), lastOf(p)} }
 
+// fill sets all bits from one on.
+func fill(b []byte, from int) {
+	for i := from / 8; i < len(b); i++ {
+		b[i] |= 0xff >> max(0, from-8*i)
+	}
+}
+
 // lastOf is the highest address of a prefix.
 func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
+	if p.Addr().Is4() {
+		b := p.Addr().As4()
+		fill(b[:], p.Bits())
+		return netip.AddrFrom4(b)
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
+	b := p.Addr().As16()
+	fill(b[:], p.Bits())
+	return netip.AddrFrom16(b)
 }
 
 func (r ipRange) overlaps(o ipRange) bool {
@@ -78,6 +88,12 @@ func (s ranges) minus(o ranges) ranges {
 	}
 	return out
 }
+
+// internetPrefixes are those of internetHard: all, of IPv4, of IPv6.
+var internetPrefixes = sync.OnceValue(func() [3][]netip.Prefix {
+	all := internetHard.prefixes()
+	return [3][]netip.Prefix{all, only(all, false), only(all, true)}
+})
 
 // prefixes are the fewest prefixes that make up the set, sorted.
 func (s ranges) prefixes() []netip.Prefix {

@@ -15,8 +15,10 @@ import (
 
 // Limits on a file, checked before the parser sees it: its recursion is as deep as the file says.
 const (
-	MaxSize  = 1 << 20 // bytes
+	MaxSize  = 1 << 20 // bytes of a policy
 	MaxDepth = 64      // of { and [ in each other
+
+	maxInventory = 16 << 20 // bytes, of some 100,000 nodes
 )
 
 // value is a JSON value that knows where it stands.
@@ -45,6 +47,7 @@ type document struct {
 type parser struct {
 	*document
 	opt  Options
+	most int // bytes that the file may have
 	errs Errors
 	more int // errors beyond maxErrors
 	pol  *Policy
@@ -59,7 +62,7 @@ func newParser(file string, src []byte, opt Options) *parser {
 			d.lines = append(d.lines, i+1)
 		}
 	}
-	return &parser{document: d, opt: opt}
+	return &parser{document: d, opt: opt, most: MaxSize}
 }
 
 // pos turns an offset into a line and column.
@@ -138,8 +141,8 @@ var syntaxError = regexp.MustCompile(`^hujson: line (\d+), column (\d+): `)
 
 // parse reads the file's syntax, and reports false when there is nothing to go on with.
 func (p *parser) parse() (root value, ok bool) {
-	if len(p.src) > MaxSize {
-		p.fail(0, ClassSyntax, "split the mesh, or name groups instead of listing people", "file has %d bytes, more than the %d allowed", len(p.src), MaxSize)
+	if len(p.src) > p.most {
+		p.fail(0, ClassSyntax, "split the mesh, or name groups instead of listing people", "file has %d bytes, more than the %d allowed", len(p.src), p.most)
 		return value{}, false
 	}
 	if !utf8.Valid(p.src) {

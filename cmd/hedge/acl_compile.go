@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,17 +45,7 @@ func (a *app) aclCompileCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := s.enforced(node)
-			if err != nil {
-				return err
-			}
-			return a.print(all, func(w io.Writer) {
-				b := bufio.NewWriter(w)
-				for i := range all {
-					all[i].show(b)
-				}
-				b.Flush()
-			})
+			return a.showEnforced(s, node)
 		},
 	}
 	inventoryFlag(cmd, &inventory)
@@ -82,29 +73,48 @@ func (a *app) compileCase(compat bool, file string) error {
 	return err
 }
 
-// enforced is what all nodes are sent, or the one so named.
-func (s *subject) enforced(name string) ([]enforced, error) {
-	var only []acl.NodeID
+// showEnforced prints what all nodes are sent, or the one so named. A large mesh's is never held as a whole; its JSON is
+// an array with one node a line.
+func (a *app) showEnforced(s *subject, name string) error {
+	nodes := s.program.Nodes()
+	names := make(map[acl.NodeID]string, len(nodes))
+	for i := range nodes {
+		names[nodes[i].ID] = nodes[i].Name
+	}
 	if name != "" {
 		ids, _, err := s.program.Find(name)
 		if err != nil {
-			return nil, failed(err, "")
+			return failed(err, "")
 		}
-		only = ids
+		nodes = []acl.Node{s.program.Node(ids[0])}
 	}
-	out := []enforced{}
-	for _, n := range s.program.Nodes() {
-		if len(only) > 0 && n.ID != only[0] {
-			continue
-		}
+	w := bufio.NewWriterSize(a.stdout, 64<<10)
+	j := json.NewEncoder(w)
+	j.SetEscapeHTML(false)
+	before := "["
+	for _, n := range nodes {
 		v := s.program.View(n.ID)
-		e := enforced{Node: n, Peers: []string{}, Rules: noNil(v.Rules), Sets: v.Sets}
-		for _, p := range v.Peers {
-			e.Peers = append(e.Peers, s.program.Node(p).Name)
+		e := enforced{Node: n, Peers: make([]string, len(v.Peers)), Rules: noNil(v.Rules), Sets: v.Sets}
+		for i, p := range v.Peers {
+			e.Peers[i] = names[p]
 		}
-		out = append(out, e)
+		switch {
+		case !a.json:
+			e.show(w)
+			continue
+		case name != "":
+			return a.print([]enforced{e}, nil)
+		}
+		w.WriteString(before)
+		before = ","
+		if err := j.Encode(e); err != nil {
+			return fmt.Errorf("print JSON: %w", err)
+		}
 	}
-	return out, nil
+	if a.json {
+		w.WriteString(strings.TrimPrefix(before, ",") + "]\n")
+	}
+	return w.Flush()
 }
 
 func (e *enforced) show(w io.Writer) {
