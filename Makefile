@@ -9,7 +9,7 @@ RACE    := ./acl/filter ./coordinator/... ./derp ./netstack ./node/...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test race lint cross fuzz bench clean
+.PHONY: build demo test race lint cross fuzz bench bench-tun clean
 
 build: ## bin/hedge, one static binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hedge ./cmd/hedge
@@ -45,6 +45,9 @@ bench: ## Hedge beside wireguard-go and its own parts, in one process and betwee
 	$(GO) run ./test/bench -json bench.json
 	$(GO) run ./test/bench/hosts -json hosts.json
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-tun: ## Hedge beside wireguard-go, each on an interface of the host (root, iperf3, wireguard-tools)
+	test/bench/tun.sh
 
 clean:
 	rm -rf bin

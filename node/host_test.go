@@ -1,11 +1,14 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
@@ -138,5 +141,23 @@ func TestListeners(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", all[1].Addr().String()); err == nil {
 		t.Error("it still listens")
+	}
+}
+
+// On a host's interface an echo request goes by the host's own sockets.
+func TestHostPing(t *testing.T) {
+	n := &Node{}
+	for _, a := range []string{"127.0.0.1", "::1"} {
+		to := netip.MustParseAddr(a)
+		c, _, err := openPing(to)
+		if err != nil {
+			t.Skip(err) // neither sockets for it nor the right to raw ones
+		}
+		c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if rtt, err := n.ping(ctx, to); err != nil || rtt <= 0 {
+			t.Errorf("%s: %v, %v", a, rtt, err)
+		}
+		cancel()
 	}
 }
