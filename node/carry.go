@@ -55,6 +55,11 @@ func (n *Node) echo(ctx context.Context, dst netip.Addr, data []byte) error {
 	if err := n.carriable(dst); err != nil {
 		return err
 	}
+	return ping(ctx, dst, data)
+}
+
+// ping sends an echo request with a socket of the host, and returns once it is answered.
+func ping(ctx context.Context, dst netip.Addr, data []byte) error {
 	c, raw, err := pingSocket(dst.Is4())
 	if err != nil {
 		return err
@@ -131,12 +136,9 @@ func carriesPings() error {
 
 // pingRouted measures the way to an address behind a peer, by an ICMP echo in the tunnel.
 func (n *Node) pingRouted(ctx context.Context, a netip.Addr, r Route) (PingResult, error) {
-	if n.stack == nil {
-		return PingResult{}, fmt.Errorf("%v lies behind %s, and on a host's own device the host's ping reaches it", a, r.Name)
-	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rtt, err := n.stack.Ping(ctx, a)
+	rtt, err := n.ping(ctx, a)
 	if err != nil {
 		return PingResult{}, &UnreachableError{Dst: a.String(), Timeout: true, Err: fmt.Errorf("no answer by way of %s: nobody is there, or it carries no pings", r.Name)}
 	}

@@ -149,7 +149,7 @@ func TestHostPing(t *testing.T) {
 	n := &Node{}
 	for _, a := range []string{"127.0.0.1", "::1"} {
 		to := netip.MustParseAddr(a)
-		c, _, err := openPing(to)
+		c, _, err := pingSocket(to.Is4())
 		if err != nil {
 			t.Skip(err) // neither sockets for it nor the right to raw ones
 		}
