@@ -51,9 +51,13 @@ func (a *app) down(ctx context.Context, all bool) (stopped []string, err error) 
 		return nil, err
 	}
 	stopped = []string{}
-	switch err := node.NewLocalClient(d.nodeSocket()).Down(ctx); {
+	local := node.NewLocalClient(d.nodeSocket())
+	switch err := local.Down(ctx); {
 	case err == nil:
 		stopped = append(stopped, "node")
+		if err := silent(ctx, local); err != nil {
+			return nil, err
+		}
 	case !notRunning(err):
 		return nil, err
 	}
@@ -67,4 +71,21 @@ func (a *app) down(ctx context.Context, all bool) (stopped []string, err error) 
 		}
 	}
 	return stopped, nil
+}
+
+// silent waits until nobody answers any more: a node answers that it has ended a moment before its socket is gone, and
+// who asks it for something then would hear half an answer.
+func silent(ctx context.Context, c *node.LocalClient) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := c.Status(ctx); notRunning(err) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }

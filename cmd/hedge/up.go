@@ -86,6 +86,9 @@ func (a *app) up(ctx context.Context, f *nodeFlags, join string, foreground bool
 	r.Status, err = local.Status(ctx)
 	if err == nil && r.State == node.StateRefused && join != "" { // removed or expired, and now let in again
 		if err = local.Down(ctx); err == nil {
+			err = silent(ctx, local)
+		}
+		if err == nil {
 			err = &node.NotRunningError{}
 		}
 	}
