@@ -48,7 +48,7 @@ const (
 	hereLost    = 10 * time.Second      // a Here that recent may not have passed a relay that was connected anew since
 	pingLeast   = 20 * time.Millisecond // between pings to one address in answer to pings from it
 	fresh       = 5 * time.Second       // an address proven that recently needs no ping back
-	compare     = 2 * time.Minute       // between searches for a better path
+	compare     = 3 * time.Minute       // between searches for a better path
 	goodEnough  = 5 * time.Millisecond  // a round trip not worth bettering
 	winsNeeded  = 3                     // samples by which a path must be better to be taken
 )
