@@ -144,15 +144,15 @@ func (t *tunnel) end(cuts []filter.Cut) {
 	t.send(out)
 }
 
-// send sends RSTs of our own to peers, past the filter: the flows they end are none any more.
-func (t *tunnel) send(rsts [][]byte) {
+// send sends packets of our own (RSTs, ICMP errors) to peers, past the filter: the flows they end are none any more.
+func (t *tunnel) send(pkts [][]byte) {
 	in, ok := t.Device.(injector)
 	if !ok {
 		return
 	}
-	rsts = slices.DeleteFunc(rsts, func(b []byte) bool { return !t.own.add(b) })
-	if len(rsts) > 0 {
-		in.Inject(rsts)
+	pkts = slices.DeleteFunc(pkts, func(b []byte) bool { return !t.own.add(b) })
+	if len(pkts) > 0 {
+		in.Inject(pkts)
 	}
 }
 
@@ -167,11 +167,11 @@ type own struct {
 // maxOwn bounds them. A device may lose packets, so they are all forgotten when there are so many.
 const maxOwn = 1024
 
-// maxRST is the size of an RST by IPv6.
-const maxRST = 60
+// maxTold is the size of the largest of them: an ICMPv6 error that quotes 48 bytes.
+const maxTold = 96
 
 func (o *own) add(pkt []byte) bool {
-	if len(pkt) == 0 || len(pkt) > maxRST {
+	if len(pkt) == 0 || len(pkt) > maxTold {
 		return false
 	}
 	o.mu.Lock()
@@ -186,7 +186,7 @@ func (o *own) add(pkt []byte) bool {
 
 // take reports whether a packet is one of ours, and forgets it.
 func (o *own) take(pkt []byte) bool {
-	if o.n.Load() == 0 || len(pkt) > maxRST {
+	if o.n.Load() == 0 || len(pkt) > maxTold {
 		return false
 	}
 	o.mu.Lock()

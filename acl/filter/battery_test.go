@@ -3,6 +3,7 @@ package filter
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime"
 	"testing"
 	"time"
 
@@ -449,11 +450,24 @@ func TestRegressions(t *testing.T) {
 	// Each update of the map leaked.
 	t.Run("R-leak-netmap-10k", func(t *testing.T) {
 		f := newMesh(t, batteryRules...)
+		heap := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		var early uint64
 		for i := range 10_000 {
+			if i == 1000 {
+				early = heap()
+			}
 			c := mesh(uint64(i), batteryRules...)
 			c.Peers[1].ID = acl.NodeID(100 + i) // someone new each time, who talks
 			f.Set(c, t0)
 			in(t, f, ip(x4, v4, udp(1, 53, 8)), NoRule)
+		}
+		if grown := int64(heap()) - int64(early); grown > 1<<20 {
+			t.Errorf("the heap grew by %d bytes", grown)
 		}
 		if n := len(f.peers); n != 3 {
 			t.Errorf("%d peers are remembered", n)

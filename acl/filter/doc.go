@@ -29,7 +29,13 @@
 // A packet that no rule admits passes only as part of a flow that a rule admitted: TCP from a SYN on and within its
 // windows, UDP, ICMP echo replies, SCTP, and the ICMP errors that quote one of these. Fragments follow the verdict
 // of their first. A flow belongs to one peer, and a peer can fill only its own share of the table. When the rules
-// change, each live flow is judged again before its next packet passes; those that no rule covers are cut.
+// change, each live flow is judged again before its next packet passes; those that no rule covers are cut, and both
+// ends are told.
+//
+// # Time
+//
+// Rules that end or have a window are judged by a clock that somebody may set. While it is in doubt, accepts with a
+// window are shut and denies with one are in force. See [Filter.Confirm] and [Doubt].
 //
 // # Lost connections
 //

@@ -183,7 +183,10 @@ const maxWarm = 1 << 18
 func (fl *flow) cut(why Verdict, revision uint64) Cut {
 	c := Cut{Peer: fl.peer.id, Proto: fl.tuple.proto(), Why: why, Rule: fl.rule, Revision: revision}
 	c.Src, c.Dst = fl.addrPorts()
-	if fl.tuple.proto() == protoTCP && fl.state < timeWait {
+	switch {
+	case fl.tuple.proto() != protoTCP:
+		c.ToPeer, c.ToSelf = fl.prohibited(theirs), fl.prohibited(ours)
+	case fl.state < timeWait:
 		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
 	}
 	return c

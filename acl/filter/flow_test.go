@@ -2,6 +2,7 @@ package filter
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -135,8 +136,47 @@ func TestRevocationCutsFlows(t *testing.T) {
 	in(t, f, ip(a4, v4, udp(5000, 53, 1)), ByFlow)
 
 	cuts = f.Set(mesh(4, rule(3, acl.Deny, "*", "*", anyPort)), t0)
-	if len(cuts) != 1 || cuts[0].Proto != protoUDP || cuts[0].ToPeer != nil || cuts[0].Why.Reason != DenyRule {
+	if len(cuts) != 1 || cuts[0].Proto != protoUDP || cuts[0].ToPeer == nil || cuts[0].ToSelf != nil || cuts[0].Why.Reason != DenyRule {
 		t.Errorf("%+v", cuts)
+	}
+}
+
+// Both ends of what is no TCP connection are told by ICMP that it is prohibited, each about what it has sent. A peer that
+// still has the flow lets that in.
+//
+//	A ═══ udp/53 ═══ V      Set without the rule      A ◀─ ICMP ─┤├─ ICMP ─▶ V
+func TestRevocationTellsByICMP(t *testing.T) {
+	for _, fam := range families {
+		rules := []acl.Rule{rule(1, acl.Accept, "a", "v", anyPort), rule(2, acl.Accept, "a", "v", anyPort, protoSCTP)}
+		f, peer := newMesh(t, rules...), New(Options{})
+		c := mesh(1, rules...)
+		c.Self, c.Peers[0] = c.Peers[0], c.Self
+		peer.Set(c, t0)
+		init := l4{protoSCTP, append(udp(7, 8, 0).body[:4], make([]byte, 16)...)}
+		init.body[12] = 1
+		for _, pkts := range [][2][]byte{
+			{ip(fam.a, fam.v, udp(5000, 53, 8)), ip(fam.v, fam.a, udp(53, 5000, 8))},
+			{ping(fam.a, fam.v, 9), pong(fam.v, fam.a, 9)},
+			{ip(fam.a, fam.v, init), nil},
+		} {
+			out(t, peer, pkts[0], ByRule)
+			in(t, f, pkts[0], ByRule)
+			if pkts[1] != nil {
+				out(t, f, pkts[1], ByFlow)
+			}
+		}
+		told := map[uint8]bool{}
+		for _, c := range f.Set(mesh(2, rule(1, acl.Accept, "x", "v", anyPort)), t0) {
+			told[c.Proto] = c.ToSelf != nil
+			checkSums(t, c.ToPeer)
+			in(t, peer, c.ToPeer, Related)
+			if c.ToSelf != nil {
+				checkSums(t, c.ToSelf)
+			}
+		}
+		if want := map[uint8]bool{protoUDP: true, ping(fam.a, fam.v, 9)[map[bool]int{false: 9, true: 6}[fam.v6]]: false, protoSCTP: false}; !maps.Equal(told, want) {
+			t.Errorf("%s: what tells us is %v, want %v", fam.name, told, want)
+		}
 	}
 }
 
@@ -173,7 +213,7 @@ func checkRST(t *testing.T, b []byte, src, dst string, sport, dport uint16, seq,
 }
 
 // checkSums verifies the checksums of a packet of ours: summed with themselves they are zero.
-func checkSums(t *testing.T, b []byte) {
+func checkSums(t testing.TB, b []byte) {
 	t.Helper()
 	var p packet
 	if _, ok := p.parse(b); !ok {

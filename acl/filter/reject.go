@@ -93,6 +93,44 @@ func Reject(pkt, buf []byte) []byte {
 	return b
 }
 
+// prohibited tells side d of a flow without RSTs that it is over: an ICMP error, as if from the other, about a packet
+// such as d has sent. It is nil if d has sent none.
+func (f *flow) prohibited(d int) []byte {
+	src, dst, sport, dport := f.tuple.local, f.tuple.remote, f.tuple.lport(), f.tuple.rport() // of that packet
+	if d == theirs {
+		src, dst, sport, dport = dst, src, dport, sport
+	}
+	proto, echo := f.tuple.proto(), f.tuple.proto() == protoICMP || f.tuple.proto() == protoICMPv6
+	if f.bytes[d] == 0 || echo && d != f.opener() { // what answers is no socket's
+		return nil
+	}
+	typ, code, by := byte(3), byte(13), byte(protoICMP)
+	if !src.is4() {
+		typ, code, by = 1, 1, protoICMPv6
+	}
+	hlen := headerLen(src)
+	b := make([]byte, hlen+8+hlen+8)
+	l4 := putIP(b, dst, src, by)
+	l4[0], l4[1] = typ, code
+	switch q := putIP(l4[8:], src, dst, proto); {
+	case echo:
+		q[0] = map[byte]byte{protoICMP: 8, protoICMPv6: 128}[proto]
+		binary.BigEndian.PutUint16(q[4:], sport)
+	default:
+		binary.BigEndian.PutUint16(q, sport)
+		binary.BigEndian.PutUint16(q[2:], dport)
+		if proto == protoUDP {
+			binary.BigEndian.PutUint16(q[4:], 8)
+		}
+	}
+	sum := uint32(0)
+	if by == protoICMPv6 {
+		sum = pseudo(dst, src, by, len(l4))
+	}
+	binary.BigEndian.PutUint16(l4[2:], checksum(l4, sum))
+	return b
+}
+
 // rejectTCP answers as a closed port does (RFC 9293 section 3.10.7.1).
 func rejectTCP(p *packet, buf []byte) []byte {
 	if p.flags&rst != 0 {

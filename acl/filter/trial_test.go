@@ -331,10 +331,13 @@ func (r *trial) set() {
 
 // resets checks that both ends of a connection that was cut are told so, each at its place.
 func (r *trial) resets(c *Cut, k oracleFlow, t *talk) {
-	if (c.ToPeer != nil) != (c.ToSelf != nil) || (c.ToSelf != nil) != (t != nil && t.stage < left) {
-		r.Fatalf("%+v is told to %v and %v", k, c.ToPeer, c.ToSelf)
+	if t == nil {
+		r.errors(c, k)
+		return
 	}
-	if c.ToSelf == nil {
+	if told := t.stage < left; told != (c.ToPeer != nil) || told != (c.ToSelf != nil) {
+		r.Fatalf("%+v is told to %v and %v", k, c.ToPeer, c.ToSelf)
+	} else if !told {
 		return
 	}
 	to := [2][]byte{c.ToSelf, c.ToPeer} // by the opener, and who answers
@@ -350,6 +353,22 @@ func (r *trial) resets(c *Cut, k oracleFlow, t *talk) {
 		if t.stage > saidSYN && (p.seq != other.seq(other.sent) || p.ack != me.seq(me.sent)) {
 			r.Fatalf("RST at %d, want %d; it acknowledges %d, want %d", p.seq, other.seq(other.sent), p.ack, me.seq(me.sent))
 		}
+	}
+}
+
+// errors checks that who opened a flow without RSTs is told of its end, by an ICMP error that quotes it, from the other.
+func (r *trial) errors(c *Cut, k oracleFlow) {
+	b, self := c.ToSelf, false
+	if k.openedByRemote {
+		b, self = c.ToPeer, true
+	}
+	var p, q packet
+	if _, ok := p.parse(b); !ok || p.icmp != icmpError || !q.quote(p.l4[8:], p.v6) {
+		r.Fatalf("%+v is told % x", k, b)
+	}
+	checkSums(r, b)
+	if p.src != q.dst || p.dst != q.src || p.src != addrOf(k.dst) || p.dst != addrOf(k.src) || q.proto != k.proto || q.sport != k.sport {
+		r.Fatalf("%+v (ours: %v) is told % x", k, self, b)
 	}
 }
 

@@ -131,7 +131,8 @@ type Cut struct {
 	Why      Verdict
 	Rule     *acl.Rule // the rule that had admitted it
 	Revision uint64    // the last one that admitted it
-	// ToPeer and ToSelf end a TCP connection at once: whole RST packets for the tunnel and for the local stack,
-	// to be sent past this filter. They are nil for the other protocols.
+	// ToPeer and ToSelf end it at once: whole packets for the tunnel and for the local stack, to be sent past this
+	// filter. They are RSTs for TCP; for the rest ICMP "administratively prohibited", and nil for an end that has
+	// sent nothing.
 	ToPeer, ToSelf []byte
 }
