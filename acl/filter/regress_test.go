@@ -24,7 +24,7 @@ var regressions = map[string][]string{
 	"T2.9 unlisted protocols":           {"acl/filter/attack_test.go: TestUnlistedProtocols"},
 	"T2.10 reach through a router":      {"acl/filter/attack_test.go: TestRouterReachesOnlyWhatPolicyNames", "acl/filter/attack_test.go: TestExitIsNoRouterOfPrivateNetworks"},
 	"T2.11 endpoint poisoning":          {"coordinator/security_test.go: TestREndpoints", "node/bind/parts_test.go: TestEndpoints"},
-	"revocation of live flows":          {"acl/filter/flow_test.go: TestRevocationCutsFlows", "acl/filter/flow_test.go: TestRevocationTellsByICMP", "node/mesh_test.go: TestMeshPolicyEditCutsFlows"},
+	"revocation of live flows":          {"acl/filter/cut_test.go: TestRevocationCutsFlows", "acl/filter/cut_test.go: TestRevocationTellsByICMP", "node/mesh_test.go: TestMeshPolicyEditCutsFlows"},
 	"packets that other filters let in": {"acl/filter/battery_test.go: TestBattery", "acl/filter/attack_test.go: TestPacketsFromPeerWithoutRule"},
 
 	"R-forward-inbound":  {"acl/filter/battery_test.go: TestRegressions/R-forward-inbound"},
@@ -32,7 +32,7 @@ var regressions = map[string][]string{
 	"R-v6-ext":           {"acl/filter/battery_test.go: TestRegressions/R-v6-ext"},
 	"R-v6-unknown-proto": {"acl/filter/battery_test.go: TestRegressions/R-v6-unknown-proto"},
 	"R-unauth-teardown":  {"acl/filter/battery_test.go: TestRegressions/R-unauth-teardown", "node/bind/parts_test.go: TestStranger"},
-	"R-relay-replay":     {"node/once_test.go: TestHandshakeMessagesOnce", "derp/server_test.go: TestReplaysAreBounded", "derp/twin_test.go: TestUDPStrangers"},
+	"R-relay-replay":     {"node/bind/once_test.go: TestOnce", "derp/server_test.go: TestReplaysAreBounded", "derp/twin_test.go: TestUDPStrangers"},
 	"R-allowedips-owner": {"acl/filter/battery_test.go: TestRegressions/R-allowedips-owner", "coordinator/routes_test.go: TestAdvertiseTakesOnlyRoutes", "coordinator/routes_test.go: TestOrder"},
 	"R-prealloc":         {"acl/filter/battery_test.go: TestRegressions/R-prealloc"},
 	"R-clock":            {"acl/filter/battery_test.go: TestRegressions/R-clock", "acl/filter/clock_test.go: TestClockInDoubt", "acl/filter/clock_test.go: TestClockJumpsUnderFlows", "node/clock_test.go: TestClockOfTheCoordinator"},
