@@ -317,13 +317,19 @@ func (x *comparer) expand(f *finding, ids *identities) (srcs, dsts bitset, rest 
 		srcs.add(ids.at[id])
 	}
 	for d := range f.dsts.all() {
-		for _, a := range x.dsts[d].atoms {
-			if a.own {
-				dsts.add(ids.at[a.node])
-			} else {
-				rest = append(rest, a)
+		c := x.dsts[d]
+		if c.own == nil {
+			c.own = newBitset(len(ids.nodes))
+			for _, a := range c.atoms {
+				if a.own {
+					c.own.add(ids.at[a.node])
+				} else {
+					c.rest = append(c.rest, a)
+				}
 			}
 		}
+		dsts.or(c.own)
+		rest = append(rest, c.rest...)
 	}
 	if srcs.count() == 1 { // a node is no destination of its own
 		dsts.andNot(srcs)

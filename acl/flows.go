@@ -49,6 +49,10 @@ type dstClass struct {
 	v6    bool
 	atoms []atom
 	cols  [2][]int32
+
+	// The atoms apart, once they are asked for: nodes by their place among identities, and ranges.
+	own  bitset
+	rest []atom
 }
 
 // comparer judges what one program admits beside what another does.
