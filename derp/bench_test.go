@@ -34,12 +34,18 @@ func serveForBenchmark() {
 		fmt.Println(err, err2)
 		os.Exit(1)
 	}
-	s := NewServer(ServerConfig{Key: rk, Trust: []key.ControlPublic{control}, MaxClients: 20_000, Log: zerolog.Nop()})
+	s := NewServer(ServerConfig{Key: rk, Trust: []key.ControlPublic{control}, MaxClients: 20_000, UDP: true, Log: zerolog.Nop()})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	pc, err := net.ListenPacket("udp", ln.Addr().String())
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	go s.ServeUDP(pc)
 	fmt.Println(ln.Addr())
 	if os.Getenv("HEDGE_TEST_RELAY") == "tls" {
 		conf, _ := s.TLSConfig()
@@ -145,42 +151,131 @@ func benchRelay(b *testing.B, kind string, pairs, batch int) {
 	b.ReportMetric(100*(1-min(1, float64(got.Load())/float64(b.N))), "%lost")
 }
 
-// BenchmarkClientPair is two Clients through a relay, at most 256 packets on their way.
-func BenchmarkClientPair(b *testing.B) {
-	const size, window = 1280, 256
-	r, _ := process(b, "tls")
-	credit := make(chan struct{}, window)
+// BenchmarkPairs is pairs of Clients through a relay, by WebSocket or UDP, each with at most 256 packets on their way: unlike
+// BenchmarkRelay's, their senders heed what arrives, as TCP inside does.
+func BenchmarkPairs(b *testing.B) {
+	for _, kind := range []string{"tls", "udp"} {
+		for _, pairs := range []int{1, 10} {
+			b.Run(fmt.Sprintf("%s/pairs=%d", kind, pairs), func(b *testing.B) {
+				r, _ := process(b, "tls")
+				benchPairs(b, pairs, func() (tx, rx *benchClient) {
+					return newBenchClient(b, r, kind == "udp"), newBenchClient(b, r, kind == "udp")
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkStalled is what is left to a pair when its sender sends as much to a client that reads, and to one that has
+// stopped: the ratio says what a stalled client costs others.
+func BenchmarkStalled(b *testing.B) {
+	for _, kind := range []string{"reads", "stalled"} {
+		b.Run(kind, func(b *testing.B) {
+			r, _ := process(b, "tls")
+			other := newNode(r.control)
+			ws := other.raw(b, r)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if kind == "reads" {
+					io.Copy(io.Discard, ws.NetConn())
+				}
+			}()
+			b.Cleanup(func() { ws.NetConn().Close(); <-done })
+			benchPairs(b, 1, func() (tx, rx *benchClient) {
+				tx, rx = newBenchClient(b, r, false), newBenchClient(b, r, false)
+				tx.other = other.pub
+				return tx, rx
+			})
+		})
+	}
+}
+
+// benchClient is a Client with a window of packets on their way to it.
+type benchClient struct {
+	*Client
+	pub    key.NodePublic
+	other  key.NodePublic // whom a sender sends as much, unless zero
+	credit chan struct{}
+}
+
+func newBenchClient(b *testing.B, r *relay, udp bool) *benchClient {
+	b.Helper()
 	n := newNode(r.control)
-	up := make(chan bool, 64)
-	mk := func(n *node, f func(key.NodePublic, [][]byte)) *Client {
-		return NewClient(ClientConfig{URLs: []string{r.url}, Key: r.pub, Node: n.pub, Machine: n.machine, Ticket: func() []byte { return n.ticket },
-			Receive: f, Status: func(ok bool, _ error) { up <- ok }, Proxy: noProxy})
+	c := &benchClient{pub: n.pub, credit: make(chan struct{}, 256)}
+	cfg := ClientConfig{URLs: []string{r.url}, Key: r.pub, Node: n.pub, Machine: n.machine, Ticket: func() []byte { return n.ticket }, Proxy: noProxy,
+		Receive: func(_ key.NodePublic, pkts [][]byte) {
+			for range pkts {
+				select {
+				case <-c.credit:
+				default: // from before
+				}
+			}
+		}}
+	if !udp {
+		cfg.ListenUDP = func() (net.PacketConn, error) { return nil, net.ErrClosed }
 	}
-	rx := mk(n, func(_ key.NodePublic, pkts [][]byte) {
-		for range pkts {
-			<-credit
-		}
+	c.Client = NewClient(cfg)
+	b.Cleanup(func() { c.Close() })
+	eventually(b, "the link", func() bool {
+		c.Send(c.pub, [][]byte{data("to myself")})
+		bd := c.bond.Load()
+		return c.Up() && (!udp || bd != nil && bd.size.Load() > 0)
 	})
-	defer rx.Close()
-	tx := mk(newNode(r.control), func(key.NodePublic, [][]byte) {})
-	defer tx.Close()
-	for range 2 {
-		if !receive(b, "the link", up) {
-			b.Fatal("no link")
-		}
+	return c
+}
+
+// await takes one place in the window.
+func (c *benchClient) await() bool {
+	select {
+	case c.credit <- struct{}{}:
+		return true
+	default:
 	}
-	p := append(data(""), make([]byte, size-4)...)
-	var pkts [][]byte
+	select {
+	case c.credit <- struct{}{}:
+		return true
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
+}
+
+func benchPairs(b *testing.B, pairs int, mk func() (tx, rx *benchClient)) {
+	const size = 1280
+	var all [][2]*benchClient
+	for range pairs {
+		tx, rx := mk()
+		all = append(all, [2]*benchClient{tx, rx})
+	}
 	b.SetBytes(size)
 	b.ReportAllocs()
-	for b.Loop() {
-		credit <- struct{}{}
-		if pkts = append(pkts, p); len(pkts) == 32 {
-			tx.Send(n.pub, pkts)
-			pkts = pkts[:0]
-		}
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	var lost atomic.Int64
+	for _, p := range all {
+		wg.Go(func() {
+			packet := append(data(""), make([]byte, size-4)...)
+			var pkts [][]byte
+			for range b.N / pairs {
+				for !p[1].await() { // some were lost
+					for len(p[1].credit) > 0 {
+						<-p[1].credit
+						lost.Add(1)
+					}
+				}
+				if pkts = append(pkts, packet); len(pkts) == 32 {
+					p[0].Send(p[1].pub, pkts)
+					if !p[0].other.IsZero() {
+						p[0].Send(p[0].other, pkts)
+					}
+					pkts = pkts[:0]
+				}
+			}
+		})
 	}
-	b.ReportMetric(float64(b.N)*size*8/b.Elapsed().Seconds()/1e6, "Mbit/s")
+	wg.Wait()
+	b.ReportMetric((float64(b.N)-float64(lost.Load()))*size*8/b.Elapsed().Seconds()/1e6, "Mbit/s")
+	b.ReportMetric(100*float64(lost.Load())/float64(b.N), "%lost")
 }
 
 // BenchmarkIdleMemory is the relay's resident memory for each client that is connected and quiet. Run it with -benchtime 3000x.

@@ -29,7 +29,7 @@ import (
 //	web    hedge up, of tag:web, with services on 127.0.0.1:80 and :8080
 //	db     hedge up, of tag:db, with a service on 127.0.0.1:5432
 type mesh struct {
-	t   *testing.T   // the part that is running
+	t   testing.TB   // the part that is running
 	end func(func()) // Cleanup of the whole test, which servers live as long as
 	lab *lab.Lab
 	bin string // the built binary
@@ -56,7 +56,7 @@ const policyWeb80 = `{
 }`
 
 // build compiles the binary once for all tests.
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "hedge")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./cmd/hedge")
@@ -69,7 +69,7 @@ func build(t *testing.T) string {
 }
 
 // bare is the binary and a network without hosts.
-func bare(t *testing.T) *mesh {
+func bare(t testing.TB) *mesh {
 	t.Helper()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("needs curl")

@@ -31,7 +31,7 @@ type relayMesh struct {
 
 const relayMetrics = "127.0.0.1:9100"
 
-func newRelayMesh(t *testing.T) *relayMesh {
+func newRelayMesh(t testing.TB) *relayMesh {
 	t.Helper()
 	m := &relayMesh{mesh: bare(t), relays: map[string]*exec.Cmd{}}
 	m.hub, m.relay, m.second = m.lab.Host("hub"), m.lab.Host("relay"), m.lab.Host("second")
@@ -340,4 +340,48 @@ func TestProxyOnly(t *testing.T) {
 			t.Errorf("%s has the proxy's password", path)
 		}
 	})
+}
+
+// BenchmarkRelayTunnel is what one TCP stream carries from node to node, real binaries on hosts of their own: directly, and
+// by the relay where no UDP passes, and where it passes to the relay only. They take turns.
+func BenchmarkRelayTunnel(b *testing.B) {
+	const rounds, each = 3, 2 * time.Second
+	m := newRelayMesh(b)
+	m.join(m.alice, "--user", "alice@lab")
+	sums := map[string]float64{}
+	for range b.N {
+		for range rounds {
+			for _, way := range []struct{ name, path, rules string }{
+				{"direct", "direct", ""},
+				{"relay-tcp", "relay", "meta l4proto udp drop"},
+				{"relay-udp", "relay", m.strangers()},
+			} {
+				m.alice.Firewall(way.rules)
+				m.pathIs(way.path, m.alice, "web")
+				conn := m.dial(m.alice, "web.hedge.internal:80")
+				fmt.Fprintf(conn, "GET /stream HTTP/1.1\r\nHost: web\r\n\r\n")
+				buf := make([]byte, 256<<10)
+				n, start := 0, time.Now()
+				for settled := false; ; {
+					k, err := conn.Read(buf)
+					if n += k; err != nil {
+						b.Fatal(err)
+					}
+					if d := time.Since(start); !settled && d > time.Second { // slow start, and UDP's pings
+						n, start, settled = 0, time.Now(), true
+					} else if settled && d > each {
+						break
+					}
+				}
+				rate := float64(n) * 8 / time.Since(start).Seconds() / 1e6
+				conn.Close()
+				b.Logf("%s: %.0f Mbit/s", way.name, rate)
+				sums[way.name] += rate / rounds / float64(b.N)
+			}
+		}
+	}
+	for name, rate := range sums {
+		b.ReportMetric(rate, name+"-Mbit/s")
+	}
+	b.ReportMetric(0, "ns/op")
 }
