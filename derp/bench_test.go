@@ -53,7 +53,7 @@ func serveForBenchmark() {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(Path, s)
-	go http.Serve(ln, mux)
+	go (&http.Server{Handler: mux, ConnState: Strangers(MaxStrangers), ErrorLog: quiet}).Serve(ln)
 	io.Copy(io.Discard, in)
 	fmt.Fprintf(os.Stderr, "%+v\n", s.Stats())
 }
@@ -311,6 +311,22 @@ func BenchmarkIdleMemory(b *testing.B) {
 			b.ReportMetric(float64(rss(b, pid)-before)/float64(b.N), "kB/client")
 		})
 	}
+}
+
+// BenchmarkStrangerMemory is the same for a connection that says nothing. Run it with -benchtime 10000x.
+func BenchmarkStrangerMemory(b *testing.B) {
+	r, pid := process(b, "tls")
+	newNode(r.control).raw(b, r)
+	before := rss(b, pid)
+	for range b.N {
+		c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "https://"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { c.Close() })
+	}
+	newNode(r.control).raw(b, r) // the last of them is accepted
+	b.ReportMetric(float64(rss(b, pid)-before)/float64(b.N), "kB/connection")
 }
 
 func rss(b *testing.B, pid int) (kb int) {

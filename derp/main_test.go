@@ -90,7 +90,7 @@ func (r *relay) serve(t testing.TB, cfg ServerConfig, addr string) *relay {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(Path, r.Server)
-	hs := &http.Server{Handler: mux, ReadHeaderTimeout: patience, MaxHeaderBytes: 8 << 10, ErrorLog: quiet}
+	hs := &http.Server{Handler: mux, ReadHeaderTimeout: patience, MaxHeaderBytes: 8 << 10, ErrorLog: quiet, ConnState: Strangers(100)}
 	done := make(chan error)
 	go func() { done <- hs.Serve(tls.NewListener(ln, conf)) }()
 	server, once := r.Server, false

@@ -182,7 +182,7 @@ func (m *mesh) http(l net.Listener, h http.Handler) (stop func()) {
 func httpServer(h http.Handler, l zerolog.Logger) *http.Server {
 	l = part(l, "http")
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: log.New(debugLines{l}, "", 0)}
+		ConnState: derp.Strangers(derp.MaxStrangers), ErrorLog: log.New(debugLines{l}, "", 0)}
 }
 
 // debugLines logs what net/http says at the level of debugging.

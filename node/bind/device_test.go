@@ -111,6 +111,7 @@ type wgNode struct {
 // gate lets a node's UDP through, or not.
 type gate struct {
 	shut atomic.Bool
+	dial func(derp.ClientConfig) RelayClient // nil for the real thing
 }
 
 type gated struct {
@@ -136,6 +137,7 @@ func newWG(t testing.TB, ip string, relay Relay, ticket func(key.NodePublic, key
 		Log:        func(f string, a ...any) { t.Logf(f, a...) },
 	}
 	if g != nil {
+		cfg.DialRelay = g.dial
 		cfg.Listen = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 			pc, err := net.ListenPacket(network, address)
 			if err != nil {
