@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -31,9 +32,10 @@ type meeting struct {
 	ra, rb *lab.Router
 	start  time.Time
 	n      uint64
-	oneWay bool         // only a talks
-	spent  atomic.Int64 // bytes of probes and the like, of both sides, IP headers included
-	long   bool         // packets are as long as what WireGuard makes of 1280 bytes
+	oneWay bool          // only a talks
+	every  time.Duration // between two packets of one side; 0 for 10 ms
+	spent  atomic.Int64  // bytes of probes and the like, of both sides, IP headers included
+	long   bool          // packets are as long as what WireGuard makes of 1280 bytes
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -232,7 +234,7 @@ func (m *meeting) talk(d time.Duration, enough func() bool) (f fate) {
 		if !m.oneWay {
 			m.b.to(m.a, slices.Concat(wgData(1, m.n), make([]byte, size-96)))
 		}
-		<-time.After(10 * time.Millisecond)
+		<-time.After(cmp.Or(m.every, 10*time.Millisecond))
 		take()
 	}
 	<-time.After(300 * time.Millisecond)

@@ -115,3 +115,18 @@ func TestRoaming(t *testing.T) {
 		}
 	}
 }
+
+// At 10,000 packets a second each way, going direct costs one in ten thousand at most.
+func TestSwitchAtSpeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := meet(t, 2, "easy", "easy")
+		defer m.end()
+		m.every = 100 * time.Microsecond
+		m.shake()
+		f := m.talk(time.Second, nil)
+		if m.both() == 0 || f.lost*10000 > f.sent {
+			t.Errorf("direct after %v, %d of %d packets lost", m.both(), f.lost, f.sent)
+		}
+		t.Logf("%d of %d packets lost, %d late", f.lost, f.sent, f.late)
+	})
+}
