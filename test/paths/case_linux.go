@@ -203,7 +203,8 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	}
 	var well time.Time
 	for time.Since(done) < watch {
-		ok := r.m.a.now(want) && r.m.b.now(want) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond
+		ok := r.m.a.now(want) && r.m.b.now(want) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond &&
+			(r.stream == nil || e.breaks || time.Since(r.stream.last()) < 300*time.Millisecond)
 		switch {
 		case !ok:
 			well = time.Time{}
@@ -252,11 +253,11 @@ func (p *peer) directSince(start time.Time) time.Duration {
 	return 0
 }
 
-// now says whether the last path is of the kind wanted.
+// now says whether the path is of the kind wanted. All begin on the relay.
 func (p *peer) now(want string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.paths) > 0 && strings.HasPrefix(p.paths[len(p.paths)-1].path, want)
+	return len(p.paths) == 0 && want == "relay" || len(p.paths) > 0 && strings.HasPrefix(p.paths[len(p.paths)-1].path, want)
 }
 
 func (p *peer) nat(ctx context.Context) string {

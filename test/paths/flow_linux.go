@@ -347,6 +347,16 @@ func (s *stream) gap(from, to time.Time) (gap time.Duration) {
 	return max(gap, to.Sub(last))
 }
 
+// last is when bytes came back last.
+func (s *stream) last() (at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.at) > 0 {
+		at = s.at[len(s.at)-1]
+	}
+	return at
+}
+
 // alive says why it is not.
 func (s *stream) alive() error {
 	s.mu.Lock()
