@@ -26,7 +26,7 @@ type result struct {
 	NATs    string        `json:"nats"` // as the nodes found them
 
 	Event  tally         `json:"event"`            // from the event until all was well for a second
-	Back   time.Duration `json:"back"`             // until the paths were as they are to be; 0: never
+	Back   time.Duration `json:"back"`             // from its end until the paths were as they are to be; 0: never
 	Stall  time.Duration `json:"stall"`            // the longest the stream stood still
 	Broken string        `json:"broken,omitempty"` // the stream's error
 	Paths  string        `json:"paths"`            // all that were taken, for whoever asks why
@@ -203,15 +203,15 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	}
 	var well time.Time
 	for time.Since(done) < watch {
-		ok := r.m.a.now(want) && r.m.b.now(want) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond &&
-			(r.stream == nil || e.breaks || time.Since(r.stream.last()) < 300*time.Millisecond)
+		ok := r.m.a.now(want) && r.m.b.now(want) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond
 		switch {
 		case !ok:
 			well = time.Time{}
 		case well.IsZero():
 			well = time.Now()
 		}
-		if !well.IsZero() && time.Since(well) > 1500*time.Millisecond {
+		flows := r.stream == nil || e.breaks || time.Since(r.stream.last()) < 500*time.Millisecond
+		if !well.IsZero() && time.Since(well) > 1500*time.Millisecond && flows {
 			break
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
@@ -220,7 +220,7 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	}
 	end := time.Now()
 	if !well.IsZero() {
-		res.Back = max(well.Sub(r.began), time.Millisecond)
+		res.Back = max(well.Sub(done), time.Millisecond)
 	}
 	if st == r.stream {
 		res.Stall = st.gap(r.began, end)

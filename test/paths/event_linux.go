@@ -15,11 +15,13 @@ type event struct {
 	do         func(ctx context.Context, c *run) error
 	prepare    func(ctx context.Context, c *run) error // before anything is sent
 	outage     time.Duration                           // goal: the longest time without an answer
-	back       time.Duration                           // goal: until the path is what it is to be again
+	back       time.Duration                           // goal: from its end until the path is what it is to be again
+	stall      time.Duration                           // goal: the longest time that TCP stands; 0 for what outage makes of it
 	after      string                                  // "direct" or "relay"; "" for what it was
 	lossless   bool                                    // goal: no datagram is lost
 	breaks     bool                                    // TCP streams need not live on
 	watch      time.Duration                           // how long to look at most; 0 for 6 s
+	tailscale  map[string]string                       // the outage measured on it, by pair
 }
 
 const (
@@ -28,7 +30,7 @@ const (
 )
 
 var events = []event{
-	{name: "lan", text: "a's LAN address changes", outage: announced, back: time.Second,
+	{name: "lan", tailscale: map[string]string{"easy/easy": "4760-4900", "blocked/easy": "3080"}, text: "a's LAN address changes", outage: announced, back: time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.MoveLAN() }},
 	{name: "lan-b", text: "b's LAN address changes", outage: announced, back: time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.b.MoveLAN() }},
@@ -38,7 +40,11 @@ var events = []event{
 		do: func(ctx context.Context, r *run) error {
 			return errors.Join(r.m.a.MoveLAN(), pause(ctx, 700*time.Millisecond), r.m.a.MoveLAN(), pause(ctx, 700*time.Millisecond), r.m.a.MoveLAN())
 		}},
-	{name: "uplink", text: "a's link dies as another comes up", outage: announced, back: time.Second,
+	{name: "uplink", tailscale: map[string]string{"easy/easy": "4750-4850"}, text: "a's link dies as another comes up", outage: announced, back: time.Second,
+		do: func(_ context.Context, r *run) error {
+			return errors.Join(r.m.a.NewUplink("easy", true), r.m.a.DropUplink())
+		}},
+	{name: "uplink-free", text: "a leaves the network that blocks UDP for another", outage: announced, back: 3 * time.Second, after: "direct",
 		do: func(_ context.Context, r *run) error {
 			return errors.Join(r.m.a.NewUplink("easy", true), r.m.a.DropUplink())
 		}},
@@ -53,9 +59,9 @@ var events = []event{
 	{name: "standby", text: "a's link dies while another stands by", outage: announced, back: time.Second,
 		prepare: func(_ context.Context, r *run) error { return r.m.a.NewUplink("easy", false) },
 		do:      func(_ context.Context, r *run) error { return r.m.a.DropUplink() }},
-	{name: "bounce", text: "a's link is down for 1 s", outage: time.Second + announced, back: 2 * time.Second,
+	{name: "bounce", tailscale: map[string]string{"easy/easy": "1020"}, text: "a's link is down for 1 s", outage: time.Second + announced, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.Bounce(time.Second) }},
-	{name: "wan", text: "a's NAT gets another address, unseen by a", outage: silent, back: 2 * time.Second,
+	{name: "wan", tailscale: map[string]string{"easy/easy": "4800-4820"}, text: "a's NAT gets another address, unseen by a", outage: silent, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.MoveWAN() }},
 	{name: "wan-b", text: "b's NAT gets another address, unseen by b", outage: silent, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.b.MoveWAN() }},
@@ -68,22 +74,22 @@ var events = []event{
 	{name: "udp-on", text: "a's network no longer blocks UDP", lossless: true, outage: announced, back: 30 * time.Second, after: "direct", watch: 35 * time.Second,
 		prepare: func(_ context.Context, r *run) error { return r.m.a.BlockUDP(true) },
 		do:      func(_ context.Context, r *run) error { return r.m.a.BlockUDP(false) }},
-	{name: "tcp-dead", text: "a's NAT forgets the TCP connections, and drops their packets without a word", outage: 2 * time.Second, back: 2 * time.Second,
+	{name: "tcp-dead", tailscale: map[string]string{"blocked/easy": "119800"}, text: "a's NAT forgets the TCP connections, and drops their packets without a word", outage: 2 * time.Second, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.KillTCP() }},
 	{name: "loss", text: "10 % loss between the sites; none to the relay", back: 5 * time.Second, after: "relay", watch: 8 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			return r.m.world.Between(r.m.a.Site, r.m.b.Site, "numgen random mod 100 < 10 drop")
 		}},
-	{name: "loss-over", text: "10 % loss between the sites ends after 6 s", back: 16 * time.Second, after: "direct", watch: 20 * time.Second,
+	{name: "loss-over", text: "10 % loss between the sites ends after 6 s", back: 10 * time.Second, after: "direct", watch: 25 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			return errors.Join(r.m.world.Between(r.m.a.Site, r.m.b.Site, "numgen random mod 100 < 10 drop"), pause(ctx, 6*time.Second),
 				r.m.world.Between(r.m.a.Site, r.m.b.Site))
 		}},
-	{name: "mtu", text: "packets over 1280 bytes vanish between the sites", outage: announced, back: 2 * time.Second,
+	{name: "mtu", tailscale: map[string]string{"easy/easy": "for good"}, text: "packets over 1280 bytes vanish between the sites", outage: announced, back: 2 * time.Second, stall: 2 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			return r.m.world.Between(r.m.a.Site, r.m.b.Site, "meta length > 1280 drop")
 		}},
-	{name: "mtu-all", text: "packets over 1280 bytes vanish on all of a's uplink", outage: announced, back: 2 * time.Second,
+	{name: "mtu-all", text: "packets over 1280 bytes vanish on all of a's uplink", outage: announced, back: 2 * time.Second, stall: 2 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			r.m.a.Wire.Set(func(l *labLine) { l.MTU = 1280 })
 			return nil
@@ -99,12 +105,12 @@ var events = []event{
 		}},
 	{name: "relay-dead", text: "the other relay is killed", outage: 2 * time.Second, back: 3 * time.Second,
 		do: func(_ context.Context, r *run) error { r.m.relay.stop(os.Kill); return nil }},
-	{name: "sleep", text: "a sleeps for 5 s", outage: 5*time.Second + silent, back: 8 * time.Second, watch: 12 * time.Second,
+	{name: "sleep", text: "a sleeps for 5 s", outage: 5*time.Second + silent, back: 3 * time.Second, watch: 12 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			p := r.m.a.proc.cmd.Process
 			return errors.Join(p.Signal(syscall.SIGSTOP), pause(ctx, 5*time.Second), p.Signal(syscall.SIGCONT))
 		}},
-	{name: "sleep-move", text: "a sleeps for 5 s and wakes with another LAN address", outage: 5*time.Second + silent, back: 8 * time.Second, watch: 12 * time.Second,
+	{name: "sleep-move", text: "a sleeps for 5 s and wakes with another LAN address", outage: 5*time.Second + silent, back: 3 * time.Second, watch: 12 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			p := r.m.a.proc.cmd.Process
 			return errors.Join(p.Signal(syscall.SIGSTOP), pause(ctx, 5*time.Second), r.m.a.MoveLAN(), p.Signal(syscall.SIGCONT))

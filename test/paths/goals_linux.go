@@ -75,8 +75,12 @@ func eventFaults(s spec, r result) (bad []string) {
 	if r.Broken != "" && !e.breaks {
 		say("the stream broke: %s", r.Broken)
 	}
-	if !e.breaks && r.Stall > max(2*e.outage, time.Second)+2*time.Second {
-		say("the stream stood still for %v", r.Stall)
+	stall := e.stall
+	if stall == 0 {
+		stall = max(2*e.outage, time.Second) + 2*time.Second // TCP waits twice as long after each loss
+	}
+	if !e.breaks && r.Stall > stall+slack {
+		say("the stream stood still for %v, goal %v", r.Stall, stall)
 	}
 	return bad
 }
