@@ -257,7 +257,7 @@ func (p *peer) directSince(start time.Time) time.Duration {
 func (p *peer) now(want string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.paths) == 0 && want == "relay" || len(p.paths) > 0 && strings.HasPrefix(p.paths[len(p.paths)-1].path, want)
+	return want == "any" || len(p.paths) == 0 && want == "relay" || len(p.paths) > 0 && strings.HasPrefix(p.paths[len(p.paths)-1].path, want)
 }
 
 func (p *peer) nat(ctx context.Context) string {

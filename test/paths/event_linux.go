@@ -17,7 +17,7 @@ type event struct {
 	outage     time.Duration                           // goal: the longest time without an answer
 	back       time.Duration                           // goal: from its end until the path is what it is to be again
 	stall      time.Duration                           // goal: the longest time that TCP stands; 0 for what outage makes of it
-	after      string                                  // "direct" or "relay"; "" for what it was
+	after      string                                  // "direct", "relay" or "any"; "" for what it was
 	lossless   bool                                    // goal: no datagram is lost
 	breaks     bool                                    // TCP streams need not live on
 	watch      time.Duration                           // how long to look at most; 0 for 6 s
@@ -59,7 +59,7 @@ var events = []event{
 	{name: "standby", text: "a's link dies while another stands by", outage: announced, back: time.Second,
 		prepare: func(_ context.Context, r *run) error { return r.m.a.NewUplink("easy", false) },
 		do:      func(_ context.Context, r *run) error { return r.m.a.DropUplink() }},
-	{name: "bounce", tailscale: map[string]string{"easy/easy": "1020"}, text: "a's link is down for 1 s", outage: time.Second + announced, back: 2 * time.Second,
+	{name: "bounce", tailscale: map[string]string{"easy/easy": "1020"}, text: "a's link is down for 1 s", outage: time.Second + silent, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.Bounce(time.Second) }},
 	{name: "wan", tailscale: map[string]string{"easy/easy": "4800-4820"}, text: "a's NAT gets another address, unseen by a", outage: silent, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.MoveWAN() }},
@@ -85,7 +85,7 @@ var events = []event{
 			return errors.Join(r.m.world.Between(r.m.a.Site, r.m.b.Site, "numgen random mod 100 < 10 drop"), pause(ctx, 6*time.Second),
 				r.m.world.Between(r.m.a.Site, r.m.b.Site))
 		}},
-	{name: "mtu", tailscale: map[string]string{"easy/easy": "for good"}, text: "packets over 1280 bytes vanish between the sites", outage: announced, back: 2 * time.Second, stall: 2 * time.Second,
+	{name: "mtu", tailscale: map[string]string{"easy/easy": "for good"}, text: "packets over 1280 bytes vanish between the sites", outage: announced, back: 2 * time.Second, after: "any", stall: 2 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			return r.m.world.Between(r.m.a.Site, r.m.b.Site, "meta length > 1280 drop")
 		}},

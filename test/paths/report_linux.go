@@ -217,7 +217,7 @@ func happenings(b *strings.Builder, results []result) {
 				back = "not in " + millis(max(e.watch, 6*time.Second))
 			}
 			goal := millis(e.outage)
-			fmt.Fprintf(b, "| %s | %s | %s | %s | %d of %d | %s %s | %s | %s |\n", e.text, pair, millis(r.Event.Gap), goal, r.Event.Lost, r.Event.Sent, wanted(e, r), back, stall, e.tailscale[pair])
+			fmt.Fprintf(b, "| %s | %s | %s | %s | %d of %d | %s: %s | %s | %s |\n", e.text, pair, millis(r.Event.Gap), goal, r.Event.Lost, r.Event.Sent, wanted(e, r), back, stall, e.tailscale[pair])
 		}
 	}
 }
