@@ -63,6 +63,7 @@ func (b Budget) orDefault() Budget {
 
 const (
 	window    = 64 // ports that a sequential NAT may be at
+	passed    = 4  // ports after the last seen that the peer's usual socket has taken meanwhile to reach us
 	someSocks = 64 // opened where that is enough
 	tryRound  = 4  // of the ordinary search, after which guessing begins
 	tryStep   = 10 * time.Millisecond
@@ -162,8 +163,10 @@ func (pr *peer) guess(ip netip.Addr, n NAT) (func(i int) netip.AddrPort, int) {
 	low, size := 1024, 1<<16-1024
 	switch n.Kind {
 	case Sequential:
+		// From the first of them it has pinged us. If our NAT was spoilt by that, a packet of ours there would get another
+		// port outside, and on Linux all that follow would get that port too, from wherever: so they are left alone.
 		step := max(n.High, 1)
-		return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, n.Low+uint16(1+i%window)*step) }, 4 * window
+		return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, n.Low+uint16(passed+1+i%window)*step) }, 4 * window
 	case Block:
 		low, size = int(n.Low), span(n)
 	}

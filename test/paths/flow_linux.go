@@ -244,6 +244,7 @@ type tally struct {
 	Sent int           `json:"sent"`
 	Lost int           `json:"lost"`
 	Late int           `json:"late"` // overtaken by another
+	Gone []int         `json:"gone"` // the first of those lost, by number from the start of the flow
 	Gap  time.Duration `json:"gap"`  // the longest between answers; to the end, if there came none
 }
 
@@ -257,7 +258,9 @@ func (f *flow) between(from, to time.Time) (t tally) {
 		}
 		t.Sent++
 		if f.back[i].IsZero() {
-			t.Lost++
+			if t.Lost++; t.Lost <= 8 {
+				t.Gone = append(t.Gone, i)
+			}
 		}
 	}
 	arrivals := slices.DeleteFunc(slices.Clone(f.back), func(at time.Time) bool { return !at.After(from) || at.After(to) })

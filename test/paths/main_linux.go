@@ -138,6 +138,9 @@ func (r result) String() string {
 	if r.Event.Sent > 0 {
 		s += fmt.Sprintf(" | outage %s lost %d/%d back %s stall %s", ms(r.Event.Gap), r.Event.Lost, r.Event.Sent, ms(r.Back), ms(r.Stall))
 	}
+	if r.Cold.Lost > 0 {
+		s += fmt.Sprintf(" gone %v", r.Cold.Gone)
+	}
 	if r.Broken != "" {
 		s += " BROKEN " + r.Broken
 	}

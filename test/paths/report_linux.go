@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 func report(results []result, parallel int) string {
 	var b strings.Builder
 	b.WriteString(head)
-	fmt.Fprintf(&b, "\n%s, %d CPUs, %d cases at once. Times are in milliseconds, each from a single run.\n", runtime.GOOS, runtime.NumCPU(), parallel)
+	fmt.Fprintf(&b, "\n%s, %d CPUs, %d cases at once; load at the end, other work of the machine included: %s. Times are in milliseconds, each\nfrom a single run.\n", runtime.GOOS, runtime.NumCPU(), parallel, load())
 	cold := map[string]result{}
 	for _, r := range results {
 		if strings.Count(r.Name, "/") == 1 {
@@ -68,8 +69,8 @@ where a thousand seeds cost little: HEDGE_MATRIX_SEEDS=100 asks for more than on
 const tail = `
 ## How to read it
 
-* Nothing is lost when a conversation moves from the relay to a direct path: around the switch packets go both ways, and
-  WireGuard drops the copies.
+* Around a switch packets go both ways, and WireGuard drops the copies. The datagrams lost above are lost before it: one or two of
+  those sent while the handshake ends, and more where the machine is short of time.
 * hard x hard with ports all over the range stays on the relay, and ` + "`hedge status --why`" + ` says so: one would have to guess
   54,000 times on each side for an even chance.
 * Where ports are guessed, a run may fail by luck: with 256 sockets and 1024 guesses two in a hundred do, and the pair stays
@@ -77,6 +78,15 @@ const tail = `
 * The outage of an event is the longest time without any answer to a flow of 100 datagrams a second; the stream is TCP
   through the mesh, 4 kB every 50 ms, echoed.
 `
+
+// load is the system's load average over the last 1, 5 and 15 minutes.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if f := strings.Fields(string(b)); err == nil && len(f) > 2 {
+		return strings.Join(f[:3], " ")
+	}
+	return "not known"
+}
 
 func millis(d time.Duration) string {
 	if d == 0 {
