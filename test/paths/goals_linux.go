@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,14 +15,23 @@ const (
 	goalGuess  = 4 * time.Second
 	goalPairs  = 5 * time.Second // where both sides guess
 
-	// slack is what a machine that does other things at the same time may add to each.
-	slack = 250 * time.Millisecond
+	// leastSlack is what a machine that does other things at the same time may add to each.
+	leastSlack = 250 * time.Millisecond
 	// overlap is how many datagrams of 100 a second may be lost at a switch there: none but those that the machine drops.
 	overlap = 1
 )
 
+// slackNow is leastSlack, and more the more wait for each CPU.
+func slackNow() time.Duration {
+	wait := 1.0
+	if one, err := strconv.ParseFloat(strings.Fields(load() + " -")[0], 64); err == nil {
+		wait = min(max(wait, one/float64(runtime.NumCPU())), 8)
+	}
+	return time.Duration(wait * float64(leastSlack))
+}
+
 // faults are the goals that a case missed, with slack.
-func faults(s spec, r result) (bad []string) {
+func faults(s spec, r result, slack time.Duration) (bad []string) {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
 	if r.Err != "" {
 		say("%s", r.Err)
@@ -46,13 +58,13 @@ func faults(s spec, r result) (bad []string) {
 		say("direct both ways after %v, goal %v", worst, limit)
 	}
 	if s.event != "" {
-		bad = append(bad, eventFaults(s, r)...)
+		bad = append(bad, eventFaults(s, r, slack)...)
 	}
 	return bad
 }
 
 // eventFaults are the goals missed after the event.
-func eventFaults(s spec, r result) (bad []string) {
+func eventFaults(s spec, r result, slack time.Duration) (bad []string) {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
 	e, err := eventNamed(s.event)
 	if err != nil {
