@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -106,7 +105,7 @@ func TestExpected(t *testing.T) {
 	for _, a := range lab.Kinds {
 		for _, b := range lab.Kinds {
 			if x, y := expected(a, b), expected(b, a); x != y || !slices.Contains([]string{"direct", "guess", "relay"}, x) {
-				t.Error(fmt.Sprintf("%s and %s: %q, the other way %q", a, b, x, y))
+				t.Errorf("%s and %s: %q, the other way %q", a, b, x, y)
 			}
 		}
 	}
