@@ -1,8 +1,12 @@
 package acl
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // FuzzParse feeds the parser anything: it must not panic, and what it accepts must compile, and its views hold no
@@ -53,6 +57,64 @@ func FuzzParse(f *testing.F) {
 						t.Fatalf("target %+v is not in the view", d)
 					}
 				}
+			}
+		}
+	})
+}
+
+// FuzzCompile compiles a policy of every kind of name against any inventory: it fails or means something, and what it
+// makes of the inventory is what it makes of it in two steps.
+func FuzzCompile(f *testing.F) {
+	p, err := Parse("acl.hujson", []byte("{"+head+`"acls": [
+		{"action": "accept", "src": ["group:eng", "autogroup:admin", "tag:web & !tag:db"], "dst": ["tag:db:22,80-90", "autogroup:self:1", "dbhost:*"]},
+		{"action": "accept", "src": ["*"], "dst": ["office:443", "autogroup:internet:*", "fd68:6564:6765::/64:*"], "proto": "tcp"},
+		{"action": "deny", "src": ["bob@example.com"], "dst": ["tag:db:*"]},
+	], "grants": [{"src": ["user:*@example.com"], "dst": ["10.0.0.0/8"], "ip": ["udp:53"], "via": ["tag:router"]}]}`), Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{
+		"{}", `{"nodes": [{"name": "a", "user": "alice@example.com"}, {"name": "b", "tags": ["tag:db", "tag:web"], "addrs": ["100.64.0.6", "fd68:6564:6765::6"]}]}`,
+		`{"users": [{"login": "bob@example.com", "roles": ["admin"]}], "nodes": [{"name": "r", "tags": ["tag:router"], "routes": ["10.33.0.0/16", "0.0.0.0/0", "::/0"]}, {"id": 9, "name": "c", "user": "bob@example.com"}]}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, src string) {
+		inv, err := ParseInventory("nodes.hujson", []byte(src))
+		if err != nil {
+			return
+		}
+		c, err := Compile(p, inv)
+		if err != nil {
+			return // it contradicts itself
+		}
+		for i := range inv.Nodes {
+			n := &inv.Nodes[i]
+			v := c.View(n.ID)
+			for _, peer := range v.Peers {
+				if peer == n.ID || c.Node(peer).ID != peer {
+					t.Fatalf("node %d sees %d", n.ID, peer)
+				}
+			}
+			for _, a := range n.Addrs {
+				c.Check(inv.Nodes[0].ID, a, 22, protoTCP)
+			}
+		}
+		if len(inv.Nodes) == 0 {
+			return
+		}
+		last := len(inv.Nodes) - 1
+		less, err := Compile(p, &Inventory{Users: inv.Users, Nodes: inv.Nodes[:last]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		step, _, err := less.With(Update{Nodes: inv.Nodes[last:]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range inv.Nodes {
+			if d := cmp.Diff(c.View(inv.Nodes[i].ID), step.View(inv.Nodes[i].ID), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+				t.Fatalf("of node %d (at once, in two steps):\n%s", inv.Nodes[i].ID, d)
 			}
 		}
 	})

@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -40,11 +41,40 @@ type Rule struct {
 	Src    []string `cbor:"4,keyasint" json:"src"`
 	Dst    []Target `cbor:"5,keyasint" json:"dst"`
 	// Protos are IANA protocol numbers; empty means the default of TCP, UDP, ICMP and ICMPv6.
-	Protos []uint8 `cbor:"6,keyasint,omitempty" json:"protos,omitempty"`
+	Protos Protos `cbor:"6,keyasint,omitempty" json:"protos,omitempty"`
 	// Expires ends the rule; zero means never.
 	Expires time.Time `cbor:"7,keyasint,omitzero" json:"expires,omitzero"`
 	// Window is when in the week the rule is in force; empty means always.
 	Window Window `cbor:"8,keyasint,omitempty" json:"window,omitempty"`
+}
+
+// Protos are IANA protocol numbers. In JSON they are a list of numbers, not the base64 of bytes.
+type Protos []uint8
+
+// MarshalJSON writes a list of numbers.
+func (p Protos) MarshalJSON() ([]byte, error) {
+	out := make([]int, len(p))
+	for i, n := range p {
+		out[i] = int(n)
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads a list of numbers from 0 to 255.
+func (p *Protos) UnmarshalJSON(b []byte) error {
+	var in []uint16 // a list of uint8 would be base64
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	out := make(Protos, len(in))
+	for i, n := range in {
+		if n > 255 {
+			return fmt.Errorf("%d is no protocol number", n)
+		}
+		out[i] = uint8(n)
+	}
+	*p = out
+	return nil
 }
 
 // Target is a destination: a set of addresses or nodes, and ports on them.
