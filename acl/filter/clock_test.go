@@ -118,3 +118,19 @@ func TestClockJumpsUnderFlows(t *testing.T) {
 		t.Errorf("in doubt the deadline is %v", at)
 	}
 }
+
+// A deny that has ended by all clocks comes back when one of them goes back: flows that began in between end, not only
+// new ones.
+func TestClockBringsBackDeny(t *testing.T) {
+	deny := rule(1, acl.Deny, "a", "v", ports(6))
+	deny.Expires = after(-30 * time.Minute)
+	f := newMesh(t, deny, rule(2, acl.Accept, "a", "v", anyPort))
+	jump(f, 10*time.Minute) // it was 11:50, or is 12:00
+	f.Tick(t0)
+	in(t, f, ip(a4, v4, udp(6, 6, 0)), ByRule)
+	jump(f, time.Hour) // it was 10:50
+	if cuts := f.Tick(t0); len(cuts) != 1 || cuts[0].Why.Reason != DenyRule {
+		t.Errorf("cuts %+v", cuts)
+	}
+	in(t, f, ip(a4, v4, udp(6, 6, 0)), DenyRule)
+}

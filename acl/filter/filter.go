@@ -58,8 +58,8 @@ type Filter struct {
 	setting sync.Mutex
 	// under setting, down to believed
 	peers    map[acl.NodeID]*peer
-	wall     int64 // of the last review
-	pending  []Cut // that nobody was told of yet
+	reviewed moment // when the last review was
+	pending  []Cut  // that nobody was told of yet
 	believed belief
 }
 
@@ -124,11 +124,12 @@ func (f *Filter) forget(c *Config) {
 }
 
 // review goes through all flows under snapshot s: it forgets the idle and cuts those that nothing admits any more.
-// If the clock was set back, what it said of windows since counts for nothing.
+// If the clock was set back, or might now be earlier than it was, what it said of windows and ends since counts for
+// nothing: a deny that was over may be in force again.
 func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 	at, m := s.since(now), s.moment(now)
-	back := m.late < f.wall
-	f.wall = m.late
+	back := s.timed && (m.late < f.reviewed.late || m.early < f.reviewed.early)
+	f.reviewed = m
 	for i := range f.shards {
 		sh := &f.shards[i]
 		sh.mu.Lock()
@@ -137,7 +138,7 @@ func (f *Filter) review(s *snapshot, now time.Time) (cuts []Cut) {
 				f.release(fl.peer)
 				return true
 			}
-			if back && fl.expires != math.MaxInt64 {
+			if back {
 				fl.expires = math.MinInt64
 			}
 			v := sh.current(fl, s, m)

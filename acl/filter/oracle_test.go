@@ -14,7 +14,47 @@ type oracle struct {
 	c     *Config
 	flows map[oracleFlow]*oracleState
 	grams map[oracleGram]*oraclePieces
-	sets  int // how many policies there have been
+	order []oracleFlow  // as they were opened, those that are gone among them
+	sets  int           // how many policies there have been
+	apart time.Duration // how far the clock has run away from what it must say, since it was last believed
+	told  Doubt         // what that means
+	doubt Doubt         // as it was last looked at
+	ended []oracleCut   // of which nobody was told yet
+}
+
+// oracleCut is a flow that nothing admits any more.
+type oracleCut struct {
+	key   oracleFlow
+	state *oracleState
+}
+
+// doubts holds the clock against what it must say.
+func (o *oracle) doubts(now time.Time) Doubt {
+	switch {
+	case now.Before(o.c.NotBefore.Add(-time.Minute)):
+		return ClockEarly
+	case o.apart.Abs() > time.Minute:
+		return o.told
+	}
+	return Believed
+}
+
+// span is the earliest and the latest that it may be when the clock says now.
+func (o *oracle) span(now time.Time) (early, late time.Time) {
+	if o.doubt == Believed {
+		return now, now
+	}
+	early, late = now, now.Add(-o.apart)
+	if late.Before(early) {
+		early, late = late, early
+	}
+	if floor := o.c.NotBefore; early.Before(floor) {
+		early = floor
+	}
+	if floor := o.c.NotBefore; late.Before(floor) {
+		late = floor
+	}
+	return early, late
 }
 
 // oracleGram names a datagram in pieces.
@@ -155,6 +195,7 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 			return DstNotOwned, 0
 		}
 	}
+	early, late := o.span(now)
 	accepted, expired, shut := false, false, false
 	for _, r := range o.c.View.Rules {
 		srcOK, dstOK := false, false
@@ -172,11 +213,13 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 		if !srcOK || !dstOK {
 			continue
 		}
-		over := !r.Expires.IsZero() && !now.Before(r.Expires)
+		over := !r.Expires.IsZero() && !late.Before(r.Expires)
 		switch {
-		case r.Action == acl.Deny && r.InForce(now):
+		case r.Action == acl.Deny && o.doubt == Believed && !r.InForce(now):
+		case r.Action == acl.Deny && !r.Expires.IsZero() && !early.Before(r.Expires):
+		case r.Action == acl.Deny:
 			return DenyRule, peer.ID
-		case r.Action == acl.Accept && r.Window != "" && !r.InForce(now):
+		case r.Action == acl.Accept && r.Window != "" && (o.doubt != Believed || !r.InForce(now)):
 			shut = true
 		case r.Action == acl.Accept && over:
 			expired = true
@@ -189,6 +232,8 @@ func (o *oracle) rules(src, dst netip.Addr, proto uint8, port uint16, inbound bo
 		return ByRule, peer.ID
 	case expired:
 		return RuleExpired, peer.ID
+	case shut && o.doubt != Believed:
+		return ClockDoubt, peer.ID
 	case shut:
 		return RuleShut, peer.ID
 	}
@@ -283,6 +328,9 @@ func possible(flags uint8) bool {
 }
 
 func (o *oracle) whole(p *said, now time.Time) Reason {
+	if o.doubt == Believed && o.doubts(now) != Believed {
+		o.look(now)
+	}
 	k, s, forward := o.find(p, now)
 	who := opens1
 	if !forward {
@@ -326,7 +374,8 @@ func (o *oracle) whole(p *said, now time.Time) Reason {
 		fresh.talk = &talk{}
 		fresh.talk.end[opens1].greet(p)
 	}
-	o.flows[oracleFlow{peer, p.proto, p.src, p.dst, p.sport, p.dport, p.inbound}] = fresh
+	k = oracleFlow{peer, p.proto, p.src, p.dst, p.sport, p.dport, p.inbound}
+	o.flows[k], o.order = fresh, append(o.order, k)
 	return ByRule
 }
 
@@ -416,14 +465,34 @@ func (g *oraclePieces) take(p *piece) bool {
 }
 
 // set drops what the new policy does not admit, and returns what that cuts.
-func (o *oracle) set(c *Config, now time.Time) (cut map[oracleFlow]*oracleState) {
+func (o *oracle) set(c *Config, now time.Time) []oracleCut {
 	o.c = c
 	o.sets++
 	return o.tick(now)
 }
 
-func (o *oracle) tick(now time.Time) (cut map[oracleFlow]*oracleState) {
-	cut = map[oracleFlow]*oracleState{}
+// confirm has somebody say what time it is.
+func (o *oracle) confirm(theirs, now time.Time) []oracleCut {
+	o.apart, o.told = now.Sub(theirs), ClockJumped
+	if o.apart.Abs() > time.Minute {
+		o.told = ClockApart
+	}
+	return o.tick(now)
+}
+
+func (o *oracle) tick(now time.Time) []oracleCut {
+	o.look(now)
+	ended := o.ended
+	o.ended = nil
+	return ended
+}
+
+// look asks about the clock and then, for every flow, whether the rules admit it still.
+func (o *oracle) look(now time.Time) {
+	if d := o.doubts(now); d != o.doubt {
+		o.doubt = d
+		o.sets++
+	}
 	for k, s := range o.flows {
 		if now.Sub(s.last) >= k.idle(s) {
 			delete(o.flows, k)
@@ -431,8 +500,20 @@ func (o *oracle) tick(now time.Time) (cut map[oracleFlow]*oracleState) {
 		}
 		if r, peer := o.still(k, s, now); r != ByRule || peer != k.peer {
 			delete(o.flows, k)
-			cut[k] = s
+			o.ended = append(o.ended, oracleCut{k, s})
 		}
 	}
-	return cut
+}
+
+// some is one of the flows there are.
+func (o *oracle) some(w world) (k oracleFlow, s *oracleState) {
+	for len(o.order) > 0 {
+		i := w.IntN(len(o.order))
+		if k = o.order[i]; o.flows[k] != nil {
+			return k, o.flows[k]
+		}
+		last := len(o.order) - 1
+		o.order[i], o.order = o.order[last], o.order[:last]
+	}
+	return k, nil
 }

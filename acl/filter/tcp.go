@@ -62,9 +62,18 @@ type tcpSide struct {
 	finEnd uint32 // end of the FIN
 	scale  uint8
 	scaled bool // offered scaling
-	fin    bool
+	fin    ending
 	acks   bool // acked is set
 }
+
+// ending is how far an end is with its FIN. That this is acknowledged is kept, since sequence numbers come round.
+type ending uint8
+
+const (
+	finNone ending = iota
+	finSent
+	finAcked
+)
 
 // crossing is what segment says of a SYN that crosses another: the rules decide. It is never a verdict.
 const crossing = reasonCount
@@ -268,7 +277,7 @@ func (f *flow) stream(p *packet, snd, rcv *tcpSide, opener bool) Reason {
 		rcv.maxEnd = edge
 	}
 	if p.flags&fin != 0 {
-		snd.fin, snd.finEnd = true, end
+		snd.fin, snd.finEnd = finSent, end
 	}
 	if f.state != established || p.flags&fin != 0 {
 		f.progress(snd, rcv, opener)
@@ -292,11 +301,21 @@ func (f *flow) progress(snd, rcv *tcpSide, opener bool) {
 	if f.state == synReceived && (opener || f.crossed && rcv.acks) && snd.acks && !before(snd.acked, rcv.first) {
 		f.state = established
 	}
-	if snd.fin || rcv.fin {
-		f.state = max(f.state, closing)
+	if snd.fin|rcv.fin == finNone {
+		return
 	}
-	if snd.fin && rcv.fin && !before(snd.acked, rcv.finEnd) && !before(rcv.acked, snd.finEnd) {
+	f.state = max(f.state, closing)
+	rcv.hear(snd)
+	snd.hear(rcv)
+	if snd.fin == finAcked && rcv.fin == finAcked {
 		f.state = timeWait
+	}
+}
+
+// hear notes that the other end has acknowledged the FIN of s, if it has.
+func (s *tcpSide) hear(other *tcpSide) {
+	if s.fin == finSent && other.acks && !before(other.acked, s.finEnd) {
+		s.fin = finAcked
 	}
 }
 
