@@ -1,70 +1,114 @@
 package acl
 
 import (
+	"encoding/binary"
 	"slices"
-	"strconv"
 	"strings"
 )
 
-// findPeople picks one login, with roles, for each way in which the file's selectors tell people apart.
+// findPeople picks one login, with roles, for each way in which the file's selectors tell people apart, and notes whom
+// each selector names.
 func (pr *prover) findPeople() {
-	p := pr.p
 	var sels []selector
-	logins := []string{"someone@hedge.invalid"}
-	named := map[string]bool{}
-	see := func(s selector) {
-		switch {
-		case people&(1<<s.kind) == 0 || slices.Contains(sels, s):
+	at := map[selector]int32{}
+	named := map[string][]int32{} // by login: the selectors that name it, sorted
+	domains := map[string]int32{}
+	var roleSels []int32
+	pr.p.mentions(func(s selector) {
+		if _, ok := at[s]; ok || people&(1<<s.kind) == 0 {
 			return
-		case s.kind == selUser:
-			logins = append(logins, s.text)
-			named[s.text] = true
-		case s.kind == selUserDomain:
-			logins = append(logins, "someone@"+s.arg)
-		case s.kind == selGroup:
-			for _, l := range p.groups[s.text] {
-				logins = append(logins, l)
-				named[l] = true
-			}
 		}
-		sels = append(sels, s)
-	}
-	p.mentions(see)
-	roles := [][]string{nil}
+		i := int32(len(sels))
+		at[s], sels = i, append(sels, s)
+		switch s.kind {
+		case selUser:
+			named[s.text] = append(named[s.text], i)
+		case selUserDomain:
+			domains[s.arg] = i
+		case selGroup:
+			for _, l := range pr.p.groups[s.text] {
+				named[l] = append(named[l], i)
+			}
+		case selRole:
+			roleSels = append(roleSels, i)
+		}
+	})
 	var every []string
-	for _, s := range sels {
-		if s.kind == selRole {
-			roles = append(roles, []string{s.arg})
-			every = append(every, s.arg)
-		}
+	for _, i := range roleSels {
+		every = append(every, sels[i].arg)
 	}
-	if len(every) > 1 {
-		roles = append(roles, every)
-	}
-	for l := range named {
-		if rs := pr.rolesOf(l, every); !slices.ContainsFunc(roles, func(o []string) bool { return slices.Equal(o, rs) }) {
-			roles = append(roles, rs)
-		}
-	}
-	if pr.work = len(logins) * len(roles) * len(sels) / 10; pr.work > maxWork {
-		return
-	}
+	pr.byName = make(map[selector][]int32, len(sels))
 	seen := map[string]bool{}
-	for _, login := range logins {
-		for _, rs := range roles {
-			if named[login] && !slices.Equal(rs, pr.rolesOf(login, every)) {
-				continue
+	add := func(login string, roles []string) {
+		sig := slices.Clone(named[login])
+		if _, domain, ok := strings.Cut(login, "@"); ok {
+			if i, ok := domains[domain]; ok {
+				sig = append(sig, i)
 			}
-			key := strings.Join(rs, ",")
-			for _, s := range sels {
-				key += strconv.FormatBool(p.isUser(s, login, rs))[:1]
+		}
+		for _, i := range roleSels {
+			if slices.Contains(roles, sels[i].arg) {
+				sig = append(sig, i)
 			}
-			if !seen[key] {
-				seen[key] = true
-				pr.people = append(pr.people, User{Login: login, Roles: rs})
+		}
+		var key []byte
+		for _, i := range sig {
+			key = binary.AppendUvarint(key, uint64(i))
+		}
+		if seen[string(key)] {
+			return
+		}
+		seen[string(key)] = true
+		for _, i := range sig {
+			pr.byName[sels[i]] = append(pr.byName[sels[i]], int32(len(pr.people)))
+		}
+		pr.people = append(pr.people, User{Login: login, Roles: roles})
+	}
+	unnamed := []string{"someone@hedge.invalid"}
+	for _, d := range names(domains) {
+		unnamed = append(unnamed, "someone@"+d)
+	}
+	for _, login := range unnamed {
+		add(login, nil)
+		for _, r := range every {
+			add(login, []string{r})
+		}
+		if len(every) > 1 {
+			add(login, every)
+		}
+	}
+	for _, login := range names(named) {
+		add(login, pr.rolesOf(login, every))
+	}
+}
+
+// whoMay are the people that all of the sources may name, as far as is told by the selectors that do not negate.
+func (pr *prover) whoMay(pair []source) []User {
+	var in []int32
+	all := true
+	for _, s := range pair {
+		for _, t := range s {
+			switch kind := kinds(t.kind); {
+			case t.not || t.kind == selMember:
+			case kind&people != 0:
+				l := pr.byName[t.selector]
+				if !all {
+					l = slices.DeleteFunc(slices.Clone(in), func(i int32) bool { _, ok := slices.BinarySearch(l, i); return !ok })
+				}
+				in, all = l, false
+			case s.plain() && kind&devices != 0:
+				return nil // a tag names nobody's device
 			}
 		}
 	}
+	if all {
+		return pr.people
+	}
+	out := make([]User, len(in))
+	for n, i := range in {
+		out[n] = pr.people[i]
+	}
+	return out
 }
 
 // mentions yields every selector that says who somebody is.

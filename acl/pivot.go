@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,6 +13,8 @@ type stand struct {
 	actor
 	how   string // every step from the source here, ready to go on
 	steps int
+	by    *counter // the flow of the last step, if it was one
+	from  *stand   // and whence
 }
 
 // climb looks for what the sources of a never reach over others, breadth first, so that what it finds is short.
@@ -28,8 +31,11 @@ type climb struct {
 	n     *never
 	seen  map[string]bool
 	todo  []stand
-	hops  map[selector][]actor // by what names them
-	outer []netip.Addr         // addresses behind routers that rules tell apart as sources
+	hops  map[selector][]actor  // by what names them
+	rows  map[selector][]*row   // accepts, by what names a source
+	loose []*row                // and those with other sources
+	sigs  map[string][]selector // what names a person
+	outer []netip.Addr          // addresses behind routers that rules tell apart as sources
 }
 
 // maxSteps bounds the ways that are looked at.
@@ -68,21 +74,17 @@ func (pr *prover) pivot(n *never) *counter {
 
 // starts are the identities of the never's sources, each once.
 func (c *climb) starts() []stand {
-	pts := slices.Concat(srcDefaults, c.srcPts)
-	var pair []source
-	for _, s := range c.n.src {
-		pts = append(pts, c.p.edges(s[0].selector)...)
-		pair = append(pair, s)
-	}
-	everyone := c.identities(source{{selector: selector{kind: selAny}}}, source{{selector: selector{kind: selAny}}})
 	var out []stand
-	for _, x := range append(c.identities(pair...), everyone...) {
-		for _, addr := range pts {
-			x.addr = addr
-			c.work++
-			if c.inMesh(addr) && slices.ContainsFunc(c.n.src, func(s source) bool { return c.p.isSource(s, x) }) {
-				out = append(out, stand{actor: x})
-				break
+	for _, s := range c.n.src {
+		pts := slices.Concat(srcDefaults, c.srcPts, c.p.edges(s[0].selector))
+		for _, x := range c.identities(s, s) {
+			for _, addr := range pts {
+				x.addr = addr
+				c.work++
+				if c.inMesh(addr) && c.p.isSource(s, x) {
+					out = append(out, stand{actor: x})
+					break
+				}
 			}
 		}
 	}
@@ -91,17 +93,19 @@ func (c *climb) starts() []stand {
 
 // arrive asks what a stand reaches, and where it leads.
 func (c *climb) arrive(x stand) *counter {
-	for _, r := range c.accept {
+	for _, r := range c.rowsFrom(x) {
 		for _, a := range c.speakers(x) {
 			c.work++
 			if !slices.ContainsFunc(r.src, func(s source) bool { return c.p.isSource(s, a) }) {
 				continue
 			}
-			if found := c.reach(c.n, r, a); found != nil {
+			if found := c.reach(c.n, r, a); found != nil && c.stands(&x) {
 				found.how = x.how
 				return found
 			}
-			c.leave(stand{a, x.how, x.steps}, r)
+			y := x
+			y.actor = a
+			c.leave(y, r)
 		}
 	}
 	if x.node == nil {
@@ -109,6 +113,57 @@ func (c *climb) arrive(x stand) *counter {
 	}
 	c.own(x)
 	return c.carry(x)
+}
+
+// stands confirms every step of a path, as reach does its last.
+func (c *climb) stands(x *stand) bool {
+	for ; x != nil; x = x.from {
+		if x.by != nil && !c.confirm(x.by) {
+			return false
+		}
+	}
+	return true
+}
+
+// rowsFrom are the accepts that may have a stand as a source: those that name it, and those that do not say whom.
+func (c *climb) rowsFrom(x stand) []*row {
+	if c.rows == nil {
+		c.rows = map[selector][]*row{}
+		for _, r := range c.accept {
+			loose := false
+			for _, s := range r.src {
+				if s.plain() && (s[0].kind == selTag || s[0].kind == selUser || s[0].kind == selGroup) {
+					c.rows[s[0].selector] = append(c.rows[s[0].selector], r)
+				} else {
+					loose = true
+				}
+			}
+			if loose {
+				c.loose = append(c.loose, r)
+			}
+		}
+		c.sigs = map[string][]selector{}
+		for s, l := range c.byName {
+			for _, i := range l {
+				u := c.people[i]
+				c.sigs[u.Login+" "+strings.Join(u.Roles, ",")] = append(c.sigs[u.Login+" "+strings.Join(u.Roles, ",")], s)
+			}
+		}
+	}
+	out := slices.Clone(c.loose)
+	if x.node == nil {
+		return out
+	}
+	for _, t := range x.node.Tags {
+		out = append(out, c.rows[selector{kind: selTag, text: t}]...)
+	}
+	if len(x.node.Tags) == 0 {
+		for _, s := range c.sigs[x.node.User+" "+strings.Join(x.roles, ",")] {
+			out = append(out, c.rows[s]...)
+		}
+	}
+	slices.SortFunc(out, func(a, b *row) int { return cmp.Compare(a.off, b.off) })
+	return slices.Compact(out)
 }
 
 // speakers are a stand by each address that it sends from.
@@ -160,16 +215,23 @@ func (c *climb) leave(x stand, r *row) {
 		for _, d := range pt.dst {
 			if c.n.through&overSSH != 0 && len(r.via) == 0 && slices.ContainsFunc(d.ports, func(p PortRange) bool { return p.Contains(22) }) {
 				for _, y := range c.nodesAt(d.selector, x.steps+1) {
-					if y.addr.BitLen() == x.addr.BitLen() && c.steps(x, y, r, pt, d, ssh, PortRange{22, 22}) {
-						c.visit(stand{c.unless(d.selector, y), fmt.Sprintf("%s%s may log in on %s by ssh (%s, line %d), and ", x.how, x.actor, y, r.path, r.pos.Line), x.steps + 1})
+					if y.addr.BitLen() != x.addr.BitLen() {
+						continue
+					}
+					if by := c.steps(x, y, r, pt, d, ssh, PortRange{22, 22}); by != nil {
+						how := fmt.Sprintf("%s%s may log in on %s by ssh (%s, line %d), and ", x.how, x.actor, y, r.path, r.pos.Line)
+						c.visit(stand{c.unless(d.selector, y), how, x.steps + 1, by, &x})
 					}
 				}
 			}
 			if c.n.through&overRouter != 0 && (numbers|kinds(selAny))&(1<<d.kind) != 0 {
 				for _, addr := range c.outer {
-					y := actor{addr: addr}
-					if addr.BitLen() == x.addr.BitLen() && c.steps(x, y, r, pt, d, &never{}, AllPorts) {
-						c.visit(stand{y, fmt.Sprintf("%s%s reaches %s behind its router (%s, line %d), and ", x.how, x.actor, addr, r.path, r.pos.Line), x.steps + 1})
+					if addr.BitLen() != x.addr.BitLen() {
+						continue
+					}
+					if by := c.steps(x, actor{addr: addr}, r, pt, d, &never{}, AllPorts); by != nil {
+						how := fmt.Sprintf("%s%s reaches %s behind its router (%s, line %d), and ", x.how, x.actor, addr, r.path, r.pos.Line)
+						c.visit(stand{by.dst, how, x.steps + 1, by, &x})
 					}
 				}
 			}
@@ -177,17 +239,20 @@ func (c *climb) leave(x stand, r *row) {
 	}
 }
 
-// steps reports whether a row lets a stand reach another that has not been looked at yet.
-func (c *climb) steps(x stand, y actor, r *row, pt part, d dest, what *never, ports PortRange) bool {
+// steps is the flow by which a row lets a stand reach another that has not been looked at yet, or nil.
+func (c *climb) steps(x stand, y actor, r *row, pt part, d dest, what *never, ports PortRange) *counter {
 	c.work++
 	if c.seen[stand{actor: c.unless(d.selector, y)}.key()] || x.addr == y.addr || !c.p.isDest(d.selector, y, x.actor) {
-		return false
+		return nil
 	}
 	if y.node != nil && x.node != nil && x.node.User == y.node.User && !slices.Equal(x.roles, y.roles) {
-		return false // one user has one set of roles
+		return nil // one user has one set of roles
 	}
 	try := &counter{src: x.actor, dst: y, row: r}
-	return c.flow(try, what, pt, d, dest{selector{kind: selAny}, []PortRange{ports}}) && c.confirm(try)
+	if !c.flow(try, what, pt, d, dest{selector{kind: selAny}, []PortRange{ports}}) {
+		return nil
+	}
+	return try
 }
 
 // nodesAt are the nodes that a destination may name, after so many steps.
@@ -212,7 +277,7 @@ func (c *climb) nodesAt(d selector, steps int) []actor {
 			at = append(at, x)
 			continue
 		}
-		at = append(at, c.speakers(stand{x, "", steps})...)
+		at = append(at, c.speakers(stand{actor: x, steps: steps})...)
 	}
 	return at
 }
@@ -243,7 +308,7 @@ func (c *climb) own(x stand) {
 		for _, t := range c.p.Tags() {
 			c.work++
 			if who != t && slices.ContainsFunc(c.p.tagOwners[t], func(s selector) bool { return c.p.owns(s, who, roles) }) {
-				c.visit(stand{actor{node: &Node{Tags: []string{t}}}, x.how + said + " may give " + t + ", and ", x.steps + 1})
+				c.visit(stand{actor{node: &Node{Tags: []string{t}}}, x.how + said + " may give " + t + ", and ", x.steps + 1, nil, &x})
 			}
 		}
 	}
@@ -268,7 +333,7 @@ func (c *climb) carry(x stand) *counter {
 		}
 		for _, addr := range c.outer {
 			if a.prefix.Contains(addr) {
-				c.visit(stand{actor{addr: addr}, how + ", and ", x.steps + 1})
+				c.visit(stand{actor{addr: addr}, how + ", and ", x.steps + 1, nil, &x})
 			}
 		}
 	}

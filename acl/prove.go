@@ -45,7 +45,8 @@ func (p *Policy) Prove(inv *Inventory) Errors {
 // prover holds what all proofs of a policy share.
 type prover struct {
 	p      *Policy
-	people []User // one for each way in which the file tells logins apart
+	people []User               // one for each way in which the file tells logins apart
+	byName map[selector][]int32 // those of people that a selector names
 	denies []denial
 	srcPts []netip.Addr // addresses at the edges of what denies name
 	dstPts []netip.Addr
@@ -263,12 +264,13 @@ func (pr *prover) identities(pair ...source) []actor {
 		}
 	}
 	var out []actor
-	for _, u := range pr.people {
+	who := pr.whoMay(pair)
+	for _, u := range who {
 		out = append(out, actor{node: &Node{User: u.Login}, roles: u.Roles})
 	}
 	for _, ts := range sets {
 		out = append(out, actor{node: &Node{Tags: ts}})
-		for _, u := range pr.people {
+		for _, u := range who {
 			if exprs {
 				out = append(out, actor{node: &Node{User: u.Login, Tags: ts}, roles: u.Roles})
 			}
