@@ -18,7 +18,8 @@ import (
 const (
 	acceptTimeout    = 15 * time.Second // for Options.Accept to decide
 	handshakeTimeout = 15 * time.Second // for the peer to answer our SYN-ACK
-	flowBacklog      = 8                // datagrams kept of a UDP flow while Accept decides
+	flowBacklog      = 128              // datagrams kept of a UDP flow while Accept decides: as many as WireGuard keeps
+	flowKept         = 32 << 10         // for its session, which then come at once; and bytes: a UDP endpoint's buffer
 )
 
 // forwarder offers what nobody listens for to Options.Accept.
@@ -50,6 +51,7 @@ type forwarder struct {
 type flow struct {
 	id   stack.TransportEndpointID
 	kept []*stack.PacketBuffer
+	size int            // bytes of kept
 	ep   tcpip.Endpoint // nil until accepted
 }
 
@@ -231,8 +233,8 @@ func (f *forwarder) udpPacket(id stack.TransportEndpointID, pkt *stack.PacketBuf
 		switch {
 		case fl.ep != nil: // registered while this packet was on its way here
 			fl.ep.(stack.TransportEndpoint).HandlePacket(id, pkt)
-		case len(fl.kept) < flowBacklog:
-			fl.kept = append(fl.kept, pkt.Clone())
+		case len(fl.kept) < flowBacklog && fl.size < flowKept:
+			fl.keep(pkt)
 		}
 		return true
 	}
@@ -240,11 +242,17 @@ func (f *forwarder) udpPacket(id stack.TransportEndpointID, pkt *stack.PacketBuf
 		f.refused++
 		return false
 	}
-	fl := &flow{id: id, kept: []*stack.PacketBuffer{pkt.Clone()}}
+	fl := &flow{id: id}
+	fl.keep(pkt)
 	f.udp[id] = fl
 	f.wg.Add(1)
 	go f.handleUDP(fl)
 	return true
+}
+
+func (fl *flow) keep(pkt *stack.PacketBuffer) {
+	fl.kept = append(fl.kept, pkt.Clone())
+	fl.size += pkt.Size()
 }
 
 func (f *forwarder) handleUDP(fl *flow) {

@@ -234,6 +234,64 @@ func TestForwardUDP(t *testing.T) {
 	})
 }
 
+// TestForwardUDPBurst: what WireGuard kept for its session comes in one piece, and Accept takes its time.
+func TestForwardUDPBurst(t *testing.T) {
+	hold, got := make(chan struct{}), make(chan int)
+	backend, server := net.Pipe()
+	a, b := pair(t, Options{}, Options{Accept: func(ctx context.Context, _ string, l, _ netip.AddrPort) (net.Conn, error) {
+		if l.Port() != 7 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		<-hold
+		return backend, nil
+	}}, nil)
+	send := func(to uint16, n, size int) {
+		c, err := a.DialContext(timeout(t), "udp", port(b4, to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		for range n {
+			if _, err := c.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kept := func(to uint16) (n, size int) {
+		b.fwd.mu.Lock()
+		defer b.fwd.mu.Unlock()
+		for id, f := range b.fwd.udp {
+			if id.LocalPort == to {
+				return len(f.kept), f.size
+			}
+		}
+		return 0, 0
+	}
+	send(7, 120, 100)
+	wait(t, "all to be kept", func() bool { n, _ := kept(7); return n == 120 })
+	go func() {
+		n := 0
+		for range 120 {
+			if _, err := server.Read(make([]byte, 200)); err != nil {
+				break
+			}
+			n++
+		}
+		got <- n
+	}()
+	close(hold)
+	if n := <-got; n != 120 {
+		t.Errorf("%d of 120 arrived", n)
+	}
+	send(8, 100, 1000)
+	send(9, 1, 1)
+	wait(t, "all to be seen", func() bool { n, _ := kept(9); return n == 1 })
+	if n, size := kept(8); size < flowKept || size > flowKept+1100 {
+		t.Errorf("%d datagrams of %d bytes are kept, the limit is %d", n, size, flowKept)
+	}
+}
+
 // wait polls for a condition that nothing announces.
 func wait(t testing.TB, what string, cond func() bool) {
 	t.Helper()
