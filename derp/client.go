@@ -38,7 +38,7 @@ type ClientConfig struct {
 	// ListenUDP opens the socket for it; one of any address and port if nil.
 	ListenUDP func() (net.PacketConn, error)
 
-	// Dial makes TCP connections; a net.Dialer's if nil.
+	// Dial makes TCP connections; a net.Dialer's with LimitSegments if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Proxy chooses an HTTP proxy; http.ProxyFromEnvironment if nil.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -107,7 +107,7 @@ func NewClient(cfg ClientConfig) *Client { return newClient(cfg, defaultTimes) }
 
 func newClient(cfg ClientConfig, t times) *Client {
 	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{}).DialContext
+		cfg.Dial = (&net.Dialer{Control: LimitSegments}).DialContext
 	}
 	if cfg.ListenUDP == nil {
 		cfg.ListenUDP = func() (net.PacketConn, error) { return net.ListenPacket("udp", ":0") }

@@ -92,7 +92,7 @@ func TestDatagramRefused(t *testing.T) {
 	}
 }
 
-// TestRow: what may go by UDP goes, in order, and the rest stays.
+// TestRow: what may go by UDP goes, in order, and the rest stays; or all does.
 func TestRow(t *testing.T) {
 	rx, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -122,7 +122,11 @@ func TestRow(t *testing.T) {
 		row = appendPacket(row, k, make([]byte, n))
 	}
 	to := rx.LocalAddr().(*net.UDPAddr).AddrPort()
-	rest, left, err := newUDPSock(tx).sendRow(out, to, maxDatagram, row)
+	kept := bytes.Clone(row)
+	if rest, left, err := newUDPSock(tx).sendRow(out, to, maxDatagram, kept, true); err != nil || left != len(want)+len(stay) || !bytes.Equal(rest, row) {
+		t.Fatalf("%d packets are kept, %v; want all %d as they were", left, err, len(want)+len(stay))
+	}
+	rest, left, err := newUDPSock(tx).sendRow(out, to, maxDatagram, row, false)
 	if err != nil || left != len(stay) {
 		t.Fatalf("%d packets are left, %v; want %d", left, err, len(stay))
 	}
@@ -135,6 +139,7 @@ func TestRow(t *testing.T) {
 	}
 	s := newUDPSock(rx)
 	buf := make([]byte, 1<<16)
+	want = append(want, want...)
 	for i := 0; i < len(want); {
 		run, size, from, err := s.read(buf)
 		if err != nil {

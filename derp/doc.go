@@ -40,7 +40,7 @@
 //	├───┼─────────────┬──────────┐
 //	│ 6 │ 8 B session │ 32 B key │  relay to node: the session has a UDP side, too
 //	├───┼─────────────┴──────────┘
-//	│ 6 │  node to relay: send nothing by UDP
+//	│ 6 │  node to relay: send nothing by UDP, until a ping by UDP says so
 //	└───┘
 //
 // Over UDP, on the same port, go the same packets in datagrams: see datagram.go. STUN is answered there as well.

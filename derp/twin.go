@@ -28,11 +28,13 @@ type twin struct {
 	sock  *udpsock
 	addr  netip.AddrPort
 	use   int // the longest datagram to send; 0 for none
-	until time.Time
+	heard time.Time
 }
 
-// twinTrust is how long after a node's last datagram it is sent any.
-const twinTrust = 10 * time.Second
+const (
+	twinTrust = 10 * time.Second // after a node's last datagram it is sent any for so long
+	twinFresh = 2 * time.Second  // and after that they go by WebSocket, too: its pings come each second
+)
 
 func newTwin() *twin {
 	t := &twin{offer: newOffer(), pings: rate.NewLimiter(20, 64)}
@@ -47,17 +49,19 @@ func (t *twin) from(sock *udpsock, addr netip.AddrPort, newest bool, now time.Ti
 	if newest {
 		t.sock, t.addr = sock, addr
 	}
-	t.until = now.Add(twinTrust)
+	t.heard = now
 }
 
-// route returns where to send datagrams now, and of which size at most; 0 for not at all.
-func (t *twin) route(now time.Time) (*udpsock, netip.AddrPort, int) {
+// route returns where to send datagrams now, and of which size at most, 0 for not at all; and whether packets are to go by
+// WebSocket, too.
+func (t *twin) route(now time.Time) (sock *udpsock, to netip.AddrPort, use int, both bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.use == 0 || now.After(t.until) {
-		return nil, netip.AddrPort{}, 0
+	age := now.Sub(t.heard)
+	if t.use == 0 || age > twinTrust {
+		return nil, netip.AddrPort{}, 0, false
 	}
-	return t.sock, t.addr, t.use
+	return t.sock, t.addr, t.use, age > twinFresh
 }
 
 func (t *twin) setUse(n int) {
@@ -215,12 +219,12 @@ func (c *session) sayUDP(b *block) {
 	if c.twin == nil {
 		return
 	}
-	sock, addr, use := c.twin.route(time.Now())
+	sock, addr, use, both := c.twin.route(time.Now())
 	if use == 0 {
 		return
 	}
 	n, size := b.n, len(b.bytes())
-	rest, left, err := sock.sendRow(c.twin.out, addr, use, b.bytes())
+	rest, left, err := sock.sendRow(c.twin.out, addr, use, b.bytes(), both)
 	if err != nil {
 		c.twin.setUse(0) // until the node pings again
 	}

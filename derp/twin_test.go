@@ -123,7 +123,7 @@ func (c *testClient) usable(t testing.TB, r *relay) {
 		if s == nil {
 			return false
 		}
-		_, _, use := s.twin.route(time.Now())
+		_, _, use, _ := s.twin.route(time.Now())
 		return use > 0
 	})
 	tick := time.NewTicker(5 * time.Millisecond) // what is under way by WebSocket
@@ -314,7 +314,7 @@ func TestUDPStrangers(t *testing.T) {
 	defer evil.Close()
 	bond := a.bond.Load()
 	session := r.twins.get(bond.in.session)
-	_, where, _ := session.twin.route(time.Now())
+	_, where, _, _ := session.twin.route(time.Now())
 	forged := r.Stats().Forged
 
 	var offer [offerLen]byte
@@ -347,7 +347,7 @@ func TestUDPStrangers(t *testing.T) {
 	})
 	evil.Write(replayed)
 	eventually(t, "all has been refused", func() bool { return r.Stats().Forged >= forged+3*50+1 })
-	if _, now, _ := session.twin.route(time.Now()); now != where {
+	if _, now, _, _ := session.twin.route(time.Now()); now != where {
 		t.Errorf("the node at %v is now sent to at %v", where, now)
 	}
 	evil.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
@@ -369,7 +369,7 @@ func TestUDPKick(t *testing.T) {
 	sock, to := a.sock.Load(), a.udpAddr()
 	r.Kick(a.pub)
 	row := appendPacket(nil, b.pub.Raw(), data("from beyond"))
-	if _, _, err := sock.sendRow(bond.out, to, maxDatagram, row); err != nil {
+	if _, _, err := sock.sendRow(bond.out, to, maxDatagram, row, false); err != nil {
 		t.Log(err)
 	}
 	eventually(t, "the session is gone", func() bool { return r.twins.get(bond.in.session) == nil })
@@ -428,7 +428,7 @@ func TestUDPAllocatesNothing(t *testing.T) {
 	}
 	buf := make([]byte, 1<<16)
 	if n := testing.AllocsPerRun(100, func() {
-		if _, left, err := s.sendRow(out, to, maxDatagram, row); left != 0 || err != nil {
+		if _, left, err := s.sendRow(out, to, maxDatagram, row, false); left != 0 || err != nil {
 			t.Fatal(left, err)
 		}
 		for n := 0; n < 16; {

@@ -16,11 +16,14 @@ type bond struct {
 	l    *link
 	out  *seal
 	size atomic.Int32                   // of the longest datagram to send packets in; 0 for none
+	both atomic.Bool                    // and they go by WebSocket, too
 	addr atomic.Pointer[netip.AddrPort] // the relay's
 
 	heard atomic.Int64 // as the lane's
 	data  atomic.Int64
 	sent  atomic.Int64
+	mute  atomic.Int64
+	stale atomic.Bool // the manager is to ask at once
 	last  atomic.Int64
 	long  atomic.Int64
 }
@@ -135,19 +138,23 @@ func (m *manager) mindUDP(now time.Time) {
 	for {
 		u.lane.traffic = time.Duration(m.traffic.Load())
 		u.lane.heard, u.lane.sent, u.lane.out = time.Duration(b.heard.Load()), time.Duration(b.sent.Load()), time.Duration(b.last.Load())
-		u.lane.data = time.Duration(b.data.Load())
+		u.lane.data, u.lane.mute, u.lane.stale = time.Duration(b.data.Load()), time.Duration(b.mute.Load()), b.stale.Load()
 		u.lane.long = int(b.long.Load())
 		a, next := u.lane.act(at)
-		b.size.Store(int32(u.lane.usable()))
+		size, both := u.lane.usable()
+		b.both.Store(both)
+		b.size.Store(int32(size))
+		if a.stop {
+			m.control(kindUDP, nil)
+			if l := m.cur.Load(); l != nil {
+				l.ping() // is the network gone, or UDP only?
+			}
+		}
 		switch {
 		case a.ping > 0:
 			m.pingUDP(b, a.ping, at)
 			continue
 		case a.stop:
-			m.control(kindUDP, nil)
-			if l := m.cur.Load(); l != nil {
-				l.ping() // is the network gone, or UDP only?
-			}
 			continue
 		case a.other:
 			u.addr++
@@ -174,13 +181,14 @@ func (m *manager) pingUDP(b *bond, size int, at time.Duration) {
 	b.mark(at)
 	var echo [8]byte
 	binary.BigEndian.PutUint64(echo[:], uint64(at))
-	_ = writeTo(s.pc, b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.size), size), addr) // asked again if it is lost
+	_ = writeTo(s.pc, b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.use()), size), addr) // asked again if it is lost
 }
 
 // mark notes that something is sent.
 func (b *bond) mark(at time.Duration) {
 	b.last.Store(int64(at))
 	b.sent.CompareAndSwap(0, int64(at))
+	b.mute.CompareAndSwap(0, int64(at))
 }
 
 func (b *bond) longest(n int) {
@@ -195,6 +203,7 @@ func (m *manager) answered(a answered, now time.Time) {
 		return
 	}
 	m.udp.lane.long = int(a.b.long.Load())
+	a.b.stale.Store(false)
 	if m.udp.lane.pong(m.since(), a.sent, a.size) {
 		a.b.sent.Store(0)
 		a.b.long.Store(0)
@@ -257,11 +266,15 @@ func (r *udpLink) datagram(b []byte, at time.Duration) {
 			return
 		}
 		bd.heard.Store(int64(at))
+		bd.mute.Store(0)
 		switch kind {
 		case dgMessage:
 			r.row = append(r.row, body...)
 			bd.longest(len(b))
 			bd.data.Store(int64(at))
+			if at-time.Duration(bd.last.Load()) > laneFresh {
+				r.c.doubt(bd) // the relay, too, sends both ways what it is not sure of
+			}
 		case dgPing: // a pong
 			if echo, _, ok := cutProbe(body); ok {
 				select {
@@ -274,7 +287,14 @@ func (r *udpLink) datagram(b []byte, at time.Duration) {
 	}
 }
 
-// sayUDP sends what of a message may go by UDP now, and leaves the rest in it.
+// doubt has the manager ask whether UDP passes.
+func (c *Client) doubt(b *bond) {
+	if b.stale.CompareAndSwap(false, true) {
+		c.poke(c.stir)
+	}
+}
+
+// sayUDP sends what of a message may go by UDP now, and leaves the rest in it; or all, if UDP may no longer pass.
 func (c *Client) sayUDP(b *block) {
 	bd, sock := c.bond.Load(), c.sock.Load()
 	if bd == nil || sock == nil {
@@ -284,7 +304,12 @@ func (c *Client) sayUDP(b *block) {
 	if size == 0 || addr == nil || bd.l.over.Load() {
 		return
 	}
-	bd.mark(c.since())
+	now, both := c.since(), bd.both.Load()
+	if now-time.Duration(bd.heard.Load()) > laneFresh {
+		c.doubt(bd)
+		both = true
+	}
+	bd.mark(now)
 	for row := b.bytes(); len(row) > 0; {
 		p, more, err := cutPacket(row)
 		if err != nil {
@@ -295,7 +320,7 @@ func (c *Client) sayUDP(b *block) {
 		}
 		row = more
 	}
-	rest, left, err := sock.sendRow(bd.out, *addr, size, b.bytes())
+	rest, left, err := sock.sendRow(bd.out, *addr, size, b.bytes(), both)
 	if err != nil {
 		bd.size.Store(0)
 	}

@@ -75,8 +75,8 @@ var runBufs = sync.Pool{New: func() any { b := make([]byte, 0, 1<<16); return &b
 
 // sendRow sends the packets of a row, each in a datagram of its own. Those to or from the relay itself, and those whose
 // datagram would be longer than use, are moved together at the row's beginning and returned, with their number; and so
-// are those that come after an error.
-func (s *udpsock) sendRow(out *seal, to netip.AddrPort, use int, row []byte) (rest []byte, left int, err error) {
+// are those that come after an error. With keep all are.
+func (s *udpsock) sendRow(out *seal, to netip.AddrPort, use int, row []byte, keep bool) (rest []byte, left int, err error) {
 	p := runBufs.Get().(*[]byte)
 	defer runBufs.Put(p)
 	run, size, ended := (*p)[:0], 0, false // ended: the last of the run is shorter than the others
@@ -94,15 +94,20 @@ func (s *udpsock) sendRow(out *seal, to netip.AddrPort, use int, row []byte) (re
 		}
 		row = more
 		n := len(pkt) + datagramOverhead
-		if err != nil || n > use || [key.Size]byte(pkt) == [key.Size]byte{} {
+		no := err != nil || n > use || [key.Size]byte(pkt) == [key.Size]byte{}
+		if no || keep {
 			rest = append(rest, pkt...) // never past pkt itself
 			left++
+		}
+		if no {
 			continue
 		}
 		if ended || size != 0 && n > size || len(run)+n > maxRunBytes || len(run) == maxRun*size && size != 0 {
 			if flush(); err != nil {
-				rest = append(rest, pkt...)
-				left++
+				if !keep {
+					rest = append(rest, pkt...)
+					left++
+				}
 				continue
 			}
 		}

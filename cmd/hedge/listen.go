@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
@@ -22,7 +23,7 @@ const defaultListen = ":7443"
 
 // listen opens addr for TCP and, if stun is set, the same port for UDP.
 func listen(ctx context.Context, addr string, stun bool) (net.Listener, net.PacketConn, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: derp.LimitSegments}
 	for try := 0; ; try++ {
 		l, err := lc.Listen(ctx, "tcp", addr)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -194,9 +195,11 @@ func (b *Bind) SetExclude(prefixes []netip.Prefix) {
 }
 
 // Dial makes a connection beside the tunnel, which the device's firewall mark keeps out of it; names are looked up the
-// same way.
+// same way. It fits any path.
 func (b *Bind) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{Control: b.markConn}
+	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
+		return errors.Join(b.markConn(network, address, c), derp.LimitSegments(network, address, c))
+	}}
 	if b.mark.Load() != 0 {
 		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: b.markConn}).DialContext}
 	}
