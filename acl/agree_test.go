@@ -48,7 +48,7 @@ func TestFiltersAgree(t *testing.T) {
 				case "router":
 					dsts = append(dsts[:2:2], netip.MustParseAddr("10.33.1.1"))
 				case "exit":
-					dsts = append(dsts[:2:2], netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("2001:4860::8"))
+					dsts = append(dsts[:2:2], netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("2001:4860::8"), netip.MustParseAddr("10.44.1.1"), netip.MustParseAddr("fd00::1"))
 				}
 				if a.ID == b.ID {
 					continue

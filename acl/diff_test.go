@@ -63,6 +63,8 @@ func TestDiff(t *testing.T) {
 			[]string{"+ [tag:web (2 nodes)] -> [172.16.0.0/12 (behind no node)] v4 icmp tcp/22"}},
 		{"the internet", `"acls": []`, `"acls": [{"action": "accept", "proto": "tcp", "src": ["dbhost"], "dst": ["autogroup:internet:443"]}]`,
 			[]string{"+ [db1 (tag:db)] -> [autogroup:internet behind exit] v4 icmp tcp/443"}},
+		{"all there is", `"acls": []`, `"acls": [{"action": "accept", "proto": "tcp", "src": ["dbhost"], "dst": ["*:443"]}]`,
+			[]string{"+ [db1 (tag:db)] -> [alice@example.com (2 nodes) bob-laptop (bob@example.com) exit (tag:exit) router (tag:router) tag:web (2 nodes) autogroup:internet behind exit 10.33.0.0/16 behind router] v4 icmp tcp/443"}},
 		{"self", `"acls": []`, `"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:22"]}]`,
 			[]string{"+ [alice@example.com (2 nodes)] -> [alice@example.com (2 nodes)] icmp tcp/22 udp/22 ipv6-icmp"}},
 		{"an end put off", rules(fmt.Sprintf(eng, `, "expires": "2026-08-01T00:00:00Z"`)), rules(fmt.Sprintf(eng, `, "expires": "2026-09-01T00:00:00Z"`)),
@@ -297,6 +299,33 @@ func TestWhy(t *testing.T) {
 			if !strings.Contains(a.String(), w) {
 				t.Errorf("%d to %s %d/%d: %s\nwant %q", tt.src, tt.dst, tt.port, tt.proto, a, w)
 			}
+		}
+	}
+}
+
+// "*" through an exit is the internet: what is private takes a router of its own, for every question that is asked.
+func TestExitCarriesNothingPrivate(t *testing.T) {
+	c := mustCompile(t, mustParse(t, `"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]`), mesh())
+	for dst, want := range map[string]bool{"8.8.8.8": true, "2606:4700::1": true, "10.33.1.1": true, "10.44.1.1": false, "192.168.1.1": false,
+		"172.16.0.1": false, "100.127.0.1": false, "169.254.169.254": false, "127.0.0.1": false, "224.0.0.1": false, "fd00::1": false, "::1": false} {
+		a := netip.MustParseAddr(dst)
+		why, err := c.Why(3, a, 443, 6, noon)
+		if err != nil || why.Allow != want || !want && !strings.Contains(why.String(), "an exit carries only the internet") {
+			t.Errorf("%s: %v, %v", dst, why, err)
+		}
+		if _, ok := c.Check(3, a, 443, 6); ok != want {
+			t.Errorf("%s: Check says %v", dst, ok)
+		}
+		if got := len(c.WhoReachesAddr(a, noon)) > 0; got != want {
+			t.Errorf("%s: who reaches it: %v", dst, got)
+		}
+		reached := slices.ContainsFunc(c.Reach([]NodeID{3}, noon), func(x Access) bool {
+			return slices.ContainsFunc(x.Dst, func(p Party) bool {
+				return slices.ContainsFunc(p.Addrs, func(p netip.Prefix) bool { return p.Contains(a) })
+			})
+		})
+		if reached != want {
+			t.Errorf("%s: reached %v", dst, reached)
 		}
 	}
 }

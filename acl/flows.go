@@ -340,9 +340,10 @@ func (s *side) behind(a atom) []int32 {
 	return out
 }
 
-// carries reports whether a node has an approved route to an address; exit asks for a /0.
+// carries reports whether a node has an approved route to an address; exit asks for a /0, which is one to the internet
+// alone.
 func (c *Program) carries(i int32, a netip.Addr, exit bool) bool {
-	return slices.ContainsFunc(c.w.nodes[i].Routes, func(r netip.Prefix) bool { return (r.Bits() == 0) == exit && r.Contains(a) })
+	return (!exit || internetHard.contains(a)) && slices.ContainsFunc(c.w.nodes[i].Routes, func(r netip.Prefix) bool { return (r.Bits() == 0) == exit && r.Contains(a) })
 }
 
 // carriers are the nodes with the narrowest approved route to an address.
@@ -394,8 +395,13 @@ func (x *comparer) carried(in scope) []atom {
 			if s.c == nil {
 				continue
 			}
-			for _, i := range slices.Concat(s.c.w.routers, s.c.w.exits) {
+			for _, i := range s.c.w.routers {
 				for _, p := range s.c.w.nodes[i].Routes {
+					see(p)
+				}
+			}
+			if len(s.c.w.exits) > 0 {
+				for _, p := range internetPrefixes()[0] {
 					see(p)
 				}
 			}
@@ -450,17 +456,18 @@ func (x *comparer) carriersOf(r ipRange, dormant bool) []atom {
 			}
 		}
 	}
-	if dormant && (len(out) == 0 || out[0].exit && x.named(r.first)) {
+	if dormant && (len(out) == 0 || out[0].exit) && x.named(r.first, len(out) == 0) {
 		out = append(out, atom{ipRange: r})
 	}
 	return out
 }
 
-// named reports whether a rule names an address by more than the internet: a router for it may come.
-func (x *comparer) named(a netip.Addr) bool {
+// named reports whether a rule names an address by more than "*", or by more than the internet too: whoever carries it
+// may come.
+func (x *comparer) named(a netip.Addr, web bool) bool {
 	return slices.ContainsFunc(x.sides[:], func(s *side) bool {
 		for m := range s.colsOf {
-			if !isInternet(m.name) && m.set.holds(a) {
+			if (web || !isInternet(m.name)) && m.set.holds(a) {
 				return true
 			}
 		}

@@ -56,5 +56,11 @@ func (s *Set) overlaps(p netip.Prefix) bool {
 	return slices.ContainsFunc(s.Prefixes, p.Overlaps)
 }
 
-// Internet is what an exit carries: the addresses of autogroup:internet, as sorted prefixes.
-func Internet() []netip.Prefix { return internetHard.prefixes() }
+// Internet is what an exit carries, whatever a rule says ("*" included): the addresses of autogroup:internet, as sorted
+// prefixes.
+func Internet() []netip.Prefix { return slices.Clone(internetPrefixes()[0]) }
+
+// NotInternet is the rest: private networks, loopback, multicast and the like, as sorted prefixes.
+func NotInternet() []netip.Prefix {
+	return union([]ipRange{rangeOf(all4), rangeOf(all6)}).minus(internetHard).prefixes()
+}

@@ -253,9 +253,9 @@ func (c *Program) lacksOfDest(r *row, d dest, from int32, at lie, dst netip.Addr
 			what = c.told(at.node)
 		}
 		return []lack{{fmt.Sprintf("%s is not in its dst", what), 30}}
-	case at.node < 0:
+	case at.node < 0 && (len(c.w.exits) == 0 || internetHard.contains(dst)):
 		return []lack{{fmt.Sprintf("no node has an approved route to %s", dst), 5}}
-	case at.exit && !m.set.Any && !isInternet(d.text):
+	case at.node < 0, at.exit && !m.set.Any && !isInternet(d.text):
 		return []lack{{fmt.Sprintf("no router has an approved route to %s, and an exit carries only the internet", dst), 5}}
 	case len(r.via) > 0 && !slices.ContainsFunc(r.via, func(t string) bool { return slices.Contains(c.w.nodes[at.node].Tags, t) }):
 		return []lack{{fmt.Sprintf("it goes via %s, and %s is none", strings.Join(r.via, ", "), c.w.nodes[at.node].Name), 20}}

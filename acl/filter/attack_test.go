@@ -111,9 +111,11 @@ func TestSourceBehindPeer(t *testing.T) {
 	in(t, f, ip("10.3.7.7", v4, udp(1, 2, 0)), ByRule)
 	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), SrcNotOwned)
 	f.Set(mesh(2, rule(1, acl.Accept, "*", "v", anyPort)), t0) // now R is an exit too
-	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), NoRule)
+	in(t, f, ip("8.8.8.8", v4, udp(1, 2, 0)), NoRule)
+	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), SrcNotOwned)
 	f.Set(mesh(3, rule(1, acl.Accept, "earth", "v", anyPort)), t0)
-	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), ByRule)
+	in(t, f, ip("8.8.8.8", v4, udp(1, 2, 0)), ByRule)
+	in(t, f, ip("10.4.7.7", v4, udp(1, 2, 0)), SrcNotOwned)
 }
 
 // An address of the mesh is a node's or nobody's: no exit, and no route around it or inside it, stands in for a node
@@ -478,8 +480,8 @@ func TestRouterReachesOnlyWhatPolicyNames(t *testing.T) {
 	}
 }
 
-// An exit carries the internet for those with a rule for the internet or for "*"; a rule for a private network is
-// about the router of that network, not about whoever is an exit.
+// An exit carries the internet for those with a rule for the internet or for "*", and nothing else: neither "*" nor a
+// rule for a private network makes it a router of one, at either end.
 func TestExitIsNoRouterOfPrivateNetworks(t *testing.T) {
 	c := mesh(1, rule(1, acl.Accept, "a", "autogroup:internet", anyPort), rule(2, acl.Accept, "x", "ten", anyPort),
 		rule(3, acl.Accept, "r", "*", anyPort), rule(4, acl.Accept, "x", "v", anyPort))
@@ -488,12 +490,28 @@ func TestExitIsNoRouterOfPrivateNetworks(t *testing.T) {
 	f.Set(c, t0)
 	in(t, f, ip(a4, "8.8.8.8", tcp(5000, 443, syn)), ByRule)
 	out(t, f, ip("8.8.8.8", a4, tcpSeg(443, 5000, syn|ackFlag, 1, 1001, "")), ByFlow)
-	in(t, f, ip(a4, "192.168.1.1", tcp(5000, 443, syn)), NoRule)
+	in(t, f, ip(a4, "192.168.1.1", tcp(5000, 443, syn)), DstNotOwned)
 	in(t, f, ip(a4, v4, tcp(5000, 443, syn)), NoRule)
 	in(t, f, ip(a6, "2001:db8::1", tcp(5000, 443, syn)), ByRule)
-	in(t, f, ip(x4, "10.1.2.3", tcp(5000, 443, syn)), NoRule)
+	in(t, f, ip(x4, "10.1.2.3", tcp(5000, 443, syn)), DstNotOwned)
 	in(t, f, ip(x4, "8.8.8.8", tcp(5000, 443, syn)), NoRule)
 	in(t, f, ip(x4, "10.9.2.3", tcp(5000, 443, syn)), ByRule)
-	in(t, f, ip(r4, "192.168.1.1", tcp(5000, 443, syn)), ByRule)
-	in(t, f, ip(r4, "127.0.0.1", tcp(5000, 443, syn)), DstNotOwned)
+	in(t, f, ip(r4, "8.8.8.8", tcp(5000, 443, syn)), ByRule)
+	everything := New(Options{})
+	everything.Set(mesh(1, rule(1, acl.Accept, "*", "*", anyPort)), t0) // R is the exit, and V uses it
+	for _, dst := range []string{"10.4.1.2", "172.31.255.255", "192.168.1.1", "100.127.0.1", "127.0.0.1", "169.254.169.254", "0.0.0.0",
+		"224.0.0.1", "255.255.255.255", "::1", "fd00::1", "fe80::1", "ff02::1", "64:ff9b::808:808", "::ffff:8.8.8.8"} {
+		if to := netip.MustParseAddr(dst); to.Is4() {
+			in(t, f, ip(r4, dst, tcp(5000, 443, syn)), DstNotOwned)
+			out(t, everything, ip(v4, dst, tcp(5000, 443, syn)), DstNotOwned)
+		} else {
+			in(t, f, ip(r6, dst, tcp(5000, 443, syn)), DstNotOwned)
+			out(t, everything, ip(v6, dst, tcp(5000, 443, syn)), DstNotOwned)
+		}
+	}
+	for _, dst := range []string{"8.8.8.8", "172.32.0.1", "100.128.0.1", "223.255.255.255"} {
+		out(t, everything, ip(v4, dst, tcp(5000, 443, syn)), ByRule)
+	}
+	out(t, everything, ip(v4, "10.3.1.2", tcp(5000, 443, syn)), ByRule) // of a router
+	out(t, everything, ip(v6, "2001:db8::1", tcp(5000, 443, syn)), ByRule)
 }

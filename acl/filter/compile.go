@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -207,6 +208,7 @@ func (k *compiler) owners(prefixes map[netip.Prefix][]int32) map[netip.Prefix]co
 		}
 	}
 	var mesh []netip.Prefix
+	exits := false
 	for _, p := range k.conf.Mesh {
 		if p = clean(p); p.IsValid() {
 			mesh = append(mesh, p)
@@ -221,6 +223,7 @@ func (k *compiler) owners(prefixes map[netip.Prefix][]int32) map[netip.Prefix]co
 			c := owners[p]
 			as(&c, kindOfRoute(p))
 			enter(p, c)
+			exits = exits || p.Bits() == 0
 		}
 	}
 	for i := range k.conf.Peers {
@@ -231,7 +234,28 @@ func (k *compiler) owners(prefixes map[netip.Prefix][]int32) map[netip.Prefix]co
 		})
 	}
 	claim(&k.conf.Self, func(c *cover, how kind) { c.here = how })
+	for _, p := range private() {
+		if _, named := prefixes[p]; exits && !named {
+			prefixes[p] = nil
+		}
+	}
 	return owners
+}
+
+// private is what no exit carries: only a router's own route leads there.
+var private = sync.OnceValue(acl.NotInternet)
+
+// online takes from c what an exit claims of p and may not have.
+func (c *cover) online(p netip.Prefix) {
+	if !slices.Contains(private(), p) {
+		return
+	}
+	if c.kind == exit {
+		c.owner, c.kind = nil, nobody
+	}
+	if c.here == exit {
+		c.here = nobody
+	}
 }
 
 // within reports whether all of p is in m.
@@ -273,6 +297,7 @@ func (k *compiler) inherit(prefixes map[netip.Prefix][]int32, owners map[netip.P
 		if o, ok := owners[p]; ok {
 			c = o
 		}
+		c.online(p)
 		c.sets = union(around.sets, prefixes[p])
 		k.covers.Insert(p, c)
 	}

@@ -147,7 +147,23 @@ func (o *oracle) owner(a netip.Addr) (peer *acl.Node, isOurs, viaExit, viaRoute 
 			isOurs = true
 		}
 	}
+	if longest == 0 && !onInternet(a) {
+		return nil, false, false, false
+	}
 	return peer, isOurs, longest == 0, longest > 0
+}
+
+// onInternet says whether an exit carries an address, by what is left once the above are out.
+func onInternet(a netip.Addr) bool {
+	if a.Is6() {
+		return netip.MustParsePrefix("2000::/3").Contains(a)
+	}
+	for _, p := range []string{"10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"} {
+		if netip.MustParsePrefix(p).Contains(a) {
+			return false
+		}
+	}
+	return true
 }
 
 func (o *oracle) inSet(name string, a netip.Addr, node *acl.Node, viaExit, viaRoute, asSource bool) bool {
