@@ -38,6 +38,7 @@ type snapshot struct {
 	srcRules [][]int32     // set → rules that name it as a source
 	dstRules [][]targetRef // set → targets that name it
 	programs programCache
+	plain    *sync.Map // cell → the portTable of it alone
 }
 
 type targetRef struct{ rule, target int32 }
@@ -104,7 +105,7 @@ type cover struct {
 }
 
 func compile(c *Config, epoch uint32, peerOf func(acl.NodeID) *peer) *snapshot {
-	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, routes: new(bart.Table[place]),
+	s := &snapshot{conf: c, epoch: epoch, rules: c.View.Rules, routes: new(bart.Table[place]), plain: new(sync.Map),
 		names: make(map[acl.NodeID]string, len(c.Peers)+1)}
 	k := &compiler{snapshot: s, setIDs: make(map[string]int32), nodeSets: make(map[acl.NodeID][]int32, len(c.Peers)+1),
 		classIDs: make(map[string]int32)}

@@ -12,15 +12,19 @@ import (
 )
 
 // program is what addresses of one class may send to addresses of another. It is compiled when the first packet
-// between the two asks for it, and again when a rule of it has entered or left its window.
+// between the two asks for it, and again when a rule of it has entered or left its window. Of its cache
+// lines a verdict mostly reads the first two alone.
 type program struct {
 	src, dst       int32
 	from, until    int64 // Unix ns: between them no window opens or shuts
-	asker, asked   addr  // two of these classes, from which the next snapshot knows that they are in use
-	work           int   // how many matches it was compiled from
-	tcp, udp, sctp portTable
+	tcp, udp, sctp *portTable
 	icmp           [2]cell // echo: ICMP, ICMPv6
-	other          []otherCell
+
+	recent [8]answer
+
+	other        []otherCell
+	asker, asked addr // two of these classes, from which the next snapshot knows that they are in use
+	work         int  // how many matches it was compiled from
 }
 
 // cell is the answer for one kind of packet: of the accepts and of the denies that match, the one that is in force
@@ -39,14 +43,12 @@ var closed = cell{noRule, noRule}
 // in the same time whether there is one or are thousands.
 //
 //	port  = 4 bits: top[i] ─ 6 bits: of its bits ─ 6 bits: of the word's bits
+//
+// What most ports need of it, which are below 4,096, begins with one cache line.
 type portTable struct {
-	cells      []cell
-	*portIndex // nil if there is but one cell
-}
-
-type portIndex struct {
-	top   [16]portWord // a bit for each word that is kept; before counts those words
+	cells []cell
 	words []portWord   // a bit for each beginning; before counts those. The first is empty
+	top   [16]portWord // a bit for each word that is kept; before counts those words
 }
 
 type portWord struct {
@@ -63,9 +65,6 @@ type otherCell struct {
 func (w *portWord) rank(n uint16) int { return int(w.before) + bits.OnesCount64(w.bits<<(63-n&63)) }
 
 func (t *portTable) at(port uint16) cell {
-	if t.portIndex == nil {
-		return t.cells[0]
-	}
 	top, word := &t.top[port>>12], port>>6&63
 	w := &t.words[top.rank(word)] // this port's word, or if there is none the last before it, of which all bits count
 	if top.bits>>word&1 == 0 {
@@ -75,12 +74,8 @@ func (t *portTable) at(port uint16) cell {
 }
 
 // newPortTable makes one of the intervals that begin at first, in order, the first at 0.
-func newPortTable(first []int32, cells []cell) portTable {
-	t := portTable{cells: cells}
-	if len(cells) == 1 {
-		return t
-	}
-	t.portIndex = &portIndex{words: make([]portWord, 1, 1+len(cells))}
+func newPortTable(first []int32, cells []cell) *portTable {
+	t := &portTable{cells: slices.Clone(cells), words: make([]portWord, 1, 1+len(cells))}
 	for i, port := range first {
 		word := &t.top[port>>12]
 		if bit := uint64(1) << (port >> 6 & 63); word.bits&bit == 0 {
@@ -95,15 +90,66 @@ func newPortTable(first []int32, cells []cell) portTable {
 	return t
 }
 
+// portTable is newPortTable, except that the same answer for all ports is kept but once: for most pairs of classes it
+// is all there is.
+func (s *snapshot) portTable(first []int32, cells []cell) *portTable {
+	if len(cells) > 1 {
+		return newPortTable(first, cells)
+	}
+	t, ok := s.plain.Load(cells[0])
+	if !ok {
+		t, _ = s.plain.LoadOrStore(cells[0], newPortTable(first, cells))
+	}
+	return t.(*portTable)
+}
+
+// answer is what a portTable said of a port, in one word, so that it can be read and written without a lock. Many classes
+// have more tables between them than fit the processor's cache, but of each few ports are asked about.
+//
+//	protocol: 8 ─ port: 16 ─ accept + 2^19: 20 ─ deny + 2^19: 20
+type answer struct{ atomic.Uint64 }
+
+const answerMid = 1 << 19
+
+// of looks for the answer to key, which is protocol and port and never zero.
+func (a *answer) of(key uint64) (cell, bool) {
+	v := a.Load()
+	return cell{int32(v>>20&(2*answerMid-1)) - answerMid, int32(v&(2*answerMid-1)) - answerMid}, v>>40 == key
+}
+
+// keep keeps an answer, unless the rules are too many for its bits.
+func (a *answer) keep(key uint64, c cell) {
+	accept, deny := uint64(int64(c.accept)+answerMid), uint64(int64(c.deny)+answerMid)
+	if accept < 2*answerMid && deny < 2*answerMid {
+		a.Store(key<<40 | accept<<20 | deny)
+	}
+}
+
 // at finds the cell of a protocol and a destination port.
 func (g *program) at(proto uint8, port uint16) cell {
+	var t *portTable
 	switch proto {
 	case protoTCP:
-		return g.tcp.at(port)
+		t = g.tcp
 	case protoUDP:
-		return g.udp.at(port)
+		t = g.udp
 	case protoSCTP:
-		return g.sctp.at(port)
+		t = g.sctp
+	default:
+		return g.portless(proto)
+	}
+	key := uint64(proto)<<16 | uint64(port)
+	recent := &g.recent[key&7^key>>16&7]
+	c, ok := recent.of(key)
+	if !ok {
+		c = t.at(port)
+		recent.keep(key, c)
+	}
+	return c
+}
+
+func (g *program) portless(proto uint8) cell {
+	switch proto {
 	case protoICMP:
 		return g.icmp[0]
 	case protoICMPv6:
@@ -229,7 +275,7 @@ type stripe struct {
 
 // ports lays the ranges for one protocol side by side. The rules paint their ranges, best first, and what is painted
 // stays: so the work does not depend on how many overlap.
-func (s *snapshot) ports(found []match, proto uint8) portTable {
+func (s *snapshot) ports(found []match, proto uint8) *portTable {
 	var stripes []stripe
 	bounds := []int32{0, 65536}
 	for _, m := range found {
@@ -265,7 +311,7 @@ func (s *snapshot) ports(found []match, proto uint8) portTable {
 			first, last = append(first, bounds[i+1]), append(last, c) // in place: never ahead of i
 		}
 	}
-	return newPortTable(first, last)
+	return s.portTable(first, last)
 }
 
 // brush paints each cell once: next[i] leads to the first unpainted cell from i on.
@@ -294,7 +340,7 @@ func (b brush) paint(lo, hi int, cell func(int)) {
 	}
 }
 
-// programCache holds the programs compiled so far: a pair's is in one of the ways slots from its hash on. When they
+// programCache holds the programs compiled so far: a pair's is in one of the ways slots from its place on. When they
 // are all taken by others the first is replaced, so its memory is bounded whatever is asked.
 type programCache struct {
 	slots []atomic.Pointer[program]
@@ -314,8 +360,8 @@ func (pc *programCache) init(classes int) {
 // program is that of two addresses, of these classes, at wall.
 func (s *snapshot) program(src, dst *addr, at way, wall int64) *program {
 	pc := &s.programs
-	h := (uint64(uint32(at.src))<<32 | uint64(uint32(at.dst))) * 0x9e3779b97f4a7c15
-	h ^= h >> 32
+	// Who sends to one class share cache lines: mostly it is this node's.
+	h := uint64(uint32(at.dst))*0x9e3779b97f4a7c15>>32 + uint64(uint32(at.src))
 	for i := range uint64(ways) {
 		slot := &pc.slots[(h+i)&pc.mask]
 		g := slot.Load()
