@@ -213,6 +213,11 @@ func (s *Server) commit(decide func(*state) (*change, error)) error {
 			return err
 		}
 		s.state.store(st.apply(*c, t, revision), c)
+		for id, n := range c.nodes {
+			if was := st.nodes.get(id); n == nil && was != nil {
+				s.cfg.Kick(was.Key) // before any session hears of it: who is told that it has left has no relay any more
+			}
+		}
 		if c.nodes != nil || c.users != nil || c.policy != nil {
 			s.poke()
 		}

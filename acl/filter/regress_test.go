@@ -32,7 +32,7 @@ var regressions = map[string][]string{
 	"R-v6-ext":           {"acl/filter/battery_test.go: TestRegressions/R-v6-ext"},
 	"R-v6-unknown-proto": {"acl/filter/battery_test.go: TestRegressions/R-v6-unknown-proto"},
 	"R-unauth-teardown":  {"acl/filter/battery_test.go: TestRegressions/R-unauth-teardown", "node/bind/parts_test.go: TestStranger"},
-	"R-relay-replay":     {"node/bind/once_test.go: TestOnce", "derp/server_test.go: TestReplaysAreBounded", "derp/twin_test.go: TestUDPStrangers"},
+	"R-relay-replay":     {"node/bind/replay_test.go: TestRelayReplay", "node/bind/once_test.go: TestOnce", "derp/server_test.go: TestReplaysAreBounded", "derp/twin_test.go: TestUDPStrangers"},
 	"R-allowedips-owner": {"acl/filter/battery_test.go: TestRegressions/R-allowedips-owner", "coordinator/routes_test.go: TestAdvertiseTakesOnlyRoutes", "coordinator/routes_test.go: TestOrder"},
 	"R-prealloc":         {"acl/filter/battery_test.go: TestRegressions/R-prealloc"},
 	"R-clock":            {"acl/filter/battery_test.go: TestRegressions/R-clock", "acl/filter/clock_test.go: TestClockInDoubt", "acl/filter/clock_test.go: TestClockJumpsUnderFlows", "node/clock_test.go: TestClockOfTheCoordinator"},
