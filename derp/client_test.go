@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,6 +110,40 @@ func TestRedialLosesNothing(t *testing.T) {
 		}
 	}
 	eventually(t, "all old links are gone", func() bool { return r.Stats().Replaced == rounds })
+}
+
+// A network that changes has no routes for a moment: dials that fail then are made again, at the URL that worked first, though
+// the old connection seems to live.
+func TestRedialOutlastsAChangingNetwork(t *testing.T) {
+	r := newRelay(t)
+	const dead = "https://[2001:db8::1]:443"
+	var down atomic.Int32 // so many dials fail
+	var mu sync.Mutex
+	var tried []string
+	a := newClientOf(t, newNode(r.control), r, func(c *ClientConfig, _ *times) {
+		c.URLs = []string{dead, r.url}
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			tried = append(tried, addr)
+			if down.Add(-1) >= 0 || "https://"+addr == dead {
+				return nil, syscall.ENETUNREACH
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+	}).waitUp(t)
+	old := a.cur.Load()
+	mu.Lock()
+	tried = nil
+	mu.Unlock()
+	down.Store(5)
+	a.Redial()
+	eventually(t, "there is a new link", func() bool { l := a.cur.Load(); return l != nil && l != old })
+	mu.Lock()
+	defer mu.Unlock()
+	if want := strings.TrimPrefix(r.url, "https://"); len(tried) < 6 || tried[0] != want {
+		t.Errorf("dialed %v, want %s first and six or more", tried, want)
+	}
 }
 
 // blackHole forwards TCP until it is told to swallow: then it looks alive and is not.

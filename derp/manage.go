@@ -15,6 +15,7 @@ const (
 	staleness = 2 * time.Second        // what has waited longer for a link is no use to anybody
 	retireIn  = 2 * time.Second        // an old link has that long to end by itself
 	freeWrite = 200 * time.Millisecond // and a writer stuck in it that long
+	wishes    = 5                      // rounds of all URLs, when a new link is wished for while the old one seems to live
 )
 
 type dialResult struct {
@@ -32,6 +33,8 @@ type manager struct {
 	cancel  context.CancelFunc // of the dial under way, or nil
 	again   bool               // when it is over, dial once more
 	url     int                // the next to dial
+	good    int                // the one that was reached last
+	wish    int                // dials that have failed since a new link was wished for, and 1; 0 if none is
 	fails   int                // in a row
 	ahead   time.Duration      // the relay's clock of ours
 	lost    error              // why the manager itself hung up the current link
@@ -125,8 +128,12 @@ func (m *manager) tick(now time.Time) {
 	}
 }
 
-// wanted is a wish for a new link at once.
+// wanted is a wish for a new link at once. Addresses come before routes when a network changes, so the first dials may fail.
 func (m *manager) wanted(now time.Time) {
+	m.wish = 1
+	if m.cur.Load() != nil {
+		m.url = m.good // by the family, and over the proxy, that worked
+	}
 	m.udp.lane.moved(m.since())
 	m.mindUDP(now)
 	if l := m.cur.Load(); l != nil && l.draining.Load() {
@@ -184,7 +191,14 @@ func (m *manager) dialEnded(r dialResult, now time.Time) {
 		if l == nil {
 			m.status(false, r.err)
 		}
-		if l == nil || l.draining.Load() || l.pulse.missed > 0 {
+		switch {
+		case m.wish > 0 && m.wish < wishes*max(1, len(m.cfg.URLs)):
+			m.dialAt = now
+			if m.wish >= len(m.cfg.URLs) {
+				m.dialAt = now.Add(m.times.backoff(m.wish, len(m.cfg.URLs)))
+			}
+			m.wish++
+		case l == nil || l.draining.Load() || l.pulse.missed > 0:
 			m.dialAt = now.Add(m.times.backoff(m.fails, len(m.cfg.URLs)))
 		}
 	}
@@ -207,6 +221,7 @@ func (m *manager) adopt(r dialResult, now time.Time) {
 	m.cur.Store(l)
 	m.partUDP()
 	m.ticket, m.lost = r.ticket, nil
+	m.good, m.wish = m.url, 0
 	m.dialAt = time.Time{}
 	m.poke(m.wake)
 	m.wg.Add(1)
