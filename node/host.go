@@ -27,7 +27,7 @@ type host interface {
 }
 
 // openHost is replaced in tests.
-var openHost = func(name string) (host, error) { return ostun.Open(name) }
+var openHost = func(o ostun.Options) (host, error) { return ostun.Open(o) }
 
 // makeDevice chooses what joins programs to the mesh, and says why it is that.
 //
@@ -86,7 +86,7 @@ func (n *Node) openHost() (host, error) {
 	if n.cfg.Inbound.mode != Loopback.mode {
 		return nil, errors.New("with it the host itself takes in what the policy allows, and inbound is to be " + n.cfg.Inbound.String())
 	}
-	return openHost(n.cfg.TUNName)
+	return openHost(ostun.Options{Name: n.cfg.TUNName, PathMTU: n.pathMTU})
 }
 
 // maxConns is how many connections a node takes from peers at once, and how many UDP flows: an exit has many, of which

@@ -49,7 +49,7 @@ func TestMakeDevice(t *testing.T) {
 		{"misspelt", "yes", Loopback, nil, "", "none of auto, on and off"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			openHost = func(string) (host, error) {
+			openHost = func(ostun.Options) (host, error) {
 				if c.fails != nil {
 					return nil, c.fails
 				}
@@ -82,7 +82,7 @@ func TestHostShape(t *testing.T) {
 	old := openHost
 	defer func() { openHost = old }()
 	dev := &fakeHost{}
-	openHost = func(string) (host, error) { return dev, nil }
+	openHost = func(ostun.Options) (host, error) { return dev, nil }
 	n := &Node{cfg: Config{TUN: TUNOn, Inbound: Loopback}}
 	if _, err := n.makeDevice(); err != nil {
 		t.Fatal(err)

@@ -4,8 +4,11 @@
 //	───────────────────────────────────┬──────────────────────────────────
 //	kernel                   TCP and UDP in segments of up to 64 KiB
 //	───────────────────────────────────┬──────────────────────────────────
-//	wireguard-go's driver     cut, Read(batch) ↓   Write(batch) ↑, joined
+//	driver                    splitter, Read ↓   Write ↑, joiner
 //	Inject ── packets of our own ──────┘
+//
+// The driver is our own on Linux, and cuts TCP to what the path to each destination carries ([Options.PathMTU]), which may
+// be more than the interface's MTU. Elsewhere it is wireguard-go's, which cuts to that.
 //
 // [Device.Set] says what the interface is to be: its addresses, what is routed to it, its MTU. What is to be done for
 // that is found by comparing, without I/O, and then done one step at a time (by netlink on Linux):

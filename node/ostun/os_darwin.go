@@ -7,7 +7,7 @@ const DefaultName = "utun"
 
 const needs = "it takes root"
 
-func open(name string) (*Device, error) { return openDriver(name) }
+func open(o Options) (*Device, error) { return openDriver(o.Name) }
 
 // command is what does one step, by ifconfig(8) and route(8).
 func command(name string, o op) ([][]string, error) {

@@ -26,15 +26,11 @@ const (
 	genModeNone = 1 // IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)
 )
 
-func open(name string) (*Device, error) {
-	fd, err := openTUN(name)
+func open(o Options) (*Device, error) {
+	name := o.Name
+	inner, err := drive(o, newDriver)
 	if err != nil {
 		return nil, err
-	}
-	inner, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("network interface %s: %w", name, err)
 	}
 	sys, err := newLink(name)
 	if err != nil {
@@ -44,8 +40,30 @@ func open(name string) (*Device, error) {
 	return &Device{Device: inner, sys: sys, events: make(chan tun.Event, 1)}, nil
 }
 
+// drive makes the interface and what moves its packets: one packet at a time, by wireguard-go's driver, where the kernel
+// has not what ours takes.
+func drive(o Options, ours func(int, string, func(netip.Addr) (int, bool)) (*driver, error)) (tun.Device, error) {
+	fd, err := openTUN(o.Name, unix.IFF_VNET_HDR)
+	if err != nil {
+		return nil, err
+	}
+	if d, err := ours(fd, o.Name, o.PathMTU); err == nil {
+		return d, nil
+	}
+	unix.Close(fd)
+	if fd, err = openTUN(o.Name, 0); err != nil {
+		return nil, err
+	}
+	d, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("network interface %s: %w", o.Name, err)
+	}
+	return d, nil
+}
+
 // openTUN makes the interface, which is there as long as the descriptor is open.
-func openTUN(name string) (fd int, err error) {
+func openTUN(name string, flags uint16) (fd int, err error) {
 	fail := func(err error) (int, error) {
 		return -1, fmt.Errorf("cannot make the network interface %s: %w", name, err)
 	}
@@ -61,7 +79,7 @@ func openTUN(name string) (fd int, err error) {
 		unix.Close(fd)
 		return fail(fmt.Errorf("a name has 1 to 15 bytes: %w", err))
 	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		unix.Close(fd)
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) {

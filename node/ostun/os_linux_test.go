@@ -45,7 +45,7 @@ func everything(t *testing.T, h *lab.Host) string {
 func openOn(t *testing.T, h *lab.Host) *Device {
 	t.Helper()
 	var d *Device
-	if err := h.Do(func() (err error) { d, err = Open("hedge7"); return err }); err != nil {
+	if err := h.Do(func() (err error) { d, err = Open(Options{Name: "hedge7"}); return err }); err != nil {
 		t.Skip(err) // no /dev/net/tun, say
 	}
 	t.Cleanup(func() { d.Close() })
@@ -122,7 +122,7 @@ func TestLeftBehind(t *testing.T) {
 	d := openOn(t, h)
 	must(t, d.Set(exit))
 	var other *Device
-	must(t, h.Do(func() (err error) { other, err = Open("hedge8"); return err }))
+	must(t, h.Do(func() (err error) { other, err = Open(Options{Name: "hedge8"}); return err }))
 	if got := ip(t, h, "rule", "show"); strings.Count(got, "520") != 4 {
 		t.Errorf("another interface took the rules of one that lives:\n%s", got)
 	}
@@ -156,7 +156,7 @@ func TestConflict(t *testing.T) {
 		t.Errorf("the host's own route is gone:\n%s", got)
 	}
 	must(t, h.Do(func() error {
-		if _, err := Open("hedge7"); err == nil || !strings.Contains(err.Error(), "another name") {
+		if _, err := Open(Options{Name: "hedge7"}); err == nil || !strings.Contains(err.Error(), "another name") {
 			t.Errorf("opened twice: %v", err)
 		}
 		return nil

@@ -9,7 +9,7 @@ const DefaultName = "tun0"
 
 const needs = ""
 
-func open(string) (*Device, error) {
+func open(Options) (*Device, error) {
 	return nil, errors.New("no network interface can be made on this operating system yet")
 }
 

@@ -7,7 +7,7 @@ const DefaultName = "Hedge"
 
 const needs = "it takes an administrator, and wintun.dll (www.wintun.net) beside hedge.exe"
 
-func open(name string) (*Device, error) { return openDriver(name) }
+func open(o Options) (*Device, error) { return openDriver(o.Name) }
 
 // command is what does one step, by netsh. Nothing of it outlives a restart of the system (store=active).
 func command(name string, o op) ([][]string, error) {

@@ -3,6 +3,7 @@ package ostun
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,7 @@ import (
 
 // Device is an interface of the operating system. Its methods may be called from any goroutine, Read from one.
 type Device struct {
-	tun.Device // wireguard-go's driver
+	tun.Device // what moves the packets: our driver on Linux, or wireguard-go's
 	sys        system
 	name       string
 	events     chan tun.Event // nil where the driver's own are to be used
@@ -35,19 +36,28 @@ type system interface {
 	close()
 }
 
-// Open makes the interface, without addresses and routes, and removes what an earlier process left behind. An empty name
-// is [DefaultName]. The error says what is missing to be permitted to.
-func Open(name string) (*Device, error) {
-	if name == "" {
-		name = DefaultName
+// Options is what an interface is made with.
+type Options struct {
+	Name string // empty for [DefaultName]
+	// PathMTU, if set, says what size of packet reaches an address now, 0 if that is not known, and whether the address
+	// is the receiver's own rather than one behind it. TCP segments are as long as that, and not as the interface's MTU,
+	// on systems where they can be. It is called from Read.
+	PathMTU func(netip.Addr) (mtu int, end bool)
+}
+
+// Open makes the interface, without addresses and routes, and removes what an earlier process left behind. The error
+// says what is missing to be permitted to.
+func Open(o Options) (*Device, error) {
+	if o.Name == "" {
+		o.Name = DefaultName
 	}
-	d, err := open(name)
+	d, err := open(o)
 	if err != nil {
 		return nil, err
 	}
 	if d.name, err = d.Device.Name(); err != nil {
 		_ = d.Device.Close()
-		return nil, fmt.Errorf("network interface %s: %w", name, err)
+		return nil, fmt.Errorf("network interface %s: %w", o.Name, err)
 	}
 	return d, nil
 }
@@ -65,6 +75,9 @@ func (d *Device) Set(c Config) error {
 	}
 	if err := d.become(w); err != nil {
 		return err
+	}
+	if m, ok := d.Device.(interface{ setMTU(int) }); ok {
+		m.setMTU(w.mtu)
 	}
 	if d.mtu != w.mtu && d.events != nil {
 		select {

@@ -4,17 +4,18 @@
 #   namespaces A, B   iperf3 -c ─ hedge0 ─ hedge ─ eth0 ═ eth0 ─ hedge ─ hedge0 ─ iperf3 -s
 #   namespaces C, D   iperf3 -c ─ wg ─ wireguard-go ─ eth0 ═ eth0 ─ wireguard-go ─ wg ─ iperf3 -s
 #
-# Both are up all the time, with the same MTU inside, and take turns within each round. What counts are the ratios of a
+# Both are up all the time, with the same MTU inside unless told otherwise, and take turns within each round. What counts are the ratios of a
 # round and their median. Needs root, iproute2, iperf3, wireguard-tools and python3.
 #
-#   test/bench/tun.sh [-r ROUNDS] [-t SECONDS] [-m MTU] [-n RULES] [-b OTHER-HEDGE-BINARY] [-k]
+#   test/bench/tun.sh [-r ROUNDS] [-t SECONDS] [-m MTU] [-M WIREGUARD-MTU] [-w WIRE-MTU] [-n RULES] [-b OTHER-HEDGE-BINARY] [-k]
 #
-# With -b the baseline is another build of hedge instead of wireguard-go. -k keeps the namespaces until Enter.
+# -m is the MTU of both tunnels' interfaces, -M that of wireguard-go's if another, -w that of the veths. With -b the baseline is another build of hedge instead of
+# wireguard-go. -k keeps the namespaces until Enter.
 set -euo pipefail
 umask 077
-rounds=5 secs=3 mtu=1280 rules=1000 base= keep=
-while getopts r:t:m:n:b:k o; do case $o in
-	r) rounds=$OPTARG ;; t) secs=$OPTARG ;; m) mtu=$OPTARG ;; n) rules=$OPTARG ;; b) base=$(realpath "$OPTARG") ;; k) keep=1 ;; *) exit 2 ;;
+rounds=5 secs=3 mtu=1280 other= wire=1500 rules=1000 base= keep=
+while getopts r:t:m:M:w:n:b:k o; do case $o in
+	r) rounds=$OPTARG ;; t) secs=$OPTARG ;; m) mtu=$OPTARG ;; M) other=$OPTARG ;; w) wire=$OPTARG ;; n) rules=$OPTARG ;; b) base=$(realpath "$OPTARG") ;; k) keep=1 ;; *) exit 2 ;;
 esac; done
 cd "$(dirname "$0")/../.."
 dir=$(mktemp -d /tmp/hedge-tun-XXXX) id=hbt$$
@@ -33,7 +34,7 @@ pair() {
 	local i=0 n
 	ip netns add $1; ip netns add $2
 	ip link add eth0 netns $1 type veth peer name eth0 netns $2
-	for n in $1 $2; do i=$((i + 1)); ip -n $n addr add 10.9.0.$i/24 dev eth0; ip -n $n link set eth0 up; ip -n $n link set lo up; done
+	for n in $1 $2; do i=$((i + 1)); ip -n $n addr add 10.9.0.$i/24 dev eth0; ip -n $n link set eth0 mtu $wire up; ip -n $n link set lo up; done
 	ip netns exec $2 iperf3 -s -D >/dev/null
 }
 
@@ -74,7 +75,7 @@ else
 		i=$((i + 1)); o=$((3 - i))
 		for _ in $(seq 50); do [ -S /var/run/wireguard/wg$$$i.sock ] && break; sleep 0.1; done
 		ip netns exec $n wg set wg$$$i private-key "$dir/k$i" listen-port 51820 peer "$(cat "$dir/p$o")" endpoint 10.9.0.$o:51820 allowed-ips 10.8.0.$o/32
-		ip -n $n addr add 10.8.0.$i/24 dev wg$$$i; ip -n $n link set wg$$$i mtu $mtu up
+		ip -n $n addr add 10.8.0.$i/24 dev wg$$$i; ip -n $n link set wg$$$i mtu ${other:-$mtu} up
 	done
 	echo 10.8.0.2 >"$dir/base.b"
 	ip netns exec $C ping -q -c 2 10.8.0.2 >/dev/null

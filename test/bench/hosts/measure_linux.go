@@ -52,7 +52,18 @@ type result struct {
 	} `json:"end"`
 }
 
+// iperf asks again while the server is still ending the test before, for which it says that it is busy.
 func (w *world) iperf(d time.Duration, args ...string) (result, error) {
+	for tries := 1; ; tries++ {
+		res, err := w.iperfOnce(d, args...)
+		if err == nil || !strings.Contains(err.Error(), "busy") || tries == 20 {
+			return res, err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func (w *world) iperfOnce(d time.Duration, args ...string) (result, error) {
 	args = append([]string{"-c", w.address, "-p", strconv.Itoa(iperfPort), "-J", "-t", strconv.FormatFloat(d.Seconds(), 'f', 1, 64), "--connect-timeout", "2000"}, args...)
 	name := "iperf3"
 	if w.socks != "" {

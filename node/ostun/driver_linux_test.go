@@ -1,0 +1,312 @@
+package ostun
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hedge-mesh/hedge/test/lab"
+)
+
+// wire carries what one interface Reads to the other's Write, until both are closed. It counts the longest packet.
+func wire(t *testing.T, a, b *Device) (longest func() int) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	most := 0
+	carry := func(from, to *Device) {
+		defer wg.Done()
+		const offset = 16
+		bufs, sizes := make([][]byte, from.BatchSize()), make([]int, from.BatchSize())
+		for i := range bufs {
+			bufs[i] = make([]byte, maxPacket)
+		}
+		out := make([][]byte, 0, len(bufs))
+		for {
+			n, err := from.Read(bufs, sizes, offset)
+			if err != nil {
+				return
+			}
+			out = out[:0]
+			mu.Lock()
+			for i := range n {
+				most = max(most, sizes[i])
+				out = append(out, bufs[i][:offset+sizes[i]])
+			}
+			mu.Unlock()
+			_, _ = to.Write(out, offset)
+		}
+	}
+	wg.Add(2)
+	go carry(a, b)
+	go carry(b, a)
+	t.Cleanup(func() { a.Close(); b.Close(); wg.Wait() })
+	return func() int { mu.Lock(); defer mu.Unlock(); return most }
+}
+
+// pair are two hosts whose interfaces are joined by a wire.
+type pair struct {
+	a, b   *lab.Host
+	da, db *Device
+	config [2]Config
+}
+
+func newPair(t *testing.T, a, b Options) *pair {
+	t.Helper()
+	l := lab.New(t)
+	p := &pair{a: l.Host("a"), b: l.Host("b")}
+	for i, d := range []**Device{&p.da, &p.db} {
+		h, o := p.a, a
+		if i == 1 {
+			h, o = p.b, b
+		}
+		o.Name = "hedge7"
+		if err := h.Do(func() (err error) { *d, err = Open(o); return err }); err != nil {
+			t.Skip(err)
+		}
+		p.config[i] = mesh
+		p.config[i].Addrs = addrs(fmt.Sprintf("100.64.0.%d", i+1), fmt.Sprintf("fd7a::%d", i+1))
+		must(t, (*d).Set(p.config[i]))
+	}
+	return p
+}
+
+// transfer sends random bytes both ways at once, and checks that they arrive.
+func transfer(t *testing.T, p *pair, to string, size int64) {
+	t.Helper()
+	var l net.Listener
+	must(t, p.b.Do(func() (err error) { l, err = net.Listen("tcp", net.JoinHostPort(to, "0")); return err }))
+	defer l.Close()
+	var c net.Conn
+	must(t, p.a.Do(func() (err error) { c, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second); return err }))
+	defer c.Close()
+	s, err := l.Accept()
+	must(t, err)
+	defer s.Close()
+	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	must(t, s.SetDeadline(time.Now().Add(30*time.Second)))
+	var wg sync.WaitGroup
+	one := func(w, r net.Conn, seed byte) {
+		var sent, got [sha256.Size]byte
+		var both sync.WaitGroup
+		both.Go(func() {
+			h := sha256.New()
+			src := io.LimitReader(rand.NewChaCha8([32]byte{seed}), size)
+			if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, h)}, src, make([]byte, 100_003)); err != nil {
+				t.Errorf("send: %v", err)
+			}
+			_ = w.(*net.TCPConn).CloseWrite()
+			h.Sum(sent[:0])
+		})
+		both.Go(func() {
+			h := sha256.New()
+			if n, err := io.Copy(h, r); err != nil || n != size {
+				t.Errorf("%d bytes of %d came, %v", n, size, err)
+			}
+			h.Sum(got[:0])
+		})
+		both.Wait()
+		if sent != got {
+			t.Error("other bytes came than were sent")
+		}
+	}
+	wg.Go(func() { one(c, s, 1) })
+	wg.Go(func() { one(s, c, 2) })
+	wg.Wait()
+}
+
+// What two kernels exchange by our driver is what was sent, whatever the paths carry; segments are as long as the path.
+func TestTransfer(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		fits func(netip.Addr) (int, bool)
+		want int // bytes of the longest packet, 0 for the MTU's
+	}{
+		{"MTU", nil, 1280},
+		{"long path", path(8928, true), 8928},
+		{"short path", path(600, true), 600},
+		{"of one host", path(maxPacket, true), 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := Options{PathMTU: c.fits}
+			p := newPair(t, o, o)
+			if _, ok := p.da.Device.(*driver); !ok {
+				t.Fatalf("it is driven by %T", p.da.Device)
+			}
+			longest := wire(t, p.da, p.db)
+			for _, to := range []string{"100.64.0.2", "fd7a::2"} {
+				transfer(t, p, to, 20<<20)
+			}
+			if got := longest(); c.want != 0 && got != c.want || got <= 600 && c.want == 0 {
+				t.Errorf("the longest packet has %d bytes, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+// Where the kernel has not what our driver takes, wireguard-go's does it.
+func TestFallback(t *testing.T) {
+	refuse := func(int, string, func(netip.Addr) (int, bool)) (*driver, error) { return nil, unix.EINVAL }
+	inner, err := drive(Options{Name: "hedge9"}, refuse)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer inner.Close()
+	if _, ok := inner.(*driver); ok || inner.BatchSize() != 1 {
+		t.Errorf("%T with batches of %d", inner, inner.BatchSize())
+	}
+	if name, err := inner.Name(); name != "hedge9" || err != nil {
+		t.Errorf("its name is %q, %v", name, err)
+	}
+}
+
+// Datagrams keep their bounds, sent and received many at a time.
+func TestDatagrams(t *testing.T) {
+	p := newPair(t, Options{}, Options{})
+	wire(t, p.da, p.db)
+	if !p.db.Device.(*driver).join.uso {
+		t.Skip("this kernel has no USO")
+	}
+	for _, to := range []string{"100.64.0.2", "fd7a::2"} {
+		transfer(t, p, to, 1) // an IPv6 address is there some time after it was set
+		var l, c net.Conn
+		must(t, p.b.Do(func() (err error) {
+			l, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(to)})
+			return err
+		}))
+		defer l.Close()
+		must(t, p.a.Do(func() (err error) { c, err = net.Dial("udp", l.LocalAddr().String()); return err }))
+		defer c.Close()
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		must(t, err)
+		must(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1000) }))
+		must(t, err)
+		msg := make([]byte, 20_500)
+		_, _ = rand.NewChaCha8([32]byte{3}).Read(msg)
+		_, err = c.Write(msg)
+		must(t, err)
+		must(t, l.SetDeadline(time.Now().Add(5*time.Second)))
+		buf := make([]byte, 2000)
+		for part := range slices.Chunk(msg, 1000) {
+			n, err := l.Read(buf)
+			must(t, err)
+			if !bytes.Equal(buf[:n], part) {
+				t.Fatalf("%s: a datagram of %d bytes, want %d", to, n, len(part))
+			}
+		}
+	}
+}
+
+// An interface that somebody deletes ends Read and Write as Close does.
+func TestDeleted(t *testing.T) {
+	h := lab.New(t).Host("a")
+	d := openOn(t, h)
+	must(t, d.Set(mesh))
+	done := make(chan error, 1)
+	go func() {
+		bufs, sizes := [][]byte{make([]byte, maxPacket)}, make([]int, 1)
+		for {
+			if _, err := d.Read(bufs, sizes, 16); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	if out, err := h.Command(t.Context(), "ip", "link", "del", "hedge7").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("Read ends with %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("Read goes on")
+	}
+	if _, err := d.Write(batch(sample{proto: unix.IPPROTO_TCP, flags: ack}.packet()), 16); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Write ends with %v", err)
+	}
+	if _, err := d.Write(batch([]byte{0x45}), 9); err == nil {
+		t.Error("a packet with no room before it was written")
+	}
+}
+
+// Neither direction allocates for a packet.
+func TestNoAllocations(t *testing.T) {
+	h := lab.New(t).Host("a")
+	d := openOn(t, h)
+	must(t, d.Set(mesh))
+	s := sample{proto: unix.IPPROTO_TCP, flags: ack, payload: make([]byte, 1228)}
+	var pkts [][]byte
+	for range 64 {
+		pkts = append(pkts, s.packet())
+		s.seq += 1228
+	}
+	bufs, work := batch(pkts...), batch(pkts...)
+	copyBufs := func() {
+		for i := range bufs {
+			copy(work[i], bufs[i])
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		copyBufs()
+		if n, err := d.Write(work, 16); n != len(work) || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}); n != 0 {
+		t.Errorf("Write of %d packets allocates %v times", len(bufs), n)
+	}
+	in, fits, dst := s.super(100), path(8928, true), make([]byte, maxPacket)
+	var sp splitter
+	if n := testing.AllocsPerRun(100, func() {
+		for sp.start(in, fits); sp.more(); {
+			sp.next(dst)
+		}
+	}); n != 0 {
+		t.Errorf("a split allocates %v times", n)
+	}
+}
+
+func BenchmarkSplit(b *testing.B) {
+	in := sample{proto: unix.IPPROTO_TCP, options: 12, flags: ack, payload: make([]byte, 53*1228)}.super(1228)
+	dst := make([]byte, maxPacket)
+	b.SetBytes(int64(len(in)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var s splitter
+		for s.start(in, nil); s.more(); {
+			s.next(dst)
+		}
+	}
+}
+
+func BenchmarkJoin(b *testing.B) {
+	s := sample{proto: unix.IPPROTO_TCP, options: 12, flags: ack, payload: make([]byte, 1228)}
+	var pkts [][]byte
+	for range 53 {
+		pkts = append(pkts, s.packet())
+		s.seq += 1228
+	}
+	bufs := batch(pkts...)
+	j := joiner{mtu: MinMTU}
+	b.SetBytes(53 * 1228)
+	b.ReportAllocs()
+	first := slices.Clone(bufs[0])
+	for b.Loop() {
+		copy(bufs[0], first)
+		if n, _ := j.next(bufs, 16); n != 53 {
+			b.Fatal(n)
+		}
+	}
+}
