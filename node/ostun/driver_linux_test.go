@@ -146,7 +146,7 @@ func TestTransfer(t *testing.T) {
 			}
 			longest := wire(t, p.da, p.db)
 			for _, to := range []string{"100.64.0.2", "fd7a::2"} {
-				transfer(t, p, to, 20<<20)
+				transfer(t, p, to, 5<<20)
 			}
 			if got := longest(); c.want != 0 && got != c.want || got <= 600 && c.want == 0 {
 				t.Errorf("the longest packet has %d bytes, want %d", got, c.want)

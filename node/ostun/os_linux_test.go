@@ -35,7 +35,8 @@ func ip(t *testing.T, h *lab.Host, list ...string) string {
 func everything(t *testing.T, h *lab.Host) string {
 	var all strings.Builder
 	for l := range strings.Lines(ip(t, h, "addr", "show") + ip(t, h, "route", "show", "table", "all") + ip(t, h, "rule", "show")) {
-		if !strings.Contains(l, "fe80:") { // of eth0, still being tried for a second at first
+		// The link-local address of eth0, still being tried for a second at first, and the line that follows any.
+		if !strings.Contains(l, "fe80:") && !strings.Contains(l, "valid_lft") {
 			all.WriteString(l)
 		}
 	}
