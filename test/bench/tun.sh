@@ -4,13 +4,13 @@
 #   namespaces A, B   iperf3 -c ─ hedge0 ─ hedge ─ eth0 ═ eth0 ─ hedge ─ hedge0 ─ iperf3 -s
 #   namespaces C, D   iperf3 -c ─ wg ─ wireguard-go ─ eth0 ═ eth0 ─ wireguard-go ─ wg ─ iperf3 -s
 #
-# Both are up all the time, with the same MTU inside unless told otherwise, and take turns within each round. What counts are the ratios of a
-# round and their median. Needs root, iproute2, iperf3, wireguard-tools and python3.
+# Both are up all the time, with the same MTU inside unless told otherwise, and take turns within each round. What counts
+# are the ratios of a round and their median. Needs root, iproute2, iperf3, wireguard-tools and python3.
 #
 #   test/bench/tun.sh [-r ROUNDS] [-t SECONDS] [-m MTU] [-M WIREGUARD-MTU] [-w WIRE-MTU] [-n RULES] [-b OTHER-HEDGE-BINARY] [-k]
 #
-# -m is the MTU of both tunnels' interfaces, -M that of wireguard-go's if another, -w that of the veths. With -b the baseline is another build of hedge instead of
-# wireguard-go. -k keeps the namespaces until Enter.
+# -m is the MTU of both tunnels' interfaces, -M that of wireguard-go's if another, -w that of the veths. With -b the
+# baseline is another build of hedge instead of wireguard-go. -k keeps the namespaces until Enter.
 set -euo pipefail
 umask 077
 rounds=5 secs=3 mtu=1280 other= wire=1500 rules=1000 base= keep=
