@@ -281,7 +281,7 @@ func (n *Node) ended() bool {
 
 // pathChanged is called by the bind when a peer is reached in another way than before.
 func (n *Node) pathChanged(c bind.PathChange) {
-	n.log.Debug().Str("peer", c.Peer.Short()).Stringer("path", pathOf(c.Path)).Msg("path changed")
+	n.log.Debug().Str("peer", c.Peer.Short()).Stringer("path", pathOf(c.Path)).Str("why", c.Path.Why).Msg("path changed")
 	n.news.tell()
 }
 

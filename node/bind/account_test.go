@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -39,4 +40,36 @@ func TestAccount(t *testing.T) {
 			t.Error("an account after the end")
 		}
 	})
+}
+
+// TestCounts: each packet counts once, whatever way its copies come and however late.
+func TestCounts(t *testing.T) {
+	var x rx
+	var pkt [32]byte
+	count := func(session uint32, ns ...uint64) {
+		for _, n := range ns {
+			binary.LittleEndian.PutUint64(pkt[8:], n)
+			x.count(session, pkt[:])
+		}
+	}
+	want := func(what string, got, top uint64) {
+		t.Helper()
+		if x.got.Load() != got || x.top.Load() != top {
+			t.Errorf("%s: %d counted up to %d, want %d up to %d", what, x.got.Load(), x.top.Load(), got, top)
+		}
+	}
+	count(1, 0, 1, 2, 0, 1, 2)
+	want("copies", 3, 2)
+	count(1, 10, 4, 3, 4)
+	want("overtaken", 6, 10)
+	count(1, 1000, 11, 11, 1000)
+	want("far behind", 8, 1000)
+	count(1, 100000, 11, 90000, 99000, 99000)
+	want("too old to tell", 10, 100000)
+	for n := range uint64(10000) {
+		count(1, 100001+n, 100001+n, 100001+n-min(n, 500))
+	}
+	want("many with copies", 10010, 110000)
+	count(2, 0, 1, 1, 0, 2)
+	want("another session", 10013, 2)
 }

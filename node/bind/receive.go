@@ -139,7 +139,7 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	switch t {
 	case transport:
 		p.session.Store(now)
-		p.count(i, pkt, now)
+		p.rx.count(i, pkt)
 	case cookie:
 		p.cross.over(i)
 	case response:
@@ -193,7 +193,7 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 			if q, ok := b.book.index(i); !ok {
 				b.stale(p, now)
 			} else if q == p {
-				p.countRelayed(i, pkt, now)
+				p.rx.count(i, pkt)
 			}
 		}
 		if t == transport || b.admit(pkt, t, p, now) {

@@ -224,6 +224,9 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		pr.clear = now
 	}
 	if pr.best != nil {
+		if fresh {
+			pr.stir(now)
+		}
 		for _, c := range pr.candidates {
 			if fresh && c != pr.best && c.by&called != 0 {
 				pr.reach(now, c)

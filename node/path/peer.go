@@ -31,6 +31,7 @@ type peer struct {
 	trial    []time.Duration // round trips of best, beside the relay's
 	counts   Counts
 	countsAt time.Time
+	stirred  time.Time // when one side moved, or the path changed
 	rate     int // packets a second from the peer,
 	rateAt   time.Time
 	moods    bucket    // of switches for quality
@@ -285,6 +286,7 @@ func (pr *peer) leave(now time.Time, why string) {
 	pr.best, pr.doubt, pr.quiet, pr.compared, pr.young = nil, false, 0, 0, false
 	pr.other, pr.until = old.addr, now.Add(bothFor)
 	pr.since, pr.why = now, why
+	pr.stir(now)
 	if pr.round > 2 { // the search that began with the doubt goes on
 		pr.restart(now)
 	}
@@ -303,6 +305,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	c.mtu = mtu{due: now}
 	pr.until = now.Add(bothFor)
 	pr.since, pr.why = now, why
+	pr.stir(now)
 	for _, o := range pr.candidates {
 		o.wins = 0
 	}
@@ -367,10 +370,14 @@ func (pr *peer) relinked(now time.Time) {
 func (pr *peer) moved(now time.Time) {
 	for _, c := range pr.candidates {
 		c.pinged, c.opened = time.Time{}, time.Time{} // by another NAT
+		c.shunned, c.need = time.Time{}, 0
 		if c != pr.best {
 			c.pong = time.Time{}
 		}
 	}
+	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
+	pr.stops.fill(now, stopBurst)
+	pr.stir(now)
 	pr.restart(now)
 	if !recent(now, pr.traffic.Sent, callable) {
 		if pr.best != nil { // nobody is using it: it will have to prove itself when somebody does

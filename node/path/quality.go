@@ -19,6 +19,7 @@ const (
 	lossTell   = 20                    // per mille
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
 	lossyTwice = 2                     // reports running that decide
+	lossAfter  = 2 * lossEvery         // a move: reports of before then may be of what it cost
 	lossFlood  = 20000                 // packets a second; so many overrun a receiver, whatever path they take
 	bulk       = 500                   // packets a second, which make a queue of their own and so the latency
 
@@ -29,7 +30,7 @@ const (
 	stopBurst  = 3
 	shunWarm   = 8                      // the first of them, which are asked for
 	shunSlowly = 250 * time.Millisecond // at this pace,
-	shunWithin = 6 * time.Second        // and the others within that,
+	shunWithin = 4 * time.Second        // and the others within that,
 	shunEvery  = 100 * time.Millisecond // but not more slowly than that
 
 	trialRounds = 8                // in which the relay is set beside the path in use before it is taken
@@ -126,7 +127,7 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 
 // gotLoss weighs the direct path against the relay.
 func (pr *peer) gotLoss(now time.Time, m Loss) {
-	if pr.doubt || m.PerMille > 1000 || recent(now, pr.since, lossEvery) { // then it is of the path before, or of both
+	if pr.doubt || m.PerMille > 1000 || recent(now, pr.stirred, lossAfter) { // then it is of the path before, or of both
 		return
 	}
 	c := pr.best
@@ -139,7 +140,8 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
-	if !clearly(pr.relayScore(now), c.score(now)) {
+	// It must be much both of late and on the whole.
+	if alone := c.score(now) - time.Duration(c.loss-min(c.loss, int(m.PerMille)))*lossCost/10; !clearly(pr.relayScore(now), alone) {
 		return
 	}
 	if c.lossy == 0 && pr.compared == 0 {
@@ -147,6 +149,14 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	}
 	if c.lossy++; c.lossy >= lossyTwice && recent(now, pr.relay.pong, 10*time.Second) {
 		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c.addr, c.loss))
+	}
+}
+
+// stir says that the paths are changing: what is lost now says nothing of the path that will be.
+func (pr *peer) stir(now time.Time) {
+	pr.stirred, pr.countsAt = now, time.Time{}
+	if pr.best != nil {
+		pr.best.loss, pr.best.lostAt, pr.best.lossy = 0, time.Time{}, 0
 	}
 }
 

@@ -273,7 +273,7 @@ func (m *mesh) story(start time.Time) string {
 	var all []string
 	for _, p := range []*peer{m.a, m.b} {
 		for _, c := range p.since(start) {
-			all = append(all, fmt.Sprintf("%s %d %s", p.name, c.at.Sub(start).Milliseconds(), c.path))
+			all = append(all, fmt.Sprintf("%s %d %s (%s)", p.name, c.at.Sub(start).Milliseconds(), c.path, c.why))
 		}
 	}
 	return strings.Join(all, ", ")

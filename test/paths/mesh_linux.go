@@ -49,6 +49,7 @@ type peer struct {
 type change struct {
 	at   time.Time
 	path string // "direct 192.0.2.1:41641", "relay 1", "none"
+	why  string
 }
 
 func (c change) direct() bool { return strings.HasPrefix(c.path, "direct") }
@@ -246,11 +247,12 @@ func (p *peer) logged(line string) {
 	now := time.Now()
 	var l struct {
 		Path string `json:"path"`
+		Why  string `json:"why"`
 	}
 	if json.Unmarshal([]byte(line), &l) == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.paths = append(p.paths, change{now, l.Path})
+		p.paths = append(p.paths, change{now, l.Path, l.Why})
 	}
 }
 
