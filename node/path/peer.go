@@ -31,7 +31,7 @@ type peer struct {
 	trial    []time.Duration // round trips of best, beside the relay's
 	counts   Counts
 	countsAt time.Time
-	stirred  time.Time // when one side moved, or the path changed
+	stirred  time.Time // when one side moved
 	rate     int // packets a second from the peer,
 	rateAt   time.Time
 	moods    bucket    // of switches for quality
@@ -286,7 +286,6 @@ func (pr *peer) leave(now time.Time, why string) {
 	pr.best, pr.doubt, pr.quiet, pr.compared, pr.young = nil, false, 0, 0, false
 	pr.other, pr.until = old.addr, now.Add(bothFor)
 	pr.since, pr.why = now, why
-	pr.stir(now)
 	if pr.round > 2 { // the search that began with the doubt goes on
 		pr.restart(now)
 	}
@@ -298,14 +297,16 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
 	if pr.best == nil {
 		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
-	} else if !pr.doubt {
-		pr.other = pr.best.addr
+	} else {
+		if !pr.doubt {
+			pr.other = pr.best.addr
+		}
+		pr.stir(now) // it may have moved
 	}
 	pr.best, pr.doubt, pr.quiet = c, false, 0
 	c.mtu = mtu{due: now}
 	pr.until = now.Add(bothFor)
 	pr.since, pr.why = now, why
-	pr.stir(now)
 	for _, o := range pr.candidates {
 		o.wins = 0
 	}

@@ -127,7 +127,7 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 
 // gotLoss weighs the direct path against the relay.
 func (pr *peer) gotLoss(now time.Time, m Loss) {
-	if pr.doubt || m.PerMille > 1000 || recent(now, pr.stirred, lossAfter) { // then it is of the path before, or of both
+	if pr.doubt || m.PerMille > 1000 || recent(now, pr.since, lossEvery) || recent(now, pr.stirred, lossAfter) { // then it is of the path before, or of both
 		return
 	}
 	c := pr.best
@@ -152,7 +152,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	}
 }
 
-// stir says that the paths are changing: what is lost now says nothing of the path that will be.
+// stir says that one side moves: what is lost now says nothing of the path that will be.
 func (pr *peer) stir(now time.Time) {
 	pr.stirred, pr.countsAt = now, time.Time{}
 	if pr.best != nil {
