@@ -32,7 +32,7 @@ type peer struct {
 	counts   Counts
 	countsAt time.Time
 	stirred  time.Time // when one side moved
-	rate     int // packets a second from the peer,
+	rate     int       // packets a second from the peer,
 	rateAt   time.Time
 	moods    bucket    // of switches for quality
 	stops    bucket    // of paths that stopped answering, and may be taken back as soon as they do again
@@ -297,13 +297,14 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
 	if pr.best == nil {
 		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
-	} else {
-		if !pr.doubt {
-			pr.other = pr.best.addr
-		}
-		pr.stir(now) // it may have moved
+	} else if !pr.doubt {
+		pr.other = pr.best.addr
 	}
+	had := pr.best != nil
 	pr.best, pr.doubt, pr.quiet = c, false, 0
+	if had {
+		pr.stir(now) // the peer may have moved
+	}
 	c.mtu = mtu{due: now}
 	pr.until = now.Add(bothFor)
 	pr.since, pr.why = now, why

@@ -242,7 +242,7 @@ func (pr *peer) again(now time.Time, c *candidate) bool {
 	}
 	gone := pr.relay.missed >= 2 && !recent(now, pr.relay.pong, 3*time.Second)
 	if c.streak++; c.rtt+4*c.rttvar > pr.relayScore(now) {
-		c.streak = 0
+		c.streak = max(c.streak-3, 0) // not all in vain: one late answer makes some samples bad, and is perhaps our own doing
 	}
 	if !gone && (c.streak < c.need || !pr.fickle(now)) {
 		return false
