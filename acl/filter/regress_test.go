@@ -23,7 +23,7 @@ var regressions = map[string][]string{
 	"T2.8 malformed headers":            {"acl/filter/attack_test.go: TestMalformedHeaders", "acl/filter/attack_test.go: TestIHLBelowFive", "acl/filter/fuzz_test.go: FuzzParse4", "acl/filter/fuzz_test.go: FuzzParse6"},
 	"T2.9 unlisted protocols":           {"acl/filter/attack_test.go: TestUnlistedProtocols"},
 	"T2.10 reach through a router":      {"acl/filter/attack_test.go: TestRouterReachesOnlyWhatPolicyNames", "acl/filter/attack_test.go: TestExitIsNoRouterOfPrivateNetworks"},
-	"T2.11 endpoint poisoning":          {"coordinator/security_test.go: TestREndpoints", "node/bind/parts_test.go: TestEndpoints"},
+	"T2.11 endpoint poisoning":          {"node/path/poison_test.go: TestPoisonedEndpoints", "coordinator/security_test.go: TestREndpoints", "node/bind/parts_test.go: TestEndpoints"},
 	"revocation of live flows":          {"acl/filter/cut_test.go: TestRevocationCutsFlows", "acl/filter/cut_test.go: TestRevocationTellsByICMP", "node/mesh_test.go: TestMeshPolicyEditCutsFlows"},
 	"packets that other filters let in": {"acl/filter/battery_test.go: TestBattery", "acl/filter/attack_test.go: TestPacketsFromPeerWithoutRule"},
 

@@ -352,6 +352,45 @@ func (b *bucket) take(now time.Time, rate, burst float64) bool {
 	return true
 }
 
+// ration bounds the pings to each address that has never answered, since whose that is we have only by hearsay (not
+// to one that packets of the peer came from: NATs are opened by answering there, quickly and at many ports). It
+// remembers addresses that are candidates no more: taking one back and telling of it again gives nothing.
+type ration []struct {
+	to netip.AddrPort
+	bucket
+}
+
+const (
+	rationMost  = 64                       // addresses
+	rationBurst = 8.0                      // a search of ten seconds is seven pings
+	rationRate  = 0.2                      // a second
+	rationWhole = rationBurst / rationRate // seconds until an address is as good as new
+)
+
+// take reports whether one more ping may go there. It refuses further addresses while too many are in use.
+func (r *ration) take(now time.Time, to netip.AddrPort) bool {
+	free := -1
+	for i := range *r {
+		x := &(*r)[i]
+		if x.to == to {
+			return x.bucket.take(now, rationRate, rationBurst)
+		}
+		if now.Sub(x.at).Seconds() >= rationWhole {
+			free = i
+		}
+	}
+	if free < 0 {
+		if free = len(*r); free >= rationMost {
+			return false
+		}
+		*r = append(*r, ration{{}}...)
+	}
+	x := &(*r)[free]
+	x.to = to
+	x.fill(now, rationBurst-1)
+	return true
+}
+
 // recent reports whether t is known and at most d ago.
 func recent(now, t time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) <= d }
 

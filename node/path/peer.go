@@ -57,6 +57,7 @@ type peer struct {
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight
 	probes, pongs, heres bucket
+	unproven             ration
 	heardTx              [32]TxID // of pings, so that a copy is not answered twice
 	heardAt              int
 
@@ -423,11 +424,12 @@ func (pr *peer) probe(now time.Time, id uint64) {
 
 // ping sends one. Those that judge the path in use are not rationed: time rations them.
 func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
-	if !must && !pr.probes.take(now, probeRate, probeBurst) {
+	c := pr.find(to)
+	if !must && (c != nil && !c.proven && c.by&seen == 0 && !pr.unproven.take(now, to) || !pr.probes.take(now, probeRate, probeBurst)) {
 		return
 	}
 	wait := pongMost
-	if c := pr.find(to); c != nil {
+	if c != nil {
 		c.pinged = now
 		if c == pr.best && c.rtt > 0 {
 			wait = min(max(3*c.rtt+4*c.rttvar, pongLeast), pongMost)
