@@ -2,14 +2,12 @@ package node
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/hedge-mesh/hedge/acl/filter"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
@@ -21,7 +19,7 @@ import (
 // enforcer makes the data path that of one Map at a time.
 //
 //	Map ── plan ─┬─ 1 filter.Set    narrower from this packet on, and wider for peers that exist
-//	             ├─ 2 bind, wg      peers come and go
+//	             ├─ 2 bind, roster  peers come and go
 //	             └─ 3 tunnel.end    flows that lost their rule are told so
 //
 // The filter goes first: no packet is ever judged by rules wider than those of the Map its peers are from.
@@ -30,7 +28,7 @@ type enforcer struct {
 	pin    key.ControlPublic // whose tickets say what time it is
 	filter *filter.Filter
 	bind   *bind.Bind
-	wg     *device.Device
+	roster *roster // WireGuard's peers
 	tun    *tunnel
 	shape  func(*wire.Map, []Route) error // of the device: addresses and routes
 	exit   func() string                  // the exit that was chosen, by name
@@ -41,9 +39,8 @@ type enforcer struct {
 	cur  atomic.Pointer[enforced] // never nil
 	wake chan struct{}            // capacity 1: when to look at the clock has changed
 
-	mu    sync.Mutex // held while anything below, or the data path, changes
-	peers map[key.NodePublic][]netip.Prefix
-	next  time.Time
+	mu   sync.Mutex // held while anything below, or the data path, changes
+	next time.Time
 	// ticket is the newest of this run; a Map may come without, and keeps the one it had.
 	ticket wire.Ticket
 	doubt  filter.Doubt // that has been told
@@ -102,7 +99,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		e.bind.SetTicket(m.Ticket.Signed)
 	}
 	e.bind.SetRelays(relaysOf(m))
-	if err := e.connect(p.paths, p.wg); err != nil {
+	if err := e.connect(p, m.Self.Prefixes); err != nil {
 		// Not all peers could be set, so nobody knows which there are: have none.
 		e.disconnect(now)
 		return err
@@ -221,16 +218,10 @@ func (e *enforcer) confirm() {
 	}
 }
 
-// connect sets where peers are, and WireGuard's peers. The caller holds mu.
-func (e *enforcer) connect(paths []bind.Peer, wg map[key.NodePublic][]netip.Prefix) error {
-	e.bind.SetPeers(paths)
-	if conf := wgDiff(e.peers, wg); conf != "" {
-		if err := e.wg.IpcSet(conf); err != nil {
-			return fmt.Errorf("set WireGuard peers: %w", err)
-		}
-	}
-	e.peers = maps.Clone(wg)
-	return nil
+// connect sets where peers are, and who may be WireGuard's. The caller holds mu.
+func (e *enforcer) connect(p *plan, mesh []netip.Prefix) error {
+	e.bind.SetPeers(p.paths)
+	return e.roster.set(p.wg, p.routers, mesh)
 }
 
 // refuse ends all traffic, because the coordinator has ended this node's membership.
@@ -255,9 +246,8 @@ func (e *enforcer) stop(r *wire.Refused, now time.Time) {
 // disconnect denies everything and has no peers. The caller holds mu.
 func (e *enforcer) disconnect(now time.Time) {
 	cuts := e.filter.Set(nil, now)
-	e.wg.RemoveAllPeers()
+	e.roster.clear()
 	e.bind.SetPeers(nil)
-	e.peers = nil
 	e.next = time.Time{}
 	e.end(cuts)
 }
@@ -325,6 +315,7 @@ func (e *enforcer) clock(done <-chan struct{}) {
 		select {
 		case <-t.C:
 			e.tick(time.Now())
+			e.roster.sweep(time.Now())
 			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) {
 				giveBack()
 			}

@@ -124,6 +124,7 @@ type Node struct {
 	about   Device
 	tun     *tunnel
 	wg      *device.Device
+	roster  *roster
 	enforce *enforcer
 	control *control
 	proxy   *proxy.Server // nil for none
@@ -209,6 +210,8 @@ func (n *Node) start(ctx context.Context) error {
 	n.cancel = cancel
 	n.run.Go(func() { n.control.run(rctx) })
 	n.run.Go(func() { n.enforce.clock(rctx.Done()) })
+	n.run.Go(func() { n.roster.serve(rctx.Done()) })
+	n.run.Go(func() { n.roster.answer(rctx.Done()) })
 	if l != nil {
 		n.run.Go(func() { _ = n.proxy.Serve(l) })
 	}
@@ -288,7 +291,13 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost = n.lostDevice
-	n.wg = device.NewDevice(n.tun, &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in}, wgLogger(n.log))
+	w := &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in}
+	if n.roster, err = newRoster(n.bind.Deliver, id.node, n.log); err != nil {
+		return fmt.Errorf("node key: %w", err)
+	}
+	w.screen, n.tun.peers = n.roster.screen, &usher{roster: n.roster}
+	n.wg = device.NewDevice(n.tun, w, wgLogger(n.log))
+	n.roster.wg = n.wg
 	n.wg.DisableSomeRoamingForBrokenMobileSemantics() // an endpoint is a peer, by whatever path: none is better than it
 	if err := n.wg.IpcSet("private_key=" + key.WireGuardHex(id.node) + "\n"); err != nil {
 		return fmt.Errorf("set the WireGuard key: %w", err)
@@ -297,7 +306,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		return fmt.Errorf("start WireGuard: %w", err)
 	}
 	n.enforce = &enforcer{
-		self: n.self, filter: n.filter, bind: n.bind, wg: n.wg, tun: n.tun, shape: n.shape, log: n.log,
+		self: n.self, filter: n.filter, bind: n.bind, roster: n.roster, tun: n.tun, shape: n.shape, log: n.log,
 		exit: func() string { return n.Routing().ExitNode },
 		news: n.news.tell, ask: n.control.ask, pin: n.control.id.pin, wake: make(chan struct{}, 1),
 	}
@@ -333,11 +342,7 @@ func (n *Node) greetAll(m *wire.Map) {
 const maxGreet = 64
 
 // greet makes a new session with a peer, if there is none being made.
-func (n *Node) greet(k key.NodePublic) {
-	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
-		_ = p.SendHandshakeInitiation(false) // the bind repeats it
-	}
-}
+func (n *Node) greet(k key.NodePublic) { n.roster.greet(k) }
 
 // regreet makes a new session in place of those being made, which have undone each other. WireGuard would have no other
 // for 5 s, unless it is told to forget.

@@ -19,16 +19,17 @@ import (
 //
 //	Map, now ── planFor ──▶ filter  who may do what            filter.Set
 //	                        paths   where peers can be found   bind.SetPeers
-//	                        wg      keys and their addresses   device.IpcSet
+//	                        wg      keys and their addresses   roster.set
 //	                        routes  what is behind peers       dialling
 //	                        next    when to ask again          a timer
 type plan struct {
-	filter *filter.Config
-	paths  []bind.Peer
-	wg     map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
-	next   time.Time                         // the first expiry to come; zero for none
-	owner  map[netip.Addr]key.NodePublic     // of addresses that are a peer's own
-	routes []Route                           // the longest first
+	filter  *filter.Config
+	paths   []bind.Peer
+	wg      map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
+	next    time.Time                         // the first expiry to come; zero for none
+	owner   map[netip.Addr]key.NodePublic     // of addresses that are a peer's own
+	routes  []Route                           // the longest first
+	routers map[key.NodePublic]bool           // who carries one of them
 }
 
 // planFor fails if the Map is another node's. exit is the peer of the Map by which the node reaches the internet, or
@@ -59,8 +60,10 @@ func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (
 		}
 	}
 	p.routes = routesInUse(m, exit, func(x *wire.Peer) bool { _, there := keys[x.ID]; return !there })
+	p.routers = make(map[key.NodePublic]bool)
 	for _, r := range p.routes {
 		p.wg[keys[r.Via]] = append(p.wg[keys[r.Via]], r.Prefix)
+		p.routers[keys[r.Via]] = true
 	}
 	for k := range p.wg {
 		slices.SortFunc(p.wg[k], netip.Prefix.Compare)

@@ -75,7 +75,7 @@ func (n *Node) Status() Status {
 			}
 		}
 	}
-	wg := n.counters()
+	wg := n.roster.counters()
 	n.statusOfRoutes(&s, cur)
 	for i := range m.Peers {
 		s.Peers = append(s.Peers, n.peer(m, &m.Peers[i], wg, now))
@@ -125,15 +125,12 @@ type counters struct {
 	handshake time.Time
 }
 
-// counters asks the device, whose answer also has private keys in it: they are skipped here and go nowhere.
-func (n *Node) counters() map[key.NodePublic]counters {
-	var b bytes.Buffer
-	if n.wg.IpcGetOperation(&b) != nil {
-		return nil
+// plus adds those of a later time.
+func (c counters) plus(d counters) counters {
+	if d.handshake.IsZero() {
+		d.handshake = c.handshake
 	}
-	out := parseCounters(b.Bytes())
-	clear(b.Bytes())
-	return out
+	return counters{c.rx + d.rx, c.tx + d.tx, d.handshake}
 }
 
 // parseCounters reads WireGuard's configuration protocol.

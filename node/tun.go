@@ -24,6 +24,7 @@ type tunnel struct {
 	filter *filter.Filter
 	own    own
 	lost   func(error) // the device is gone, and not because it was closed; may be nil
+	peers  *usher      // sees to it that WireGuard has whom packets are for; may be nil
 
 	rx, tx tally
 
@@ -72,6 +73,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		pkt := bufs[i][offset : offset+sizes[i]]
 		if t.own.take(pkt) {
+			t.need(pkt, now)
 			continue
 		}
 		if !t.filter.Out(pkt, now).Allow {
@@ -80,12 +82,27 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			sizes[i] = 0
 			continue
 		}
+		t.need(pkt, now)
 		packets++
 		bytes += uint64(sizes[i])
 	}
 	t.tx.add(packets, bytes, denied)
 	t.out.enter(int(packets))
 	return n, err
+}
+
+func (t *tunnel) need(pkt []byte, now time.Time) {
+	if t.peers != nil {
+		t.peers.need(pkt, now)
+	}
+}
+
+// Close implements tun.Device.
+func (t *tunnel) Close() error {
+	if t.peers != nil {
+		t.peers.close() // Read may be waiting for a peer
+	}
+	return t.Device.Close()
 }
 
 // reject answers a packet that is not let out as if its destination had.

@@ -95,10 +95,11 @@ func (d *door) wait() {
 	}
 }
 
-// windowed is a Bind whose packets pass two windows.
+// windowed is a Bind whose packets pass two windows, and whose handshakes are screened.
 type windowed struct {
 	conn.Bind
 	out, in *window
+	screen  func(pkt []byte, ep conn.Endpoint) (conn.Endpoint, bool) // false: the device is not to have it
 }
 
 // Send implements conn.Bind.
@@ -120,8 +121,13 @@ func (b *windowed) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			n, err := fn(bufs, sizes, eps)
 			data := 0
 			for j := range n {
-				if isData(bufs[j][:sizes[j]]) {
+				pkt := bufs[j][:sizes[j]]
+				if isData(pkt) {
 					data++
+				} else if ep, ok := b.screen(pkt, eps[j]); ok {
+					eps[j] = ep
+				} else {
+					sizes[j] = 0
 				}
 			}
 			d.enter(data)

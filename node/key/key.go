@@ -260,5 +260,11 @@ func Shared[K exchanger](priv Private[K], pub Public[K]) ([Size]byte, error) {
 	return [Size]byte(s), nil
 }
 
+// X25519 is the private key for many exchanges: making it, which [Shared] does each time, takes as long as one. Its
+// ECDH fails for a low-order public key.
+func X25519[K exchanger](p Private[K]) (*ecdh.PrivateKey, error) {
+	return ecdh.X25519().NewPrivateKey(p.k[:])
+}
+
 // WireGuardHex is the private key as wireguard-go's configuration protocol wants it. It is a secret.
 func WireGuardHex(p NodePrivate) string { return hex.EncodeToString(p.k[:]) }
