@@ -292,7 +292,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost = n.lostDevice
 	w := &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in}
-	if n.roster, err = newRoster(n.bind.Deliver, id.node, n.log); err != nil {
+	if n.roster, err = newRoster(n.bind.Deliver, n.bind.Forget, id.node, n.log); err != nil {
 		return fmt.Errorf("node key: %w", err)
 	}
 	w.screen, n.tun.peers = n.roster.screen, &usher{roster: n.roster}

@@ -37,6 +37,7 @@ import (
 type roster struct {
 	wg      *device.Device                     // set before there is anybody
 	deliver func(pkt []byte, ep conn.Endpoint) // to the device
+	forget  func(key.NodePublic)               // its sessions are gone
 	opener  *opener
 	nobody  key.NodePublic // whose private key nobody has
 	epoch   time.Time
@@ -59,7 +60,7 @@ type roster struct {
 type seat struct {
 	key  key.NodePublic
 	in   atomic.Bool  // changes only with mu held
-	used atomic.Int64 // when a packet was last to go to it: nanoseconds since epoch
+	used atomic.Int64 // when a packet was last to go to it, or an initiation came: nanoseconds since epoch
 
 	// with mu held
 	allowed []netip.Prefix
@@ -94,13 +95,13 @@ const (
 	opensASecond = 500 // of strangers', and of others': a tenth of a processor
 )
 
-func newRoster(deliver func([]byte, conn.Endpoint), private key.NodePrivate, log zerolog.Logger) (*roster, error) {
+func newRoster(deliver func([]byte, conn.Endpoint), forget func(key.NodePublic), private key.NodePrivate, log zerolog.Logger) (*roster, error) {
 	o, err := newOpener(private)
 	if err != nil {
 		return nil, err
 	}
 	r := &roster{
-		deliver: deliver, opener: o, nobody: key.ExchangePublic(key.NewNode()), epoch: time.Now(), log: log,
+		deliver: deliver, forget: forget, opener: o, nobody: key.ExchangePublic(key.NewNode()), epoch: time.Now(), log: log,
 		calls: make(chan call, maxCalls), knocks: make(chan knock, maxKnocks), closed: make(chan struct{}),
 		limits: [2]*rate.Limiter{rate.NewLimiter(opensASecond, opensASecond), rate.NewLimiter(opensASecond, opensASecond)},
 	}
@@ -364,6 +365,7 @@ func (r *roster) admit(pkt []byte) bool {
 		return false
 	}
 	s.last = at
+	s.used.Store(r.now(time.Now()))
 	return true
 }
 
@@ -403,6 +405,7 @@ func (r *roster) sweep(now time.Time) {
 		r.log.Debug().Err(err).Msg("take idle peers out of WireGuard")
 	}
 	for k := range gone {
+		r.forget(k) // should it talk after all, it is told so at once
 		s := r.seats[k]
 		s.past = s.past.plus(s.seen)
 		s.seen = counters{}

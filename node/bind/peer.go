@@ -225,6 +225,18 @@ func (k *book) push(list []uint32, i uint32, most int) []uint32 {
 	return append(list, i)
 }
 
+// end forgets a peer's sessions.
+func (k *book) end(p *peer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, i := range k.byPeer[p] {
+		if k.indexes[i] == p {
+			delete(k.indexes, i)
+		}
+	}
+	delete(k.byPeer, p)
+}
+
 // drop forgets a peer's addresses; its sessions pass to its successor, if it has one (not nil): WireGuard goes on with
 // them, or has just begun one, whatever disco key we are told of.
 func (k *book) drop(p, successor *peer) {

@@ -205,6 +205,13 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 // Deliver gives the device a packet as one received, whose source is ep. It copies pkt.
 func (b *Bind) Deliver(pkt []byte, ep conn.Endpoint) { b.ring.push(pkt, ep) }
 
+// Forget notes that the device has no session with a peer any more: what comes of one is stale.
+func (b *Bind) Forget(k key.NodePublic) {
+	if p := b.table.Load().byNode[k]; p != nil {
+		b.book.end(p)
+	}
+}
+
 // stale tells of a peer that sends data of a session we never gave it: it had one with us before we started, and
 // WireGuard would let it try for 15 s more. A handshake of ours is what it needs. Anybody may claim to be the peer;
 // all that this brings about is one handshake message in staleEvery.
