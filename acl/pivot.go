@@ -13,8 +13,6 @@ type stand struct {
 	actor
 	how   string // every step from the source here, ready to go on
 	steps int
-	by    *counter // the flow of the last step, if it was one
-	from  *stand   // and whence
 }
 
 // climb looks for what the sources of a never reach over others, breadth first, so that what it finds is short.
@@ -99,7 +97,7 @@ func (c *climb) arrive(x stand) *counter {
 			if !slices.ContainsFunc(r.src, func(s source) bool { return c.p.isSource(s, a) }) {
 				continue
 			}
-			if found := c.reach(c.n, r, a); found != nil && c.stands(&x) {
+			if found := c.reach(c.n, r, a); found != nil {
 				found.how = x.how
 				return found
 			}
@@ -113,16 +111,6 @@ func (c *climb) arrive(x stand) *counter {
 	}
 	c.own(x)
 	return c.carry(x)
-}
-
-// stands confirms every step of a path, as reach does its last.
-func (c *climb) stands(x *stand) bool {
-	for ; x != nil; x = x.from {
-		if x.by != nil && !c.confirm(x.by) {
-			return false
-		}
-	}
-	return true
 }
 
 // rowsFrom are the accepts that may have a stand as a source: those that name it, and those that do not say whom.
@@ -218,9 +206,9 @@ func (c *climb) leave(x stand, r *row) {
 					if y.addr.BitLen() != x.addr.BitLen() {
 						continue
 					}
-					if by := c.steps(x, y, r, pt, d, ssh, PortRange{22, 22}); by != nil {
+					if c.steps(x, y, r, pt, d, ssh, PortRange{22, 22}) {
 						how := fmt.Sprintf("%s%s may log in on %s by ssh (%s, line %d), and ", x.how, x.actor, y, r.path, r.pos.Line)
-						c.visit(stand{c.unless(d.selector, y), how, x.steps + 1, by, &x})
+						c.visit(stand{c.unless(d.selector, y), how, x.steps + 1})
 					}
 				}
 			}
@@ -229,9 +217,9 @@ func (c *climb) leave(x stand, r *row) {
 					if addr.BitLen() != x.addr.BitLen() {
 						continue
 					}
-					if by := c.steps(x, actor{addr: addr}, r, pt, d, &never{}, AllPorts); by != nil {
+					if y := (actor{addr: addr}); c.steps(x, y, r, pt, d, &never{}, AllPorts) {
 						how := fmt.Sprintf("%s%s reaches %s behind its router (%s, line %d), and ", x.how, x.actor, addr, r.path, r.pos.Line)
-						c.visit(stand{by.dst, how, x.steps + 1, by, &x})
+						c.visit(stand{y, how, x.steps + 1})
 					}
 				}
 			}
@@ -239,20 +227,18 @@ func (c *climb) leave(x stand, r *row) {
 	}
 }
 
-// steps is the flow by which a row lets a stand reach another that has not been looked at yet, or nil.
-func (c *climb) steps(x stand, y actor, r *row, pt part, d dest, what *never, ports PortRange) *counter {
+// steps reports whether a row lets a stand reach another that has not been looked at yet. Unlike the last step of a path
+// it is not compiled to be sure: were the two ever to differ, the never would be refused.
+func (c *climb) steps(x stand, y actor, r *row, pt part, d dest, what *never, ports PortRange) bool {
 	c.work++
 	if c.seen[stand{actor: c.unless(d.selector, y)}.key()] || x.addr == y.addr || !c.p.isDest(d.selector, y, x.actor) {
-		return nil
+		return false
 	}
 	if y.node != nil && x.node != nil && x.node.User == y.node.User && !slices.Equal(x.roles, y.roles) {
-		return nil // one user has one set of roles
+		return false // one user has one set of roles
 	}
 	try := &counter{src: x.actor, dst: y, row: r}
-	if !c.flow(try, what, pt, d, dest{selector{kind: selAny}, []PortRange{ports}}) {
-		return nil
-	}
-	return try
+	return c.flow(try, what, pt, d, dest{selector{kind: selAny}, []PortRange{ports}})
 }
 
 // nodesAt are the nodes that a destination may name, after so many steps.
@@ -308,7 +294,7 @@ func (c *climb) own(x stand) {
 		for _, t := range c.p.Tags() {
 			c.work++
 			if who != t && slices.ContainsFunc(c.p.tagOwners[t], func(s selector) bool { return c.p.owns(s, who, roles) }) {
-				c.visit(stand{actor{node: &Node{Tags: []string{t}}}, x.how + said + " may give " + t + ", and ", x.steps + 1, nil, &x})
+				c.visit(stand{actor{node: &Node{Tags: []string{t}}}, x.how + said + " may give " + t + ", and ", x.steps + 1})
 			}
 		}
 	}
@@ -333,7 +319,7 @@ func (c *climb) carry(x stand) *counter {
 		}
 		for _, addr := range c.outer {
 			if a.prefix.Contains(addr) {
-				c.visit(stand{actor{addr: addr}, how + ", and ", x.steps + 1, nil, &x})
+				c.visit(stand{actor{addr: addr}, how + ", and ", x.steps + 1})
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // Prove looks, for each never, for nodes that could be and that the rules would let meet, in one step or over others.
-// What it finds it has checked, step by step, by compiling the policy for just these nodes.
+// The last step of what it finds it has checked by compiling the policy for just these nodes.
 //
 // A node that could be is anybody's, or has one tag, or the tags that a source of the file names together; it has any
 // address of the mesh and any posture. An inventory adds the tags that its nodes have together, and the roles of its

@@ -69,8 +69,8 @@ where a thousand seeds cost little: HEDGE_MATRIX_SEEDS=100 asks for more than on
 const tail = `
 ## How to read it
 
-* Around a switch packets go both ways, and WireGuard drops the copies. The datagrams lost above are lost before it: one or two of
-  those sent while the handshake ends, and more where the machine is short of time.
+* Around a switch packets go both ways, and WireGuard drops the copies. The datagrams lost above are lost before it, where
+  the machine is short of time.
 * hard x hard with ports all over the range stays on the relay, and ` + "`hedge status --why`" + ` says so: one would have to guess
   54,000 times on each side for an even chance.
 * Where ports are guessed, a run may fail by luck: with 256 sockets and 1024 guesses two in a hundred do, and the pair stays
