@@ -260,7 +260,7 @@ func TestUDPForgotten(t *testing.T) {
 	wb.down.Store(true)
 	s := r.twins.get(b.bond.Load().in.session)
 	s.twin.mu.Lock()
-	s.twin.heard = s.twin.heard.Add(-twinUrgent)
+	s.twin.heard = s.twin.heard.Add(-300 * time.Millisecond)
 	s.twin.mu.Unlock()
 	for len(b.got) > 0 {
 		<-b.got
