@@ -21,11 +21,8 @@ type Service struct {
 	From time.Time `json:"from,omitzero"`
 }
 
-// String is the service as people say it: "tcp/5432", "icmp", and "relay" for the use as a peer relay.
+// String is the service as people say it: "tcp/5432", "icmp".
 func (s Service) String() string {
-	if s.Proto == protoRelay {
-		return "relay"
-	}
 	if !hasPorts(s.Proto) {
 		return protoName(s.Proto)
 	}
@@ -76,7 +73,6 @@ func (x *comparer) judge(src *srcClass, dst *dstClass) *change {
 	for _, n := range protos {
 		x.ports(c, cols, n)
 	}
-	x.relaying(c, cols)
 	x.memo[string(key)] = c
 	return c
 }

@@ -29,6 +29,8 @@ type link struct {
 	closed  bool
 	dropped uint64
 
+	readable func() // Options.Readable
+
 	rmu sync.Mutex // of the reader
 	out segmenter  // what it has taken from the queue last
 
@@ -75,11 +77,14 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrNoBufferSpace{}
 	}
 	l.more.Signal()
+	if l.readable != nil {
+		l.readable()
+	}
 	return n, nil
 }
 
-// read waits for packets and fills bufs with as many as there are. One caller at a time makes progress.
-func (l *link) read(bufs [][]byte, sizes []int, offset int) (int, error) {
+// read fills bufs with as many packets as there are, and waits for one if it is to. One caller at a time makes progress.
+func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, error) {
 	l.rmu.Lock()
 	defer l.rmu.Unlock()
 	limit := min(len(bufs), len(sizes))
@@ -90,7 +95,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		n := 0
 		for n < limit {
 			if l.out.pkt == nil {
-				p, err := l.take(n == 0)
+				p, err := l.take(wait && n == 0)
 				if err != nil {
 					return 0, err
 				}
@@ -105,7 +110,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				n++
 			}
 		}
-		if n > 0 {
+		if n > 0 || !wait {
 			return n, nil
 		}
 	}

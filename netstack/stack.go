@@ -45,6 +45,9 @@ type Options struct {
 	// segment size was agreed on: connections follow their path. It is called for every packet and must not block.
 	PathMTU func(netip.Addr) (mtu int, end bool)
 
+	// Readable, if set, is called whenever there is something to Read that was not there before. It must not block.
+	Readable func()
+
 	MaxConns   int           // spliced TCP connections, pending ones included; 1024 when 0
 	MaxPending int           // TCP connections waiting for Accept or the handshake; 256 when 0
 	MaxFlows   int           // spliced UDP flows; 512 when 0
@@ -103,6 +106,7 @@ func New(o Options) (*Stack, error) {
 		opt:    o,
 		events: make(chan tun.Event, 1),
 	}
+	s.link.readable = o.Readable
 	s.own.Store(new([]netip.Addr))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fwd.init(s, s.ip, o)
@@ -225,7 +229,12 @@ func (s *Stack) Stats() Stats {
 
 // Read waits for packets and fills as many bufs as there are packets. It returns os.ErrClosed after Close.
 func (s *Stack) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	return s.link.read(bufs, sizes, offset)
+	return s.link.read(bufs, sizes, offset, true)
+}
+
+// Poll is Read that does not wait: it returns 0 when there is nothing.
+func (s *Stack) Poll(bufs [][]byte, sizes []int, offset int) (int, error) {
+	return s.link.read(bufs, sizes, offset, false)
 }
 
 // Write hands packets to the stack. It does not block, may change the bytes in bufs, does not keep them, and

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -22,7 +23,7 @@ func (n *Node) carry(ctx context.Context, network string, to netip.AddrPort) (ne
 		n.log.Info().Stringer("to", to).Err(err).Msg("does not carry")
 		return nil, err
 	}
-	var d net.Dialer
+	d := net.Dialer{Control: n.bind.Mark} // with an interface here, what it leads to a peer is not for us to carry
 	return d.DialContext(ctx, network, to.String())
 }
 
@@ -55,16 +56,19 @@ func (n *Node) echo(ctx context.Context, dst netip.Addr, data []byte) error {
 	if err := n.carriable(dst); err != nil {
 		return err
 	}
-	return ping(ctx, dst, data)
+	return ping(ctx, dst, data, n.bind.Mark)
 }
 
 // ping sends an echo request with a socket of the host, and returns once it is answered.
-func ping(ctx context.Context, dst netip.Addr, data []byte) error {
+func ping(ctx context.Context, dst netip.Addr, data []byte, control func(network, address string, c syscall.RawConn) error) error {
 	c, raw, err := pingSocket(dst.Is4())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if err := controlPing(c, control); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	var token [4]byte // by which the reply is known: of a ping socket the system chooses the identifier
@@ -98,6 +102,28 @@ func ping(ctx context.Context, dst netip.Addr, data []byte) error {
 			return nil
 		}
 	}
+}
+
+// controlPing does with a socket for pings what a net.Dialer does with its own.
+func controlPing(c *icmp.PacketConn, control func(network, address string, c syscall.RawConn) error) error {
+	if control == nil {
+		return nil
+	}
+	var inner net.PacketConn
+	if p := c.IPv4PacketConn(); p != nil {
+		inner = p.PacketConn
+	} else if p := c.IPv6PacketConn(); p != nil {
+		inner = p.PacketConn
+	}
+	sys, ok := inner.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("a socket for pings (%T) cannot be kept out of the tunnel", inner)
+	}
+	raw, err := sys.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return control("", "", raw)
 }
 
 func addrOf(a net.Addr) netip.Addr {

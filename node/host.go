@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -24,6 +25,7 @@ type host interface {
 	tun.Device
 	injector
 	Set(ostun.Config) error
+	Wake(in time.Duration) bool
 }
 
 // openHost is replaced in tests.
@@ -45,13 +47,13 @@ func (n *Node) makeDevice() (tun.Device, error) {
 	case TUNAuto, TUNOn:
 		h, err := n.openHost()
 		if err == nil {
-			n.host = h
+			n.host, n.beside = h, newBeside(h, n.stackOptions())
 			n.about = Device{Kind: DeviceTUN, Why: "it was asked for"}
 			n.about.Name, _ = h.Name()
 			if n.cfg.TUN == TUNAuto {
 				n.about.Why = "it was asked for if possible, and is"
 			}
-			return h, nil
+			return n.beside, nil
 		}
 		if n.cfg.TUN == TUNOn {
 			return nil, err
@@ -61,11 +63,13 @@ func (n *Node) makeDevice() (tun.Device, error) {
 		return nil, fmt.Errorf("TUN %q is none of auto, on and off", n.cfg.TUN)
 	}
 	var err error
-	n.stack, err = netstack.New(netstack.Options{
-		Accept: n.accept, Echo: n.echo, MaxConns: maxConns, MaxFlows: maxConns, PathMTU: n.pathMTU,
-	})
+	n.stack, err = netstack.New(n.stackOptions())
 	n.about = Device{Kind: DeviceNetstack, Why: why}
 	return n.stack, err
+}
+
+func (n *Node) stackOptions() netstack.Options {
+	return netstack.Options{Accept: n.accept, Echo: n.echo, MaxConns: maxConns, MaxFlows: maxConns, PathMTU: n.pathMTU}
 }
 
 // pathMTU is what fits into a packet to a peer's own address.
@@ -105,7 +109,7 @@ func (n *Node) shape(m *wire.Map, routes []Route) error {
 		for _, r := range routes {
 			c.Routes = append(c.Routes, r.Prefix)
 		}
-		return n.host.Set(c)
+		return errors.Join(n.host.Set(c), n.beside.set(m.Self.Addrs, m.Self.Routes))
 	}
 	return nil
 }

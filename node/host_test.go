@@ -21,6 +21,8 @@ type fakeHost struct {
 	set []ostun.Config
 }
 
+func (h *fakeHost) Wake(time.Duration) bool { return false }
+
 func (h *fakeHost) Set(c ostun.Config) error {
 	h.set = append(h.set, c)
 	return nil

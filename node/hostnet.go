@@ -104,6 +104,6 @@ func (n *Node) ping(ctx context.Context, to netip.Addr) (time.Duration, error) {
 		return n.stack.Ping(ctx, to)
 	}
 	start := time.Now()
-	err := ping(ctx, to, []byte("hedge"))
+	err := ping(ctx, to, []byte("hedge"), nil)
 	return time.Since(start), err
 }

@@ -121,6 +121,7 @@ type Node struct {
 	portmap atomic.Pointer[portmap.Client] // nil if the gateway is not asked
 	stack   *netstack.Stack                // nil on a host's device
 	host    host                           // nil but on one that we have made
+	beside  *beside                        // it, with what carries for others
 	about   Device
 	tun     *tunnel
 	wg      *device.Device
@@ -316,9 +317,9 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	return nil
 }
 
-// offers are the prefixes that the coordinator is told of. On a host's own device it is the host who would carry them.
+// offers are the prefixes that the coordinator is told of: none where they cannot be carried.
 func (n *Node) offers() []netip.Prefix {
-	if n.stack == nil {
+	if n.stack == nil && n.beside.can() != nil {
 		return nil
 	}
 	r := n.Routing()

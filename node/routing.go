@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -221,7 +220,9 @@ func (n *Node) SetRouting(c RoutingChange) error {
 		}
 	}
 	if n.stack == nil && len(r.offers()) > 0 && len(n.Routing().offers()) == 0 {
-		return errors.New("with an interface of the host (--tun) this node carries nothing for others yet: run it without")
+		if err := n.beside.can(); err != nil {
+			return err
+		}
 	}
 	n.routing.Store(&r)
 	n.control.move()

@@ -32,13 +32,18 @@ const routePolicy = `{
 
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-func TestRoutes(t *testing.T) {
+func TestRoutes(t *testing.T) { testRoutes(t) }
+
+// The same, with carriers that have an interface of the host: their kernels forward nothing and get nothing.
+func TestRoutesTUN(t *testing.T) { testRoutes(t, "--tun=on") }
+
+func testRoutes(t *testing.T, flags ...string) {
 	if testing.Short() {
 		t.Skip("a whole mesh takes half a minute")
 	}
 	m := bare(t)
 	m.hub, m.relay, m.alice = m.lab.Host("hub"), m.lab.Host("relay"), m.lab.Host("alice")
-	r := &routeMesh{mesh: m, router: m.lab.Host("router"), router2: m.lab.Host("router2"), exit: m.lab.Host("exit"),
+	r := &routeMesh{mesh: m, flags: flags, router: m.lab.Host("router"), router2: m.lab.Host("router2"), exit: m.lab.Host("exit"),
 		lan: m.lab.LAN("lan", pfx("10.33.0.5/24"), pfx("fd00:33::5/64")), web: m.lab.LAN("web", pfx("203.0.113.5/24"))}
 	r.router.Join(r.lan, pfx("10.33.0.1/24"), pfx("fd00:33::1/64"))
 	r.router2.Join(r.lan, pfx("10.33.0.2/24"), pfx("fd00:33::2/64"))
@@ -47,7 +52,7 @@ func TestRoutes(t *testing.T) {
 	m.writePolicy(routePolicy)
 	m.startServers()
 	m.must(m.hub, "admin", "user", "create", "alice@lab")
-	m.join(r.router, "--tag", "tag:router")
+	m.joinWith(r.router, flags, "--tag", "tag:router")
 	m.must(r.router, "set", "--advertise-routes", "10.33.0.0/16,fd00:33::/48")
 	m.join(m.alice, "--user", "alice@lab")
 	for _, part := range []struct {
@@ -72,6 +77,7 @@ func TestRoutes(t *testing.T) {
 
 type routeMesh struct {
 	*mesh
+	flags                           []string // of those that carry
 	router, router2, exit, lan, web *lab.Host
 }
 
@@ -214,7 +220,7 @@ func keptOverRestart(t *testing.T, r *routeMesh) {
 
 // A second router stands by; it takes over when the first is gone, and stays.
 func standbyTakesOver(t *testing.T, r *routeMesh) {
-	r.join(r.router2, "--tag", "tag:router")
+	r.joinWith(r.router2, r.flags, "--tag", "tag:router")
 	r.must(r.router2, "set", "--advertise-routes", "10.33.0.0/16")
 	r.eventually(10*time.Second, "router2 stands by", func() error {
 		out, _, err := r.hedge(r.hub, "admin", "node", "routes", "router2")
@@ -249,7 +255,7 @@ func standbyTakesOver(t *testing.T, r *routeMesh) {
 }
 
 func exitIsChosen(t *testing.T, r *routeMesh) {
-	r.join(r.exit, "--tag", "tag:exit")
+	r.joinWith(r.exit, r.flags, "--tag", "tag:exit")
 	r.must(r.exit, "set", "--advertise-exit")
 	if out, code, _ := r.hedge(r.alice, "set", "--exit-node", "exit"); code == 0 {
 		t.Errorf("the exit is not approved, and is chosen\n%s", out)

@@ -213,9 +213,15 @@ func network(t *testing.T, h *lab.Host) string {
 				t.Fatalf("ip %s: %v: %s", list, err, out)
 			}
 			for l := range strings.Lines(string(out)) {
-				if !strings.Contains(l, "fe80:") { // of eth0, still being tried for a second at first
-					all.WriteString(l)
+				if strings.Contains(l, "fe80:") || strings.HasPrefix(l, "Error: Peer netns") { // of eth0, still being tried for a second at first
+					continue
 				}
+				if name, _, link := strings.Cut(l, ": <"); link { // of a link that it is there, not how it is
+					if l = name + "\n"; strings.Contains(name, "eth0") {
+						continue // with IPv6 only once it has its link-local address
+					}
+				}
+				all.WriteString(l)
 			}
 		}
 	}

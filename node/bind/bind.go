@@ -27,7 +27,7 @@ type Bind struct {
 	epoch   time.Time
 	wall    atomic.Pointer[time.Duration]                 // added to the wall clock, by a test
 	watch   func(changed func()) (stop func(), err error) // the system's word on its addresses; nil to poll
-	sources func() [2]netip.Addr                          // of packets to the internet; nil not to look
+	sources func(control) [2]netip.Addr                   // of packets to the internet; nil not to look
 
 	udp4, udp6 udp
 	ring       ring
@@ -88,7 +88,7 @@ func New(cfg Config) (*Bind, error) {
 		}
 	}
 	var watch func(func()) (func(), error)
-	var sources func() [2]netip.Addr
+	var sources func(control) [2]netip.Addr
 	if cfg.Interfaces == nil {
 		cfg.Interfaces, watch, sources = systemAddrs, watchSystem, systemSources
 		if cfg.Loopback {
@@ -204,6 +204,11 @@ func (b *Bind) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: b.markConn}).DialContext}
 	}
 	return d.DialContext(ctx, network, addr)
+}
+
+// Mark keeps a socket beside the tunnel by the device's firewall mark, if it has one. It is a net.Dialer's Control.
+func (b *Bind) Mark(network, address string, c syscall.RawConn) error {
+	return b.markConn(network, address, c)
 }
 
 // SetTicket sets the ticket shown to relays from the next connection on. It is kept.

@@ -75,7 +75,7 @@ func (n *netmon) poll(l *loop) (changed bool) {
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	if n.b.sources != nil {
-		now := n.b.sources()
+		now := n.b.sources(n.b.markConn)
 		changed = !first && now != n.sources
 		n.sources = now
 	}
@@ -137,11 +137,15 @@ func systemAddrs() ([]netip.Addr, error) {
 	return out, nil
 }
 
+// control does what a net.Dialer's Control does with a new socket.
+type control = func(network, address string, c syscall.RawConn) error
+
 // systemSources are the addresses by which packets to the internet would leave, one of each family, zero without a route:
 // another means another uplink. Nothing is sent.
-func systemSources() (out [2]netip.Addr) {
+func systemSources(mark control) (out [2]netip.Addr) {
+	d := net.Dialer{Control: mark}
 	for i, to := range [...]string{"192.0.2.1:9", "[2001:db8::1]:9"} { // for documentation, RFC 5737 and RFC 3849
-		c, err := net.Dial("udp", to)
+		c, err := d.Dial("udp", to)
 		if err != nil {
 			continue
 		}

@@ -36,9 +36,15 @@ func everything(t *testing.T, h *lab.Host) string {
 	var all strings.Builder
 	for l := range strings.Lines(ip(t, h, "addr", "show") + ip(t, h, "route", "show", "table", "all") + ip(t, h, "rule", "show")) {
 		// The link-local address of eth0, still being tried for a second at first, and the line that follows any.
-		if !strings.Contains(l, "fe80:") && !strings.Contains(l, "valid_lft") {
-			all.WriteString(l)
+		if strings.Contains(l, "fe80:") || strings.Contains(l, "valid_lft") || strings.HasPrefix(l, "Error: Peer netns") {
+			continue
 		}
+		if name, _, link := strings.Cut(l, ": <"); link { // of a link that it is there, not how it is
+			if l = name + "\n"; strings.Contains(name, "eth0") {
+				continue // with IPv6 only once it has its link-local address
+			}
+		}
+		all.WriteString(l)
 	}
 	return all.String()
 }
@@ -221,5 +227,55 @@ func TestReadInjected(t *testing.T) {
 	must(t, d.Close())
 	if err := <-done; !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Read ends with %v", err)
+	}
+}
+
+// Wake makes a Read that waits return, at once or in a while, and costs no packet.
+func TestWake(t *testing.T) {
+	h := lab.New(t).Host("a")
+	d := openOn(t, h)
+	must(t, d.Set(mesh))
+	counts := make(chan int)
+	go func() {
+		defer close(counts)
+		bufs, sizes := [][]byte{make([]byte, 2048)}, []int{0}
+		for {
+			n, err := d.Read(bufs, sizes, 16)
+			if err != nil {
+				return
+			}
+			counts <- n
+		}
+	}()
+	next := func(want int) {
+		t.Helper()
+		select {
+		case n := <-counts:
+			if n != want {
+				t.Fatalf("%d packets, want %d", n, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("Read still waits")
+		}
+	}
+	for range 100 {
+		if !d.Wake(0) {
+			t.Fatal("cannot be woken")
+		}
+		next(0)
+		d.Wake(time.Millisecond)
+		next(0)
+		d.Wake(0)
+		d.Inject([][]byte{{0x45, 0}}) // which wakes it too, and may have it woken once or twice
+		for n := 0; n == 0; {
+			select {
+			case n = <-counts:
+			case <-time.After(5 * time.Second):
+				t.Fatal("what was injected is lost")
+			}
+		}
+	}
+	must(t, d.Close())
+	for range counts {
 	}
 }

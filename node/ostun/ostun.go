@@ -26,6 +26,7 @@ type Device struct {
 	waiting atomic.Bool // there are packets in inject
 	mu      sync.Mutex
 	inject  [][]byte
+	woken   bool // Read is to return, with or without packets
 }
 
 // system is what an interface is set by.
@@ -147,7 +148,27 @@ func (d *Device) Inject(pkts [][]byte) {
 	_ = f.SetReadDeadline(time.Unix(1, 0)) // wakes it
 }
 
-// Read implements tun.Device.
+// Wake makes Read return in a while, at once if that is 0, with 0 packets if there are none by then. It reports whether that
+// can be done here.
+func (d *Device) Wake(in time.Duration) bool {
+	f := d.File()
+	if f == nil {
+		return false
+	}
+	at := time.Unix(1, 0)
+	if in > 0 {
+		at = time.Now().Add(in)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.inject) > 0 {
+		return true // it is woken already
+	}
+	d.woken = true
+	return f.SetReadDeadline(at) == nil
+}
+
+// Read implements tun.Device. It returns no packets and no error after Wake.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
 		if d.waiting.Load() {
@@ -158,10 +179,15 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			return n, err
 		}
 		d.mu.Lock()
+		woken := d.woken
+		d.woken = false
 		if len(d.inject) == 0 {
 			_ = d.File().SetReadDeadline(time.Time{})
 		}
 		d.mu.Unlock()
+		if woken {
+			return 0, nil
+		}
 	}
 }
 
@@ -177,6 +203,7 @@ func (d *Device) injected(bufs [][]byte, sizes []int, offset int) (n int) {
 	if len(d.inject) == 0 {
 		d.inject = nil
 		d.waiting.Store(false)
+		d.woken = false // whoever asked for that has it
 		_ = d.File().SetReadDeadline(time.Time{})
 	}
 	return n
