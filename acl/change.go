@@ -21,8 +21,11 @@ type Service struct {
 	From time.Time `json:"from,omitzero"`
 }
 
-// String is the service as people say it: "tcp/5432", "icmp".
+// String is the service as people say it: "tcp/5432", "icmp", and "relay" for the use as a peer relay.
 func (s Service) String() string {
+	if s.Proto == protoRelay {
+		return "relay"
+	}
 	if !hasPorts(s.Proto) {
 		return protoName(s.Proto)
 	}
@@ -73,6 +76,7 @@ func (x *comparer) judge(src *srcClass, dst *dstClass) *change {
 	for _, n := range protos {
 		x.ports(c, cols, n)
 	}
+	x.relaying(c, cols)
 	x.memo[string(key)] = c
 	return c
 }

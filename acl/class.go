@@ -126,7 +126,7 @@ func (c *Program) sight(k *class) *sight {
 	for _, r := range c.plan.relevant(k) {
 		src, dst := k.concerns(r)
 		switch {
-		case r.Action == Accept:
+		case r.Action != Deny:
 			if src {
 				c.destinations(r, out)
 			}
@@ -207,7 +207,7 @@ func (c *Program) visible(i int32) bitset {
 			who ref
 			not bitset
 		}{{src, r.dst[0], s.noOut}, {dst, r.src[0], s.noIn}} {
-			if !x.is || r.Action != Accept {
+			if !x.is || r.Action == Deny {
 				continue
 			}
 			for o := range c.set(x.who).each() {

@@ -16,7 +16,7 @@ type Change struct {
 	gone []NodeID
 
 	mu     sync.Mutex
-	namers map[int32]bitset // by set: those whose accept rules name it
+	namers map[int32]bitset // by set: those whose rules, but for denies, name it
 	memo   map[string]*ViewChange
 	shared map[classKey]*ViewChange
 }
@@ -250,7 +250,7 @@ func (c *Program) names(r *compiled, no, i int32) bool {
 		(src || dst && c.w.sets[no].has(i)) && slices.ContainsFunc(r.dst, is)
 }
 
-// namersOf are the nodes that accept rules give a set: its own members, and whoever is at the other end.
+// namersOf are the nodes that rules other than denies give a set: its own members, and whoever is at the other end.
 func (ch *Change) namersOf(no int32) bitset {
 	b, ok := ch.namers[no]
 	if ok {
@@ -260,12 +260,17 @@ func (ch *Change) namersOf(no int32) bitset {
 	b = newBitset(len(c.w.nodes))
 	for _, n := range c.plan.mentions[no] {
 		r := c.plan.rules[n]
-		if r.Action != Accept {
+		if r.Action == Deny {
 			continue
 		}
 		if slices.Contains(r.src, ref{no: no}) {
 			c.w.sets[no].addTo(b)
 			c.destinations(r, b)
+			if r.Action == Relay { // its sources know of each other
+				for _, x := range r.src {
+					c.set(x).addTo(b)
+				}
+			}
 		}
 		if slices.Contains(r.dst, ref{no: no}) {
 			for _, x := range r.src {

@@ -42,8 +42,11 @@ func (l *linter) say(off int, class, hint, format string, args ...any) {
 
 func (l *linter) noEffect() {
 	for _, r := range l.p.rows {
-		if len(r.app) > 0 {
-			l.say(r.off, RemarkNoEffect, "", "%s: no application of this mesh asks for capabilities, so app grants nothing", r.path)
+		switch some := slices.ContainsFunc(r.app, func(c capability) bool { return c.name != CapRelay }); {
+		case some:
+			l.say(r.off, RemarkNoEffect, "", "%s: no application of this mesh asks for capabilities, so app grants nothing but %s", r.path, CapRelay)
+		case len(r.app) > 0 && !r.relays():
+			l.say(r.off, RemarkNoEffect, "leave out via", "%s: a grant with via grants no capability", r.path)
 		}
 		if len(r.src) == 0 || len(r.dst) == 0 {
 			l.say(r.off, RemarkNoEffect, "", "%s has no src or no dst, and so matches nothing", r.path)

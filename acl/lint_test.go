@@ -21,7 +21,9 @@ func TestLint(t *testing.T) {
 		{"unknown exception", `"acls": [{"action": "accept", "src": ["autogroup:member & !bbo@example.com"], "dst": ["*:*"]}]`, []string{`acls[0]: no user of this mesh is "bbo@example.com"`}},
 		{"ssh", `"acls": [], "ssh": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["group:eng"]}]`,
 			[]string{"nodes run no ssh server, so ssh rules grant nothing", `ssh[0]: "group:eng" is taken as a login of that very name`}},
-		{"app", `"grants": [{"src": ["*"], "dst": ["tag:db"], "app": {"example.com/x": []}}]`, []string{"grants[0]: no application of this mesh asks for capabilities, so app grants nothing"}},
+		{"app", `"grants": [{"src": ["*"], "dst": ["tag:db"], "app": {"example.com/x": []}}]`, []string{"grants[0]: no application of this mesh asks for capabilities, so app grants nothing but tailscale.com/cap/relay"}},
+		{"relay", `"grants": [{"src": ["tag:web"], "dst": ["tag:db"], "app": {"tailscale.com/cap/relay": []}}]`, nil},
+		{"relay by via", `"grants": [{"src": ["tag:web"], "dst": ["tag:db"], "via": ["tag:router"], "app": {"tailscale.com/cap/relay": []}}]`, []string{"grants[0]: a grant with via grants no capability"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string

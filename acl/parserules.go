@@ -278,6 +278,10 @@ func (p *parser) capabilities(v value) []capability {
 				c.values = append(c.values, e.plain())
 			}
 		}
+		if name == CapRelay && len(c.values) > 0 && !p.opt.Compat {
+			p.fail(f.val.off, ClassCapability, `write "`+CapRelay+`": []`, "capability %q takes no values", name)
+			continue
+		}
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b capability) int { return strings.Compare(a.name, b.name) })

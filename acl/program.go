@@ -84,6 +84,9 @@ func Compile(p *Policy, inv *Inventory) (*Program, error) {
 		for _, part := range parts(r, denied) {
 			c.add(i, r, part)
 		}
+		if r.relays() {
+			c.add(i, r, part{dst: r.dst, relay: true})
+		}
 	}
 	c.plan.mentions = make([][]int32, len(c.w.sets))
 	for n, r := range c.plan.rules {
@@ -143,6 +146,7 @@ type part struct {
 	protos []uint8
 	dst    []dest
 	any    bool // the row names no protocol
+	relay  bool // it is not about packets
 }
 
 // parts splits a row by protocols, and keeps autogroup:self in the same parts.
@@ -163,7 +167,7 @@ func parts(r *row, all []uint8) []part {
 		return out
 	}
 	if r.action != Deny || len(r.protos) > 0 {
-		return []part{{r.protos, r.dst, len(r.protos) == 0}}
+		return []part{{protos: r.protos, dst: r.dst, any: len(r.protos) == 0}}
 	}
 	// A deny without a protocol stops every protocol that anything admits; one of ports, every protocol with ports.
 	var whole, ported part
@@ -201,6 +205,9 @@ func (p *Policy) allProtos() []uint8 {
 // add compiles one part of a row: a rule for its shared destinations, and what makes those of autogroup:self.
 func (c *Program) add(seq int, r *row, pt part) {
 	base := Rule{Pos: r.pos, Path: r.path, Action: r.action, Protos: pt.protos, Expires: r.expires, Window: r.window}
+	if pt.relay {
+		base.Action = Relay
+	}
 	postures := c.w.policy.posturesOf(r)
 	if r.action == Deny {
 		postures = nil // Parse refused it otherwise
@@ -213,11 +220,13 @@ func (c *Program) add(seq int, r *row, pt part) {
 	}
 	var shared []dest
 	var self []PortRange
+	own := false
 	for _, d := range pt.dst {
 		if d.kind != selSelf {
 			shared = append(shared, d)
 			continue
 		}
+		own = own || pt.relay
 		for _, p := range d.ports {
 			if !slices.Contains(self, p) {
 				self = append(self, p)
@@ -241,7 +250,7 @@ func (c *Program) add(seq int, r *row, pt part) {
 			c.plan.rules = append(c.plan.rules, cr)
 		}
 	}
-	if len(self) > 0 {
+	if len(self) > 0 || own {
 		c.plan.self = append(c.plan.self, &selfRow{Rule: base, seq: seq, src: src, ports: self})
 	}
 }

@@ -23,10 +23,12 @@ func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.
 // Action is what a rule says about the packets it matches. The zero Action is neither, and so admits nothing.
 type Action uint8
 
-// The actions. Deny wins over Accept, whatever their order.
+// The actions. Deny wins over Accept, whatever their order. Relay is about no packets: it lets its sources use its
+// destinations as peer relays (see [CapRelay]).
 const (
 	Accept Action = iota + 1
 	Deny
+	Relay
 )
 
 // Rule is one permission, unconverted from the compiler to the wire to the filter.

@@ -46,6 +46,16 @@ var wideDrafts = rapid.Custom(func(t *rapid.T) string {
 	for range rapid.IntRange(0, 1).Draw(t, "grants") {
 		grants = append(grants, row{"src": pick("src", 2, plain...), "dst": pick("dst", 2, "net", "h", "autogroup:internet", "tag:db"), "ip": []string{"*"}, "via": pick("via", 2, "tag:router", "tag:exit")})
 	}
+	for range rapid.IntRange(0, 1).Draw(t, "relays") {
+		g := row{"src": pick("src of relay", 3, plain...), "dst": pick("relay", 2, dsts[:len(dsts)-1]...), "app": row{CapRelay: []any{}}}
+		if rapid.IntRange(0, 2).Draw(t, "own relay") == 0 {
+			g = row{"src": pick("src of own relay", 2, "alice@example.com", "group:a", "autogroup:member"), "dst": []string{"autogroup:self"}, "app": row{CapRelay: []any{}}}
+		}
+		if rapid.IntRange(0, 3).Draw(t, "healthy") == 0 {
+			g["srcPosture"] = []string{"posture:linux"}
+		}
+		grants = append(grants, g)
+	}
 	b, err := json.Marshal(map[string]any{
 		"groups":    map[string][]string{"group:a": {"alice@example.com", "bob@other.org"}, "group:b": {"alice@example.com", "carol@example.com"}},
 		"hosts":     map[string]string{"h": "100.64.0.6", "net": "10.33.0.0/16", "half": "100.64.0.0/29"},
@@ -172,6 +182,14 @@ func samePrograms(t *rapid.T, text string, want, got *Program) {
 		a, _, _ := want.Find(name)
 		b, _, _ := got.Find(name)
 		fail("who is "+name, a, b)
+	}
+	for _, a := range want.Nodes() {
+		for _, b := range want.Nodes() {
+			x, y := want.View(a.ID), got.View(b.ID)
+			if r, s := MayRelay(x.Rules, x.Sets, &a, &b, noon), MayRelay(y.Rules, y.Sets, &a, &b, noon); (r == nil) != (s == nil) {
+				t.Fatalf("%s says that it may use %s as a relay by %v, and that says %v\n%s", a.Name, b.Name, r, s, text)
+			}
+		}
 	}
 	fail("difference", []Delta(nil), Diff(want, got, noon))
 }

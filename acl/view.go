@@ -34,7 +34,8 @@ func (c *Program) relevant(i int32) []*compiled {
 // View is what one node may know and must enforce. It is empty for a node the program does not know.
 //
 // A rule in which the node is only a destination keeps all its sources and only the targets that are the node; one
-// in which it is only a source, the reverse. Sets hold the node itself and its peers, and nobody else.
+// in which it is only a source, the reverse; but of a relay's sources each knows the others, as it takes two. Sets hold
+// the node itself and its peers, and nobody else.
 func (c *Program) View(id NodeID) View {
 	i, ok := c.w.at(id)
 	if !ok {
@@ -94,7 +95,7 @@ func (c *Program) matters(r *compiled, i int32, visible bitset) bool {
 func (c *Program) cut(r *compiled, i int32) (rule Rule, src, dst []ref) {
 	isSrc, isDst := c.concerns(r, i)
 	rule, src, dst = r.Rule, r.src, r.dst
-	if !isDst && !c.inAll(r.src, i) {
+	if !isDst && r.Action != Relay && !c.inAll(r.src, i) {
 		rule.Src, src = nil, nil
 		for n, x := range r.src {
 			if c.set(x).has(i) {

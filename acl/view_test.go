@@ -26,7 +26,7 @@ func (v View) render(inv *Inventory) string {
 	}
 	fmt.Fprintf(&b, "peers: %s\n", list(v.Peers))
 	for _, r := range v.Rules {
-		act := map[Action]string{Accept: "accept", Deny: "deny"}[r.Action]
+		act := map[Action]string{Accept: "accept", Deny: "deny", Relay: "relay"}[r.Action]
 		var dst []string
 		for _, t := range r.Dst {
 			var ports []string
@@ -67,6 +67,21 @@ func TestView(t *testing.T) {
 			"a destination knows its sources, and not the other targets",
 			`"acls": [{"action": "accept", "src": ["tag:web", "bob@example.com"], "dst": ["tag:db:5432", "tag:exit:22"]}]`, "db1",
 			"peers: bob-laptop web1 web2\nacls[0]: accept [tag:web bob@example.com] -> [tag:db:5432]\nbob@example.com = bob-laptop\ntag:db = db1\ntag:web = web1 web2\n",
+		},
+		{
+			"who may use a relay knows the relay, and which of its peers may use it too",
+			`"acls": [{"action": "accept", "src": ["tag:web"], "dst": ["bob@example.com:22"]}], "grants": [{"src": ["tag:web", "bob@example.com", "tag:db"], "dst": ["tag:exit"], "app": {"tailscale.com/cap/relay": []}}]`, "web1",
+			"peers: bob-laptop exit\ngrants[0]: relay [tag:web bob@example.com tag:db] -> [tag:exit:]\nacls[0]: accept [tag:web] -> [bob@example.com:22]\nbob@example.com = bob-laptop\ntag:db = \ntag:exit = exit\ntag:web = web1\n",
+		},
+		{
+			"a relay knows all who may use it",
+			`"acls": [], "grants": [{"src": ["tag:web", "tag:db"], "dst": ["tag:exit", "bob@example.com"], "app": {"tailscale.com/cap/relay": []}}]`, "exit",
+			"peers: web1 web2 db1\ngrants[0]: relay [tag:web tag:db] -> [tag:exit:]\ntag:db = db1\ntag:exit = exit\ntag:web = web1 web2\n",
+		},
+		{
+			"a relay is not seen where a deny stops everything",
+			`"acls": [{"action": "deny", "src": ["tag:web"], "dst": ["tag:db:*"]}], "grants": [{"src": ["tag:web"], "dst": ["tag:db"], "app": {"tailscale.com/cap/relay": []}}]`, "db1",
+			"peers: \ngrants[0]: relay [tag:web] -> [tag:db:]\ntag:db = db1\ntag:web = \n",
 		},
 		{
 			"nobody else knows anything",

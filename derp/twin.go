@@ -33,7 +33,9 @@ type twin struct {
 
 const (
 	twinTrust = 10 * time.Second // after a node's last datagram it is sent any for so long
-	twinFresh = 2 * time.Second  // and after that they go by WebSocket, too: its pings come each second
+
+	twinFresh  = 1250 * time.Millisecond // and after that packets go by WebSocket, too: its pings come each second
+	twinUrgent = 250 * time.Millisecond  // likewise probes and handshakes: by what they make the node send, its NAT opens again
 )
 
 func newTwin() *twin {
@@ -53,15 +55,15 @@ func (t *twin) from(sock *udpsock, addr netip.AddrPort, newest bool, now time.Ti
 }
 
 // route returns where to send datagrams now, and of which size at most, 0 for not at all; and whether packets are to go by
-// WebSocket, too.
-func (t *twin) route(now time.Time) (sock *udpsock, to netip.AddrPort, use int, both bool) {
+// WebSocket, too, for the node has not been heard within fresh.
+func (t *twin) route(now time.Time, fresh time.Duration) (sock *udpsock, to netip.AddrPort, use int, both bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	age := now.Sub(t.heard)
 	if t.use == 0 || age > twinTrust {
 		return nil, netip.AddrPort{}, 0, false
 	}
-	return t.sock, t.addr, t.use, age > twinFresh
+	return t.sock, t.addr, t.use, age > fresh
 }
 
 func (t *twin) setUse(n int) {
@@ -219,7 +221,11 @@ func (c *session) sayUDP(b *block) {
 	if c.twin == nil {
 		return
 	}
-	sock, addr, use, both := c.twin.route(time.Now())
+	fresh := twinFresh
+	if first, _, err := cutPacket(b.bytes()); err == nil && urgent(first[headerLen:]) { // and so is all of b
+		fresh = twinUrgent
+	}
+	sock, addr, use, both := c.twin.route(time.Now(), fresh)
 	if use == 0 {
 		return
 	}

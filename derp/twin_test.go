@@ -123,7 +123,7 @@ func (c *testClient) usable(t testing.TB, r *relay) {
 		if s == nil {
 			return false
 		}
-		_, _, use, _ := s.twin.route(time.Now())
+		_, _, use, _ := s.twin.route(time.Now(), twinFresh)
 		return use > 0
 	})
 	tick := time.NewTicker(5 * time.Millisecond) // what is under way by WebSocket
@@ -253,6 +253,24 @@ func TestUDPFallsBack(t *testing.T) {
 	}
 }
 
+// TestUDPForgotten: a node's NAT has forgotten the way from the relay. A probe for it, which says nothing by itself, still
+// comes at once, by WebSocket; what it answers is what opens the NAT again.
+func TestUDPForgotten(t *testing.T) {
+	r, a, b, _, wb := udpPair(t)
+	wb.down.Store(true)
+	s := r.twins.get(b.bond.Load().in.session)
+	s.twin.mu.Lock()
+	s.twin.heard = s.twin.heard.Add(-300 * time.Millisecond)
+	s.twin.mu.Unlock()
+	for len(b.got) > 0 {
+		<-b.got
+	}
+	a.SendPriority(b.pub, [][]byte{[]byte("where are you?")})
+	if got := receive(t, "a probe", b.got); got.data != "where are you?" {
+		t.Errorf("got %q", got.data)
+	}
+}
+
 // TestUDPSize: the lane asks in lesser sizes where long datagrams vanish, keeps to what came through, and leaves UDP when long
 // ones no longer do though short ones still would.
 func TestUDPSize(t *testing.T) {
@@ -314,7 +332,7 @@ func TestUDPStrangers(t *testing.T) {
 	defer evil.Close()
 	bond := a.bond.Load()
 	session := r.twins.get(bond.in.session)
-	_, where, _, _ := session.twin.route(time.Now())
+	_, where, _, _ := session.twin.route(time.Now(), twinFresh)
 	forged := r.Stats().Forged
 
 	var offer [offerLen]byte
@@ -347,7 +365,7 @@ func TestUDPStrangers(t *testing.T) {
 	})
 	evil.Write(replayed)
 	eventually(t, "all has been refused", func() bool { return r.Stats().Forged >= forged+3*50+1 })
-	if _, now, _, _ := session.twin.route(time.Now()); now != where {
+	if _, now, _, _ := session.twin.route(time.Now(), twinFresh); now != where {
 		t.Errorf("the node at %v is now sent to at %v", where, now)
 	}
 	evil.SetReadDeadline(time.Now().Add(50 * time.Millisecond))

@@ -174,11 +174,18 @@ func (e *enforced) in(s acl.Set) bool {
 func ruleText(r *acl.Rule) string {
 	var dst []string
 	for _, t := range r.Dst {
+		if r.Action == acl.Relay {
+			dst = append(dst, t.Set)
+			continue
+		}
 		dst = append(dst, t.Set+":"+strings.ReplaceAll(list(t.Ports), ", ", ","))
 	}
 	s := strings.Join(r.Src, ", ") + " -> " + strings.Join(dst, ", ")
 	if r.Action == acl.Deny {
 		s = "DENY " + s
+	}
+	if r.Action == acl.Relay {
+		s = "RELAY " + s
 	}
 	if len(r.Protos) > 0 && len(r.Protos) < 5 {
 		var ns []string

@@ -25,9 +25,15 @@ type driver struct {
 	fits func(netip.Addr) (int, bool)
 	mtu  atomic.Int32
 
-	reading sync.Mutex
+	reading sync.Mutex // all of the following
 	split   splitter
 	in      [vnetLen + maxPacket]byte
+	batch   [][]byte // Read's, and so on
+	sizes   []int
+	offset  int
+	got     int
+	readErr error
+	fill    func(fd uintptr) bool // take, which would else be made anew for each call
 
 	writing sync.Mutex // all of the following
 	join    joiner
@@ -65,6 +71,7 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	if d.raw, err = d.file.SyscallConn(); err != nil {
 		return nil, err
 	}
+	d.fill = d.take
 	d.join.out = make([][]byte, 0, conn.IdealBatchSize)
 	d.iov = make([]unix.Iovec, 0, conn.IdealBatchSize)
 	d.writev = func(fd uintptr) bool {
@@ -86,22 +93,50 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	return d, nil
 }
 
-// Read implements tun.Device.
+// Read implements tun.Device. It waits for one packet, and takes with it what else the kernel has queued: a batch costs
+// the device a few handovers between goroutines and the socket one call, however many packets it is.
 func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	for !d.split.more() {
-		n, err := d.file.Read(d.in[:])
-		if err != nil {
-			return 0, gone(err)
+	d.batch, d.sizes, d.offset = bufs, sizes, offset
+	d.got, d.readErr = 0, nil
+	err := d.raw.Read(d.fill)
+	d.batch, d.sizes = nil, nil
+	switch {
+	case d.got > 0:
+		return d.got, nil // what was wrong then still is at the next call
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return 0, err
+	case err != nil:
+		return 0, os.ErrClosed // a RawConn has no other error, and says this one in its own way
+	}
+	return 0, gone(d.readErr)
+}
+
+// take is one attempt to fill the batch, and reports whether there is anything to return.
+func (d *driver) take(fd uintptr) bool {
+	for {
+		for ; d.split.more(); d.got++ {
+			if d.got == len(d.batch) {
+				return true // the rest is for the next call
+			}
+			d.sizes[d.got] = d.split.next(d.batch[d.got][d.offset:])
 		}
-		d.split.start(d.in[:n], d.fits)
+		if d.got == len(d.batch) {
+			return true
+		}
+		n, err := unix.Read(int(fd), d.in[:])
+		switch err {
+		case nil:
+			d.split.start(d.in[:n], d.fits)
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return d.got > 0
+		default:
+			d.readErr = err
+			return true
+		}
 	}
-	n := 0
-	for ; n < len(bufs) && d.split.more(); n++ { // what does not fit is for the next call
-		sizes[n] = d.split.next(bufs[n][offset:])
-	}
-	return n, nil
 }
 
 // Write implements tun.Device. It writes to the packets, and to the 10 bytes before each.

@@ -208,6 +208,61 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
+// What the kernel has queued comes with one Read, up to a batch, in order, and for no memory.
+func TestReadBatch(t *testing.T) {
+	h := lab.New(t).Host("a")
+	d := openOn(t, h)
+	defer d.Close()
+	must(t, d.Set(mesh))
+	var c net.Conn
+	must(t, h.Do(func() (err error) { c, err = net.Dial("udp", "100.64.0.2:9"); return err }))
+	defer c.Close()
+	bufs, sizes := make([][]byte, d.BatchSize()), make([]int, d.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 2048)
+	}
+	var numbers []byte
+	read := func() {
+		n, err := d.Read(bufs, sizes, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			if p := bufs[i][16 : 16+sizes[i]]; len(p) == ip4Len+udpLen+5 && bytes.HasSuffix(p[:len(p)-1], []byte("test")) {
+				numbers = append(numbers, p[len(p)-1])
+			}
+		}
+	}
+	msg := []byte("test0")
+	send := func(n int) {
+		for i := range n {
+			msg[4] = byte(i)
+			if _, err := c.Write(msg); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const first = 100 // and what the kernel itself has sent
+	send(first)
+	read()
+	if len(numbers) != first || !slices.IsSorted(numbers) {
+		t.Errorf("of %d packets one Read gave %v", first, numbers)
+	}
+	numbers = nil
+	send(2 * len(bufs))
+	for len(numbers) < 2*len(bufs) {
+		before := len(numbers)
+		read()
+		if got := len(numbers) - before; got != min(len(bufs), 2*len(bufs)-before) {
+			t.Fatalf("a Read gave %d of %d packets", got, 2*len(bufs)-before)
+		}
+	}
+	send(50)
+	if n := testing.AllocsPerRun(40, func() { read(); numbers = numbers[:0]; send(1) }); n != 0 {
+		t.Errorf("a Read allocates %v times", n)
+	}
+}
+
 // An interface that somebody deletes ends Read and Write as Close does.
 func TestDeleted(t *testing.T) {
 	h := lab.New(t).Host("a")
