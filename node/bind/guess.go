@@ -1,12 +1,15 @@
 package bind
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/pion/stun/v3"
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/key"
@@ -20,6 +23,7 @@ type extra struct {
 	peer   key.NodePublic
 	pinned netip.AddrPort
 	since  time.Time
+	asked  map[[stun.TransactionIDSize]byte]netip.AddrPort // of STUN servers, how it looks from outside
 }
 
 // extras are the loop's, but for pins.
@@ -38,6 +42,9 @@ func (x *extras) set(k key.NodePublic, n int) {
 		}
 	}
 	delete(x.open, k)
+	if n > 0 { // there is no direct path, so what is pinned leads nowhere, and would keep others from being pinned
+		x.tidy(func(e *extra) bool { return e.peer == k })
+	}
 	for range n {
 		s, err := x.b.listenOne("udp4", 0)
 		if err != nil {
@@ -48,6 +55,38 @@ func (x *extras) set(k key.NodePublic, n int) {
 		x.open[k] = append(x.open[k], e)
 		x.b.wg.Go(func() { x.b.drain(e) })
 	}
+}
+
+// askOutside asks by a peer's fresh socket how it looks from outside.
+func (l *loop) askOutside(k key.NodePublic) {
+	for _, e := range l.extras.open[k] {
+		e.asked = map[[stun.TransactionIDSize]byte]netip.AddrPort{}
+		for _, v := range l.stun.servers {
+			if v.answered && v.addr.Addr().Is4() && len(e.asked) < 2*freshServers {
+				for range 2 { // one may be lost
+					m := newRequest()
+					e.asked[m.TransactionID] = v.addr
+					_ = e.batch.write([][]byte{m.Raw}, v.addr)
+				}
+			}
+		}
+	}
+}
+
+const freshServers = 2 // asked of a fresh socket
+
+// outside takes an answer that came by a fresh socket.
+func (l *loop) outside(m message) {
+	mapped, id, ok := readAnswer(m.pkt)
+	if ok && m.extra.asked[id] == m.from && slices.Contains(l.extras.open[m.extra.peer], m.extra) {
+		l.step(path.Outside{Peer: m.extra.peer, Addr: mapped})
+	}
+}
+
+// later reports whether a peer goes before us where only one of us is to do something.
+func (b *Bind) later(k key.NodePublic) bool {
+	ours, theirs := b.cfg.Node.Raw(), k.Raw()
+	return bytes.Compare(ours[:], theirs[:]) > 0
 }
 
 // send sends by the i-th socket of a peer, from 1 on.
@@ -121,6 +160,11 @@ func (b *Bind) drain(e *extra) {
 			}
 		} else if d, ok := path.Sender(pkt); ok {
 			b.disco(pkt, d, message{from: a, extra: e}, nil)
+		} else if stun.IsMessage(pkt) && len(pkt) <= maxSTUN {
+			select {
+			case b.stunIn <- message{pkt: slices.Clone(pkt), from: a, extra: e}:
+			default:
+			}
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package bind
 
 import (
-	"bytes"
 	"encoding/binary"
 	"slices"
 	"sync"
@@ -281,8 +280,7 @@ func (b *Bind) replied(p *peer, index uint32, now int64) {
 
 // crossed has the loop begin anew, if it is our turn.
 func (b *Bind) crossed(p *peer, now int64) {
-	ours, theirs := b.cfg.Node.Raw(), p.key.Raw()
-	if bytes.Compare(ours[:], theirs[:]) > 0 {
+	if b.later(p.key) {
 		return
 	}
 	p.cross.mu.Lock()

@@ -37,7 +37,7 @@ func newLoop(b *Bind) *loop {
 	l.net.watch(b, b.watch)
 	l.net.poll(l)
 	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
-	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.linkMTU()})
+	l.paths = path.New(path.Config{Usable: l.net.usable, Later: b.later, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.linkMTU()})
 	return l
 }
 
@@ -281,6 +281,9 @@ func (l *loop) step(ev path.Event) {
 			l.stun.again(time.Now())
 		case path.Sockets:
 			l.extras.set(a.Peer, a.Count)
+			if a.Ask {
+				l.askOutside(a.Peer)
+			}
 		case path.Use:
 			if p := t.byNode[a.Peer]; p != nil {
 				l.use(p, a)

@@ -190,6 +190,10 @@ func (s *stunClient) ask(now time.Time, server int) {
 // answer takes a packet that looks like STUN. Nothing is ever sent because of it.
 func (s *stunClient) answer(p message) {
 	now := time.Now()
+	if p.extra != nil {
+		s.l.outside(p)
+		return
+	}
 	if s.nature.take(p.pkt, p.from) {
 		s.l.announce(now)
 		return
@@ -209,7 +213,7 @@ func (s *stunClient) answer(p message) {
 		s.latency[v.relay] = rtt
 	}
 	v.answered = true
-	if old, ok := s.seen[v.addr]; ok && old.addr.Addr() != mapped.Addr() { // nor is what other servers saw true any more
+	if old, ok := s.seen[v.addr]; ok && old.addr != mapped { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
 			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
 		})

@@ -220,19 +220,24 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	}
 	pr.called, pr.nat = now, m.NAT
 	fresh := pr.setCandidates(now, m.Endpoints, called)
-	if m.Opened == sum(pr.p.self.Endpoints) {
+	switch {
+	case m.Opened == sum(pr.here().Endpoints):
 		pr.clear = now
+	case fresh: // what was open before is not what leads there
+		pr.clear = time.Time{}
 	}
 	if pr.best != nil {
+		least := hereEvery
 		if fresh {
 			pr.stir(now)
+			pr.began, least = now, hereNews // it waits to hear that we have opened our side
 		}
 		for _, c := range pr.candidates {
 			if fresh && c != pr.best && c.by&called != 0 {
 				pr.reach(now, c)
 			}
 		}
-		pr.call(now, hereEvery)
+		pr.call(now, least)
 		pr.other, pr.until = Relay, now.Add(bothCalled)
 		if !pr.asked(pr.best.addr) {
 			pr.ping(now, pr.best.addr, 0, true)
@@ -299,11 +304,16 @@ func sum(set []netip.AddrPort) (s uint32) {
 	return s
 }
 
-// openedSum is the sum of those addresses of the peer's that we sent to of late.
+// openedSum is the sum of those addresses of the peer's that we sent to of late: of those that it said itself, as soon as
+// it has.
 func (pr *peer) openedSum(now time.Time) uint32 {
 	var set []netip.AddrPort
+	by := told
+	if slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.by&called != 0 }) {
+		by = called
+	}
 	for _, c := range pr.candidates {
-		if c.by&(told|called) != 0 && recent(now, latest(c.pinged, c.opened), openedFor) {
+		if c.by&by != 0 && recent(now, latest(c.pinged, c.opened), openedFor) {
 			set = append(set, c.addr)
 		}
 	}

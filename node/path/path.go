@@ -78,13 +78,15 @@ type Config struct {
 	LinkMTU func(netip.AddrPort) int
 	// Budget bounds the guessing of ports.
 	Budget Budget
+	// Later reports whether, of two who can do something, the peer is to be the first; nil for never. Both must agree.
+	Later func(key.NodePublic) bool
 	// Rand returns a number below n; nil for a random one.
 	Rand func(n int) int
 	// Tx makes the IDs of pings; nil for random ones, which is what keeps others from answering for a peer.
 	Tx func() TxID
 }
 
-// Event is something that happened: Peers, Self, Moved, Relinked, Got, Seen, Tick or Probe.
+// Event is something that happened: Peers, Self, Moved, Relinked, Got, Seen, Outside, Tick or Probe.
 type Event interface{ event() }
 
 type (
@@ -111,6 +113,11 @@ type (
 	Seen struct {
 		Peer key.NodePublic
 		From netip.AddrPort
+	}
+	// Outside is how the fresh socket of a peer (Sockets with Ask) looks from outside.
+	Outside struct {
+		Peer key.NodePublic
+		Addr netip.AddrPort
 	}
 	// Tick is due when Next says so, and when the first packet goes to a sleeping peer.
 	Tick struct {
@@ -139,6 +146,7 @@ func (Moved) event() {}
 func (Relinked) event() {}
 func (Got) event()      {}
 func (Seen) event()     {}
+func (Outside) event()  {}
 func (Tick) event()     {}
 func (Probe) event()    {}
 
@@ -159,6 +167,7 @@ type (
 	Sockets struct {
 		Peer  key.NodePublic
 		Count int
+		Ask   bool // it is one, and STUN is to tell how it looks from outside
 	}
 	// Look asks for a Self soon: that a path stopped answering may be because our address from outside changed.
 	Look struct{}
@@ -219,6 +228,9 @@ func New(cfg Config) *Paths {
 	if cfg.Tx == nil {
 		cfg.Tx = func() (tx TxID) { rand.Read(tx[:]); return }
 	}
+	if cfg.Later == nil {
+		cfg.Later = func(key.NodePublic) bool { return false }
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = mrand.IntN
 	}
@@ -243,6 +255,8 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg) })
 	case Seen:
 		p.one(now, ev.Peer, func(pr *peer) { pr.strayed(now, ev.From) })
+	case Outside:
+		p.one(now, ev.Peer, func(pr *peer) { pr.gotOutside(now, ev.Addr) })
 	case Tick:
 		p.one(now, ev.Peer, func(pr *peer) { pr.tick(now, ev.Traffic) })
 	case Probe:

@@ -53,6 +53,8 @@ type peer struct {
 	try     *try
 	tried   time.Time // the last attempt
 	tryWait time.Duration
+	freshAt time.Time // when a fresh socket may be tried again
+	freshes int       // times it was, in vain
 
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight
@@ -175,6 +177,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.hearLoss(now, t.Counts)
 	pr.retry(now)
 	pr.consider(now)
+	pr.refresh(now)
 	pr.guessOn(now)
 	pr.lookForBetter(now)
 	pr.findMTU(now)
@@ -302,7 +305,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.other = pr.best.addr
 	}
 	had := pr.best != nil
-	pr.best, pr.doubt, pr.quiet = c, false, 0
+	pr.best, pr.doubt, pr.quiet, pr.freshes = c, false, 0, 0
 	if had {
 		pr.stir(now) // the peer may have moved
 	}
@@ -349,7 +352,7 @@ func (pr *peer) call(now time.Time, least time.Duration) {
 		return
 	}
 	pr.hereSent, pr.hereDue = now, time.Time{}
-	h := pr.p.self
+	h := pr.here()
 	h.Opened = pr.openedSum(now)
 	pr.p.do(Send{Peer: pr.key, To: Relay, Msg: h})
 }
@@ -381,6 +384,9 @@ func (pr *peer) moved(now time.Time) {
 	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
 	pr.stops.fill(now, stopBurst)
 	pr.stir(now)
+	if pr.freshAt, pr.freshes = (time.Time{}), 0; pr.try != nil && pr.try.fresh {
+		pr.endTry()
+	}
 	pr.restart(now)
 	if !recent(now, pr.traffic.Sent, callable) {
 		if pr.best != nil { // nobody is using it: it will have to prove itself when somebody does

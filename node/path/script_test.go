@@ -32,6 +32,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT ping NAME ROUTE           a ping from the peer
 //	AT here NAME ADDR,ADDR       a Here of the peer
 //	AT seen NAME ADDR            a WireGuard packet of its session from an unknown address
+//	AT outside NAME ADDR         how the fresh socket looks from outside
 //	AT probe NAME                hedge ping
 //	AT openers                   packets can be sent with a short time to live
 //	AT nat KIND LOW-HIGH         ours
@@ -40,7 +41,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT run                       nothing: time passes up to AT
 //	AT link N                    our link takes IP packets of N bytes, and path MTUs are sought
 //	AT pass N                    the network takes IP packets of N bytes
-//	AT brief                     from now on only changes of the path are shown
+//	AT brief                     from now on only changes of the path are shown, until "AT whole"
 //
 // AT is milliseconds since the start. Between the lines, ticks are given as Paths ask for them.
 func TestScripts(t *testing.T) {
@@ -213,6 +214,8 @@ func (s *script) line(verb string, arg []string) {
 		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}})
 	case "seen":
 		s.step(Seen{k, route(s.t, arg[1])})
+	case "outside":
+		s.step(Outside{k, route(s.t, arg[1])})
 	case "probe":
 		s.step(Probe{k, 7})
 	case "run":
@@ -221,8 +224,8 @@ func (s *script) line(verb string, arg []string) {
 		s.p.cfg.LinkMTU = func(netip.AddrPort) int { return n }
 	case "pass":
 		s.mtu, _ = strconv.Atoi(arg[0])
-	case "brief":
-		s.brief = true
+	case "brief", "whole":
+		s.brief = verb == "brief"
 	case "loss":
 		n, _ := strconv.Atoi(arg[1])
 		s.step(Got{k, Relay, Loss{uint16(n)}})
@@ -396,6 +399,9 @@ func (s *script) describe(a Action) string {
 	case Look:
 		return "look"
 	case Sockets:
+		if a.Ask {
+			return fmt.Sprintf("socket %s, and ask for its outside", peerName(a.Peer))
+		}
 		return fmt.Sprintf("sockets %s %d", peerName(a.Peer), a.Count)
 	case Probed:
 		return fmt.Sprintf("probed %s by %s in %v", peerName(a.Peer), routeName(a.From), a.RTT)

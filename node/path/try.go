@@ -86,6 +86,9 @@ type try struct {
 	sent   int
 	start  time.Time
 	next   time.Time
+
+	fresh   bool           // it is of one fresh socket, and no guess
+	outside netip.AddrPort // of that
 }
 
 // consider begins an attempt if the ordinary search was in vain and there is hope.
@@ -108,7 +111,7 @@ func (pr *peer) consider(now time.Time) {
 	t.start, t.next = now, now
 	pr.try = t
 	if t.socks > 0 {
-		pr.p.do(Sockets{pr.key, t.socks})
+		pr.p.do(Sockets{pr.key, t.socks, false})
 	}
 }
 
@@ -204,6 +207,10 @@ func (pr *peer) guessOn(now time.Time) {
 	if t == nil || t.next.After(now) {
 		return
 	}
+	if t.fresh {
+		pr.freshOn(now)
+		return
+	}
 	if pr.best != nil || t.sent >= t.most {
 		pr.endTry()
 		return
@@ -229,8 +236,9 @@ func (pr *peer) guessOn(now time.Time) {
 }
 
 func (pr *peer) endTry() {
-	if pr.try != nil && pr.try.socks > 0 {
-		pr.p.do(Sockets{pr.key, 0})
+	t := pr.try
+	if t != nil && (t.socks > 0 || t.fresh) {
+		pr.p.do(Sockets{Peer: pr.key})
 	}
 	if pr.try = nil; pr.best != nil {
 		pr.tryWait = tryAgain
