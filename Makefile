@@ -9,7 +9,7 @@ RACE    := ./acl/filter ./coordinator/... ./derp ./netstack ./node/...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test paths race lint cross fuzz bench bench-tun clean
+.PHONY: build demo test paths race lint cross fuzz bench clean
 
 build: ## bin/hedge, one static binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hedge ./cmd/hedge
@@ -45,13 +45,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' $$d/*_test.go); do \
 	    echo "== $$d $$f"; (cd $$d && $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) .) || exit 1; done; done
 
-bench: ## Hedge beside wireguard-go and its own parts, in one process and between hosts (needs root); then the benchmarks
-	$(GO) run ./test/bench -json bench.json
-	$(GO) run ./test/bench/hosts -json hosts.json
-	$(GO) test -run '^$$' -bench . -benchmem ./...
-
-bench-tun: ## Hedge beside wireguard-go, each on an interface of the host (root, iperf3, wireguard-tools)
-	test/bench/tun.sh
+bench: ## Hedge beside wireguard-go and others, in turns: about twenty minutes, or ARGS=-quick; ARGS=-help tells more; as root all of it
+	$(GO) build -o bin/bench ./test/bench
+	./bin/bench -json bench.json $(ARGS)
 
 clean:
 	rm -rf bin

@@ -1,17 +1,21 @@
-// Command bench measures Hedge against its parts, on loopback, within about a minute:
+// Command bench measures Hedge beside baselines in the same run, in turns, and prints ratios:
 //
-//	go run ./test/bench [-rules 1000] [-time 60s] [-json FILE]
+//	make bench                                   everything, with baselines, about twenty minutes
+//	make bench ARGS=-quick                       about two minutes
+//	go run ./test/bench -against main            this tree beside another revision, or beside a binary of hedge
+//	go run ./test/bench -help
 //
-//	parent ──┬── child "hedge"      node ─ filter ─ wireguard ─ bind ═ UDP ═ bind ─ wireguard ─ filter ─ node
-//	 rounds: │── child "wireguard"  wireguard-go with its own netstack and bind, the same way
-//	 A B C   │── child "stack"      netstack ─ netstack, joined by a copy: the most that any tunnel can reach
-//	 A B C   └── (in the parent)    ChaCha20-Poly1305 of one core: the most that any cipher can
+//	bench ──┬── netstack   two nodes in one process ─ wireguard-go with its netstack ─ two stacks ─ the cipher   (process)
+//	        ├── scale      the same with 1, 100 and 10,000 rules and peers                                       (process)
+//	        ├── hosts      hedge up, with an interface and without ─ wireguard-go ─ the wire ─ what -baselines says  (hosts)
+//	        ├── relayed    the same by relay only, beside the direct way                                         (hosts)
+//	        └── relay      hedge relay ─ derper                                                                  (relays)
+//	              │
+//	              └──▶ report ──▶ tables, markdown, JSON
 //
-// Both ends of a world are in one process, a child of its own, so that memory and CPU are its own as well. The
-// children take turns within each round, in an order that rotates; what is compared is the ratio within a round,
-// and its median over the rounds, because a machine's speed drifts more than the worlds differ.
+// What the machine lacks (root, iperf3, the module proxy) is left out, and the report says so. hosts and relayed need root.
 //
-// To look into one world, run its child by hand: requests come in on stdin as JSON, one a line.
+// To look into one world, run it by hand: requests come in on stdin as JSON, one a line.
 //
-//	echo '{"test":"tcp","streams":1,"ms":5000}' | bench -world hedge -profile cpu.pprof
+//	echo '{"test":"tcp","streams":1,"ms":5000}' | go run ./test/bench -world hedge -profile cpu.pprof
 package main

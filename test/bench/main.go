@@ -1,204 +1,209 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
-	"runtime"
+	"os/signal"
 	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
+
+	"github.com/hedge-mesh/hedge/test/bench/crowd"
+	"github.com/hedge-mesh/hedge/test/bench/hosts"
+	"github.com/hedge-mesh/hedge/test/bench/kid"
+	"github.com/hedge-mesh/hedge/test/bench/process"
 )
 
-// worlds are what is measured; the first is compared with the others.
-var worlds = []string{"hedge", "wireguard", "stack"}
+const help = `Bench measures Hedge beside baselines, in turns, and prints figures and ratios as "median [least most]" of the rounds.
+Compare ratios: they hold where figures do not.
 
-// task is one measurement, made in every world of every round.
-type task struct {
-	Name    string
-	Request request
+Sections, -only:
+  netstack  two nodes in one process, on loopback; beside wireguard-go with its own netstack, two stacks without a tunnel,
+            and what one core encrypts. Needs no privileges.
+  scale     the same with as many rules and peers as -scale says
+  hosts     the real binary between network namespaces; beside wireguard-go, the bare wire, and what -baselines names.
+            Needs root, iproute2 and iperf3.
+  relayed   the same where relays are the only way, beside the direct one
+Worlds of hosts, -worlds (the first is compared with the others):
+  hedge-tun, hedge-user   with an interface of the host; without rights, through the SOCKS5 proxy
+  against-tun, against-user  the same of another build, -against
+  wireguard-go, wireguard-wide, veth   MTU 1280; the longest packets that the wire takes; no tunnel
+  and those of -baselines
+
+Examples:
+  bench -quick                                a first look, about two minutes
+  bench -against main                         does my change win? both builds, in turns
+  bench -against main -rounds 10 -time 3s     the same, until the noise is small
+  bench -against ./hedge-before -worlds hedge-user,against-user
+  bench -only hosts -wire 9000 -worlds hedge-tun,wireguard-wide
+  bench -only hosts -baselines others.hujson  beside other meshes on this machine; see test/bench/baselines.hujson
+
+Flags:
+`
+
+// options is what the flags say.
+type options struct {
+	quick, markdown              bool
+	only, worlds, scale, wire    []string
+	against, hedge, json, others string
+	rules, peers, rounds         int
+	each                         time.Duration
+	world, profile, allocs       string // by hand
 }
 
-var tasks = []task{
-	{"tcp 1 stream", request{Test: "tcp", Streams: 1}},
-	{"tcp 1 stream, back", request{Test: "tcp", Streams: 1, Back: true}},
-	{"tcp 8 streams", request{Test: "tcp", Streams: 8}},
-	{"tcp 8 streams, back", request{Test: "tcp", Streams: 8, Back: true}},
-	{"request, idle", request{Test: "rtt"}},
-	{"request, beside a stream", request{Test: "rtt", Streams: 1}},
-}
+// sections in the order in which they are made.
+var sections = []string{"netstack", "scale", "hosts", "relayed"}
 
 func main() {
-	var o options
-	flag.StringVar(&o.world, "world", "", "run as the child of this `NAME`, requests on stdin")
-	flag.StringVar(&o.profile, "profile", "", "child: write a CPU profile of all requests to `FILE`")
-	flag.StringVar(&o.allocs, "allocs", "", "child: write a heap profile of all that was allocated to `FILE`")
-	flag.IntVar(&o.rules, "rules", 1000, "rules of Hedge's policy that concern both nodes")
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each measurement is made")
-	flag.DurationVar(&o.time, "time", time.Minute, "about how long all of it may take")
-	flag.StringVar(&o.json, "json", "", "write every figure to `FILE` as JSON")
-	flag.Parse()
-	run := parent
-	if o.world != "" {
-		run = child
+	kid.Main(jobs())
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	} else if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v; bench -help tells more\n", err)
+		os.Exit(2)
 	}
-	if err := run(o); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if o.world != "" {
+		err = process.ByHand(ctx, o.world, o.rules, o.peers, o.profile, o.allocs)
+	} else {
+		err = work(ctx, o)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
 		os.Exit(1)
 	}
 }
 
-type options struct {
-	world, profile, allocs, json string
-	rules, rounds                int
-	time                         time.Duration
+// jobs is what this program's kids do.
+func jobs() map[string]func([]string) error {
+	all := maps.Clone(process.Jobs)
+	maps.Copy(all, hosts.Jobs)
+	maps.Copy(all, crowd.Jobs)
+	return all
 }
 
-// series is one kind of figure in one world, over the rounds.
-type series struct {
-	Measure string    `json:"measure"`
-	Unit    string    `json:"unit"`
-	World   string    `json:"world"`
-	Values  []float64 `json:"values"` // one a round
+// words is a flag that is a list, with commas.
+type words struct{ list *[]string }
+
+func (w words) String() string {
+	if w.list == nil {
+		return ""
+	}
+	return strings.Join(*w.list, ",")
 }
 
-// ratio compares Hedge with another world, round by round.
-type ratio struct {
-	Measure string  `json:"measure"`
-	To      string  `json:"to"`
-	Min     float64 `json:"min"`
-	Median  float64 `json:"median"`
-	Max     float64 `json:"max"`
+func (w words) Set(s string) error {
+	*w.list = strings.Split(s, ",")
+	return nil
 }
 
-// report is all that was measured.
-type report struct {
-	Go     string    `json:"go"`
-	System string    `json:"system"`
-	Cores  int       `json:"cores"`
-	Rules  int       `json:"rules"`
-	Series []*series `json:"series"`
-	Ratios []ratio   `json:"ratios"`
+func parse(args []string) (o options, err error) {
+	o = options{scale: []string{"10000", "100", "1"}, wire: []string{"1500", "9000"}}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), help)
+		f.PrintDefaults()
+	}
+	f.BoolVar(&o.quick, "quick", false, "a first look: 2 short rounds, only what matters most")
+	f.Var(words{&o.only}, "only", "only these `SECTIONS`, with commas (default all)")
+	f.Var(words{&o.worlds}, "worlds", "only these `WORLDS` of hosts, with commas")
+	f.StringVar(&o.against, "against", "", "`BUILD` to compare with: a binary of hedge, or a git revision, which is built; then only that, unless -only or -worlds say more")
+	f.StringVar(&o.hedge, "hedge", "", "`BINARY` of hedge to measure (default: this tree's, which is built)")
+	f.StringVar(&o.others, "baselines", "", "`FILE` of other tunnels, which are measured with hosts")
+	f.IntVar(&o.rules, "rules", 1000, "`N` rules of Hedge's policy that concern both nodes")
+	f.IntVar(&o.peers, "peers", 1, "`N` peers that each of Hedge's nodes knows")
+	f.Var(words{&o.scale}, "scale", "`NUMBERS` of rules and peers for scale; the first is compared with the others")
+	f.Var(words{&o.wire}, "wire", "`MTUS` of the wires between hosts")
+	f.IntVar(&o.rounds, "rounds", 4, "how often each measurement is made, `N` times")
+	f.DurationVar(&o.each, "time", 2*time.Second, "how long one takes; of iperf3 whole seconds, rounded up")
+	f.StringVar(&o.json, "json", "", "write every figure to `FILE` as JSON")
+	f.BoolVar(&o.markdown, "markdown", false, "print the tables as markdown")
+	f.StringVar(&o.world, "world", "", "open one world of netstack by hand, requests on stdin: hedge, wireguard-go or stacks, its `NAME`")
+	f.StringVar(&o.profile, "profile", "", "by hand: write a CPU profile of all requests to `FILE`")
+	f.StringVar(&o.allocs, "allocs", "", "by hand: write a heap profile of all that was allocated to `FILE`")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	given := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	return o, o.complete(given, f.Args())
 }
 
-func parent(o options) error {
-	rep := &report{Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Rules: o.rules}
-	kids := make(map[string]*kid)
-	for _, w := range worlds {
-		k, err := startKid(w, o.rules)
-		if err != nil {
-			return fmt.Errorf("start %s: %w", w, err)
+// complete fills in what follows from other flags, and says what makes no sense.
+func (o *options) complete(given map[string]bool, rest []string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("%q is not a flag", rest[0])
+	}
+	if o.quick {
+		if !given["rounds"] {
+			o.rounds = 2
 		}
-		defer k.stop()
-		kids[w] = k
-	}
-	if err := rep.memory(kids, "rss idle"); err != nil {
-		return err
-	}
-	// A measurement takes a quarter longer than it is asked to: it warms up first.
-	each := o.time * 4 / 5 / time.Duration(max(1, o.rounds*len(tasks)*len(worlds)))
-	for r := range o.rounds {
-		fmt.Fprintf(os.Stderr, "\rround %d of %d", r+1, o.rounds)
-		for t, task := range tasks {
-			for i := range worlds {
-				w := worlds[(i+r+t)%len(worlds)]
-				req := task.Request
-				req.MS = int(each.Milliseconds())
-				a, err := kids[w].ask(req)
-				if err != nil {
-					return fmt.Errorf("%s of %s: %w", task.Name, w, err)
-				}
-				rep.add(w, task, a)
-			}
+		if !given["time"] {
+			o.each = 400 * time.Millisecond
 		}
-		for _, size := range []int{1280, 1420} {
-			seal, open := cipher(size, 50*time.Millisecond)
-			rep.put("cipher", fmt.Sprintf("seal %d bytes, one core", size), "Gbit/s", seal)
-			rep.put("cipher", fmt.Sprintf("open %d bytes, one core", size), "Gbit/s", open)
+		if !given["wire"] {
+			o.wire = []string{"1500"}
 		}
 	}
-	fmt.Fprint(os.Stderr, "\r")
-	if err := rep.memory(kids, "rss after"); err != nil {
-		return err
+	if o.only == nil {
+		o.only = sections
+		switch {
+		case given["worlds"]:
+			o.only = []string{"hosts"}
+		case o.against != "":
+			o.only = []string{"netstack", "hosts"}
+		case o.quick:
+			o.only = []string{"netstack", "hosts"}
+		}
+		if o.against != "" && !given["wire"] {
+			o.wire = []string{"1500"}
+		}
 	}
-	rep.compare()
-	rep.print(os.Stdout)
-	if o.json == "" {
-		return nil
+	for _, s := range o.only {
+		if !slices.Contains(sections, s) {
+			return fmt.Errorf("no section is called %q; there are %s", s, strings.Join(sections, ", "))
+		}
 	}
-	b, err := json.MarshalIndent(rep, "", "\t")
+	if o.rounds < 1 || o.each <= 0 || o.rules < 1 || o.peers < 1 {
+		return errors.New("rounds, time, rules and peers are at least 1")
+	}
+	for _, l := range []struct {
+		flag        string
+		words       []string
+		least, most int
+	}{{"scale", o.scale, 1, 50_000}, {"wire", o.wire, 1420, 65_535}} {
+		if _, err := numbers(l.words, l.least, l.most); err != nil {
+			return fmt.Errorf("-%s: %w", l.flag, err)
+		}
+	}
+	return nil
+}
+
+func numbers(list []string, least, most int) (out []int, err error) {
+	for _, s := range list {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least || n > most {
+			return nil, fmt.Errorf("%q is no number of %d to %d", s, least, most)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func writeJSON(file string, v any) error {
+	b, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.json, append(b, '\n'), 0o644)
-}
-
-// memory asks what each world takes now, both of its nodes together and less what an empty program takes.
-func (r *report) memory(kids map[string]*kid, name string) error {
-	for _, w := range worlds {
-		a, err := kids[w].ask(request{Test: "mem"})
-		if err != nil {
-			return err
-		}
-		r.put(w, name+", both nodes", "MB", a.RSS)
-	}
-	return nil
-}
-
-func (r *report) add(w string, t task, a answer) {
-	if t.Request.Test == "rtt" {
-		r.put(w, t.Name+", p50", "µs", a.P50)
-		r.put(w, t.Name+", p99", "µs", a.P99)
-		return
-	}
-	r.put(w, t.Name, "Gbit/s", a.Gbit)
-	if !t.Request.Back {
-		r.put(w, t.Name+", cpu", "s/GB", a.CPU)
-		r.put(w, t.Name+", allocations", "/packet", a.Allocs)
-		r.put(w, t.Name+", rss", "MB", a.RSS)
-	}
-}
-
-func (r *report) put(w, measure, unit string, v float64) {
-	for _, s := range r.Series {
-		if s.World == w && s.Measure == measure {
-			s.Values = append(s.Values, v)
-			return
-		}
-	}
-	r.Series = append(r.Series, &series{measure, unit, w, []float64{v}})
-}
-
-func (r *report) find(w, measure string) *series {
-	for _, s := range r.Series {
-		if s.World == w && s.Measure == measure {
-			return s
-		}
-	}
-	return nil
-}
-
-func (r *report) compare() {
-	for _, s := range r.Series {
-		if s.World != worlds[0] {
-			continue
-		}
-		for _, w := range worlds[1:] {
-			other := r.find(w, s.Measure)
-			var q []float64
-			for i := range s.Values {
-				if other.Values[i] > 0 {
-					q = append(q, s.Values[i]/other.Values[i])
-				}
-			}
-			if len(q) > 0 {
-				r.Ratios = append(r.Ratios, ratio{s.Measure, w, slices.Min(q), median(q), slices.Max(q)})
-			}
-		}
-	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+	return os.WriteFile(file, append(b, '\n'), 0o644)
 }

@@ -1,21 +1,19 @@
-// Command hosts measures Hedge beside other tunnels, each between two hosts of its own on this machine:
+// Package hosts measures tunnels, each between two hosts of its own: network namespaces of this machine, joined by a wire.
 //
-//	go run ./test/bench/hosts [-rounds 5] [-time 3s] [-json FILE] [-baselines FILE] [-only NAME,…]
+//	          ┌── hedge-tun      hedge up --tun=on at both ends, filter on
+//	 rounds:  ├── hedge-user     hedge up without rights at both ends: iperf3 through its SOCKS5 proxy
+//	 A B C D  ├── against-tun    another build of hedge, and against-user
+//	 A B C D  ├── wireguard-go   its own program, with an interface of the host (bare), MTU 1280
+//	          ├── wireguard-wide the same with the longest packets that the wire takes
+//	          ├── veth           nothing: what the machine carries
+//	          └── …              what a file says: other meshes that are on this machine
 //
-//	          ┌── veth           nothing: what the machine carries
-//	 rounds:  ├── wireguard-go   its own program, with an interface of the host (bare)
-//	 A B C D  ├── hedge-tun      hedge --tun=on at both ends, filter on
-//	 A B C D  ├── hedge          hedge without rights at both ends: iperf3 through its SOCKS5 proxy
-//	          └── …              what FILE says: other meshes that are on this machine
+//	namespace a ─ veth ─ namespace b     for each; iperf3 and a kid that sends small requests run in both
 //
-//	namespace a ─ veth ─ namespace b     for each; iperf3 and a program that sends small requests run in both
+// Worlds called relay-… have a third host between the two, which forwards nothing: the way is by its relay only.
 //
-// All are up at once and take turns in each round, in an order that rotates. What is compared is the ratio within a
-// round, and its median over the rounds. It needs root, iproute2, iperf3, and for "hedge" proxychains4.
+//	namespace a ─ veth ─ namespace hub (coordinator, relay) ─ veth ─ namespace b
 //
-// A file of baselines is JSON, a list of these; up and down are run by bash with NS_A and NS_B, the names of the
-// namespaces, ADDR_A and ADDR_B, their addresses, and DIR, a folder, in the environment. address is what a reaches b by,
-// or if it begins with "$", the shell command that prints it.
-//
-//	[{"name": "nebula", "up": "ip netns exec $NS_A nebula … &", "down": "pkill nebula", "address": "10.9.0.2"}]
-package main
+// All are up at once and take turns in each round. It needs Linux, root, iproute2 and iperf3, for hedge-user proxychains4,
+// and for relay-tls nft. Whatever ends it, a kid of its own, the janitor, removes the namespaces and all that runs in them.
+package hosts

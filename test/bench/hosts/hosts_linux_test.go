@@ -1,81 +1,204 @@
-package main
+package hosts
 
 import (
+	"context"
+	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/hedge-mesh/hedge/test/bench/crowd"
+	"github.com/hedge-mesh/hedge/test/bench/kid"
+	"github.com/hedge-mesh/hedge/test/bench/report"
 )
 
-func TestBaselines(t *testing.T) {
-	for _, tt := range []struct{ file, want string }{
-		{`[{"name": "x", "up": "true", "address": "10.0.0.2"}]`, ""},
-		{`[{"name": "x", "up": "true"}]`, "entry 1 needs a name, up and address"},
-		{`{}`, "cannot unmarshal"},
-	} {
-		path := filepath.Join(t.TempDir(), "baselines.json")
-		if err := os.WriteFile(path, []byte(tt.file), 0o600); err != nil {
-			t.Fatal(err)
+// TestMain lets this test's binary be its own kids; "run" is a whole run that its parent may kill.
+func TestMain(m *testing.M) {
+	jobs := map[string]func([]string) error{"crowd": crowd.Jobs["crowd"], "run": func([]string) error {
+		site, err := newSite(context.Background())
+		if err != nil {
+			return err
 		}
-		worlds, err := readBaselines(path)
-		if tt.want == "" && (err != nil || len(worlds) != 1 || worlds[0].name != "x") || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
-			t.Errorf("%s: %v, want %q", tt.file, err, tt.want)
+		o := Options{Wire: 1500, Say: func(string, ...any) {}}
+		if _, err := site.open(context.Background(), o, Veth); err != nil {
+			return err
 		}
+		return kid.Serve([]string{site.prefix, site.dir}, func(json.RawMessage) ([]string, error) { return nil, nil })
+	}}
+	for name, job := range Jobs {
+		jobs[name] = job
 	}
+	kid.Main(jobs)
+	os.Exit(m.Run())
 }
 
-// A baseline of the file's is brought up between two hosts, measured, and taken down.
-func TestBaselineRuns(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, for network namespaces")
+func needs(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("brings whole tunnels up")
 	}
-	p, err := newPair(99, 1500)
-	if err != nil {
+	if err := Missing(); err != nil {
 		t.Skip(err)
 	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, "baselines.json")
-	file := `[{"name": "bare", "up": "ip -n $NS_A addr && touch $DIR/up", "down": "touch $DIR/down", "address": "$echo $ADDR_B"}]`
-	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("ip", "netns", "add", "hbtry").CombinedOutput(); err != nil {
+		t.Skipf("no namespaces here: %s", out)
 	}
-	worlds, err := readBaselines(path)
+	_ = exec.Command("ip", "netns", "del", "hbtry").Run()
+}
+
+// left lists what a site has not removed.
+func left(prefix, dir string) (list []string) {
+	names, _ := filepath.Glob("/var/run/netns/" + prefix + "-*")
+	sockets, _ := filepath.Glob("/var/run/wireguard/" + prefix + "*")
+	list = append(names, sockets...)
+	if _, err := os.Stat(dir); err == nil {
+		list = append(list, dir)
+	}
+	return list
+}
+
+// The baselines of the example that the documentation names come up between two hosts, are measured, and are taken down.
+func TestBaselines(t *testing.T) {
+	needs(t)
+	others, err := ReadBaselines("../baselines.hujson")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := worlds[0]
-	w.pair, w.dir = p, dir
-	if err := w.start(w); err != nil {
-		w.close()
+	touched := filepath.Join(t.TempDir(), "down")
+	others = append(others, Baseline{Name: "marks", Up: "true", Down: "touch " + touched, Address: "$echo $ADDR_B"})
+	o := Options{Worlds: []string{Veth, "marks"}, Others: others, Wire: 1500, Rounds: 1, Each: 100 * time.Millisecond, Few: true, Say: t.Logf}
+	for _, b := range others[:2] {
+		o.Worlds = append(o.Worlds, b.Name)
+	}
+	if out, err := exec.Command("modprobe", "-n", "ip_gre").CombinedOutput(); err != nil && !hasGRE() {
+		t.Logf("without gre: %s", out)
+		o.Worlds = slices.DeleteFunc(o.Worlds, func(w string) bool { return w == "gre" })
+	}
+	rep := new(report.Report)
+	if err := Measure(t.Context(), rep, o); err != nil {
 		t.Fatal(err)
 	}
-	if w.address != addrB {
-		t.Errorf("its address is %q", w.address)
+	for _, w := range o.Worlds {
+		for _, m := range []string{"tcp, 1 stream", "request, idle, p50"} {
+			if x := rep.Sections[0].Find(w, m); x == nil || x.Values[0] <= 0 {
+				t.Errorf("%s of %s: %+v", m, w, x)
+			}
+		}
 	}
-	w.close()
-	for _, f := range []string{"up", "down"} {
-		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
-			t.Error(err)
+	if _, err := os.Stat(touched); err != nil || len(rep.Failed) > 0 {
+		t.Errorf("down: %v; failed %q", err, rep.Failed)
+	}
+}
+
+// hasGRE says whether the kernel can have an interface of that kind.
+func hasGRE() bool {
+	if exec.Command("ip", "link", "add", "hbtry", "type", "gretap", "local", "127.0.0.1", "remote", "127.0.0.2").Run() != nil {
+		return false
+	}
+	return exec.Command("ip", "link", "del", "hbtry").Run() == nil
+}
+
+// A tiny run of Hedge and of wireguard-go, in all measures.
+func TestMeasure(t *testing.T) {
+	needs(t)
+	bin := filepath.Join(t.TempDir(), "hedge")
+	if err := build(t.Context(), bin, "../../../cmd/hedge"); err != nil {
+		t.Fatal(err)
+	}
+	rep := new(report.Report)
+	o := Options{Worlds: []string{HedgeTUN, WireGuard}, Hedge: bin, Rules: 20, Peers: 5, Wire: 1500, Rounds: 1, Each: 200 * time.Millisecond, Say: t.Logf}
+	if err := Measure(t.Context(), rep, o); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range o.Worlds {
+		for _, m := range []string{"tcp, 8 streams, back", "tcp, 1 stream, processor", "udp, 64 bytes, arrived", "udp, packets of 1280 bytes, arrived", "request, beside a stream, p99", "memory, idle, both ends"} {
+			if x := rep.Sections[0].Find(w, m); x == nil || x.Values[0] <= 0 {
+				t.Errorf("%s of %s: %+v", m, w, x)
+			}
+		}
+	}
+	if len(rep.Failed) > 0 {
+		t.Errorf("failed: %q", rep.Failed)
+	}
+}
+
+// Nothing is left of a run that is interrupted while it measures, nor of one that is killed.
+func TestCleanUp(t *testing.T) {
+	needs(t)
+	t.Run("interrupted", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		o := Options{Worlds: []string{Veth, WireGuard}, Wire: 1500, Rounds: 100, Each: 100 * time.Millisecond, Few: true}
+		o.Say = func(format string, _ ...any) {
+			if strings.Contains(format, "round") {
+				cancel()
+			}
+		}
+		before, _ := filepath.Glob("/var/run/netns/hb*-*")
+		if err := Measure(ctx, new(report.Report), o); err != context.Canceled {
+			t.Errorf("it ended with %v", err)
+		}
+		after, _ := filepath.Glob("/var/run/netns/hb*-*")
+		for _, ns := range after {
+			if strings.Contains(ns, "hb"+strconv.Itoa(os.Getpid())) && !slices.Contains(before, ns) {
+				t.Errorf("%s is left", ns)
+			}
+		}
+	})
+	t.Run("killed", func(t *testing.T) {
+		k, err := kid.Start[json.RawMessage, []string](t.Context(), "run", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prefix, dir := k.Ready[0], k.Ready[1]
+		if n := len(left(prefix, dir)); n != 3 { // two namespaces and a folder
+			t.Errorf("it has made %q", left(prefix, dir))
+		}
+		p, err := os.FindProcess(k.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		k.Stop()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for end := time.After(20 * time.Second); len(left(prefix, dir)) > 0; {
+			select {
+			case <-tick.C:
+			case <-end:
+				t.Fatalf("of a killed run there is left: %q", left(prefix, dir))
+			}
+		}
+	})
+}
+
+func TestParseProc(t *testing.T) {
+	status := "Name:\thedge\nVmPeak:\t 1 kB\nVmRSS:\t   20000 kB\nThreads:\t9\n"
+	if got := parseRSS(status); got != 20.48 {
+		t.Errorf("%v MB, want 20.48", got)
+	}
+	// proc(5): 14 is utime, 15 is stime, and the name may hold anything
+	stat := "42 (a) b) c) S 1 42 42 0 -1 4194304 500 0 0 0 1234 66 7 8 20 0 5 0 100 0 0"
+	if got := parseCPU(stat); got != 13 {
+		t.Errorf("%v s, want 13", got)
+	}
+	for _, s := range []string{"", "42 (a) S 1", "nonsense"} {
+		if parseCPU(s) != 0 || parseRSS(s) != 0 {
+			t.Errorf("%q was read as something", s)
 		}
 	}
 }
 
-func TestCompare(t *testing.T) {
-	r := &report{Worlds: []string{"ours", "theirs"}}
-	for _, v := range [][2]float64{{2, 1}, {9, 3}, {8, 2}} {
-		r.put("ours", "speed", "Gbit/s", v[0])
-		r.put("theirs", "speed", "Gbit/s", v[1])
-	}
-	r.put("ours", "only ours", "MB", 1)
-	r.compare()
-	if len(r.Ratios) != 1 || r.Ratios[0] != (ratio{"speed", "theirs", 2, 3, 4}) {
-		t.Errorf("ratios %+v", r.Ratios)
-	}
-	var b strings.Builder
-	r.print(&b)
-	for _, want := range []string{"8 [2 9]", "3 [2 4]", "only ours"} {
-		if !strings.Contains(b.String(), want) {
-			t.Errorf("no %q in\n%s", want, b.String())
+func TestManyRules(t *testing.T) {
+	for _, tt := range []struct{ rules, peers, want int }{{1, 1, 1}, {1000, 1, 1000}, {1000, 50, 1000}, {10000, 10000, 10000}} {
+		if got := strings.Count(manyRules(tt.rules, tt.peers), `"action"`); got != tt.want {
+			t.Errorf("%d rules and %d peers: %d rules", tt.rules, tt.peers, got)
 		}
 	}
 }

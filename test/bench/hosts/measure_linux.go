@@ -1,213 +1,196 @@
-package main
+package hosts
 
 import (
-	"encoding/json"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"golang.org/x/net/proxy"
+	"github.com/hedge-mesh/hedge/test/bench/report"
 )
 
-// task is one measurement.
-type task struct {
-	name   string
-	kernel bool // only where the tunnel is an interface of the host
-	run    func(r *report, w *world, name string, d time.Duration) error
+const (
+	iperfPort = 5201
+	echoPort  = 5202
+	upTime    = 30 * time.Second // for a world to come up
+)
+
+// Missing says why nothing can be measured here; nil if it can.
+func Missing() error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root, for network namespaces")
+	}
+	for _, tool := range []string{"ip", "iperf3", "ping"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("needs %s", tool)
+		}
+	}
+	return nil
 }
 
-var tasks = []task{
-	{"tcp, 1 stream", false, tcp("-P", "1")},
-	{"tcp, 1 stream, back", false, tcp("-P", "1", "-R")},
-	{"tcp, 8 streams", false, tcp("-P", "8")},
-	{"tcp, 8 streams, back", false, tcp("-P", "8", "-R")},
-	{"udp, 64 bytes", true, udp(64)},
-	{"udp, 1200 bytes", true, udp(1200)},
-	{"request, idle", false, requests(false)},
-	{"request, beside a stream", false, requests(true)},
+// Lacks says why a world cannot be measured here; nil if it can.
+func Lacks(world string) error {
+	tool := map[string]string{HedgeUser: "proxychains4", AgainstUser: "proxychains4", RelayTLS: "nft"}[world]
+	if tool == "" {
+		return nil
+	}
+	if _, err := exec.LookPath(tool); err != nil {
+		return fmt.Errorf("%s needs %s", world, tool)
+	}
+	return nil
 }
 
-// result is what is needed of iperf3's JSON.
-type result struct {
-	Error string `json:"error"`
-	End   struct {
-		Received struct {
-			Bytes   float64 `json:"bytes"`
-			Seconds float64 `json:"seconds"`
-			Bits    float64 `json:"bits_per_second"`
-		} `json:"sum_received"`
-		Sum struct {
-			Seconds float64 `json:"seconds"`
-			Packets float64 `json:"packets"`
-			Lost    float64 `json:"lost_packets"`
-		} `json:"sum"`
-	} `json:"end"`
+// Measure brings the worlds up, makes every measurement in each, and takes them down.
+func Measure(ctx context.Context, rep *report.Report, o Options) error {
+	s := &report.Section{Name: cmp.Or(o.Name, "hosts"), Worlds: o.Worlds,
+		About: fmt.Sprintf("two hosts in network namespaces, a wire of %d bytes; Hedge with %d rules, %d peers and the filter on", o.Wire, o.Rules, o.Peers)}
+	rep.Sections = append(rep.Sections, s)
+	defer s.Compare()
+	site, err := newSite(ctx)
+	if err != nil {
+		return err
+	}
+	defer site.close()
+	var worlds []*world
+	for _, name := range o.Worlds {
+		o.Say("%s comes up", name)
+		w, err := site.open(ctx, o, name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		worlds = append(worlds, w)
+	}
+	memory := func(when string) {
+		for _, w := range worlds {
+			if len(w.tunnel) > 0 {
+				s.Put(0, w.name, "memory, "+when+", both ends", "MB", w.memory())
+			}
+		}
+	}
+	memory("idle")
+	tasks := o.tasks()
+	for _, turn := range report.Turns(o.Rounds, len(tasks), len(worlds)) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		t, w := tasks[turn.Task], worlds[turn.World]
+		if t.kind == flood && w.socks != "" { // proxychains knows no UDP
+			continue
+		}
+		o.Say("%s, round %d of %d: %-28s %s", s.Name, turn.Round+1, o.Rounds, t.name, w.name)
+		if err := w.measure(ctx, s, turn.Round, t, o); err != nil && ctx.Err() == nil {
+			rep.Failed = append(rep.Failed, fmt.Sprintf("%s of %s, round %d: %v", t.name, w.name, turn.Round+1, err))
+		}
+	}
+	if o.Settle > 0 {
+		o.Say("waiting %v, to see what memory is given back", o.Settle)
+		select {
+		case <-time.After(o.Settle):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		memory(fmt.Sprintf("%v after", o.Settle))
+	}
+	return nil
 }
 
-// iperf asks again while the server is still ending the test before, for which it says that it is busy.
-func (w *world) iperf(d time.Duration, args ...string) (result, error) {
+func (w *world) measure(ctx context.Context, s *report.Section, round int, t task, o Options) error {
+	switch t.kind {
+	case flood:
+		r, err := w.iperf(ctx, o.seconds(), "-u", "-b", "0", "-l", strconv.Itoa(t.size))
+		if err != nil {
+			return err
+		}
+		arrived, lost, err := r.datagrams()
+		if err != nil {
+			return err
+		}
+		s.Put(round, w.name, t.name+", arrived", "1000/s", arrived/1e3)
+		s.Put(round, w.name, t.name+", lost", "%", lost)
+	case request:
+		l, err := w.requests(ctx, t.beside, o.Each)
+		if err != nil {
+			return err
+		}
+		s.Put(round, w.name, t.name+", p50", "µs", l.P50)
+		s.Put(round, w.name, t.name+", p99", "µs", l.P99)
+	default:
+		args := t.args
+		if o.Warm {
+			args = append(args[:len(args):len(args)], "-O", "1")
+		}
+		c0 := w.cpu()
+		r, err := w.iperf(ctx, o.seconds(), args...)
+		if err != nil {
+			return err
+		}
+		used := w.cpu() - c0
+		gbit, err := r.gbit()
+		if err != nil {
+			return err
+		}
+		s.Put(round, w.name, t.name, "Gbit/s", gbit)
+		if len(w.tunnel) > 0 {
+			s.Put(round, w.name, t.name+", processor", "s/GB", used/r.bytes()*1e9)
+			s.Put(round, w.name, t.name+", memory", "MB", w.memory())
+		}
+	}
+	return nil
+}
+
+// iperf runs iperf3 at a, and asks again while the server still ends the test before.
+func (w *world) iperf(ctx context.Context, seconds int, args ...string) (iperf, error) {
 	for tries := 1; ; tries++ {
-		res, err := w.iperfOnce(d, args...)
-		if err == nil || !strings.Contains(err.Error(), "busy") || tries == 20 {
-			return res, err
+		r, err := w.iperfOnce(ctx, seconds, args...)
+		if !errors.Is(err, errBusy) || tries == 25 || ctx.Err() != nil {
+			return r, err
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
 }
 
-func (w *world) iperfOnce(d time.Duration, args ...string) (result, error) {
-	args = append([]string{"-c", w.address, "-p", strconv.Itoa(iperfPort), "-J", "-t", strconv.FormatFloat(d.Seconds(), 'f', 1, 64), "--connect-timeout", "2000"}, args...)
+func (w *world) iperfOnce(ctx context.Context, seconds int, args ...string) (iperf, error) {
+	args = append([]string{"-c", w.address, "-p", strconv.Itoa(iperfPort), "-J", "-t", strconv.Itoa(seconds), "--connect-timeout", "2000"}, args...)
 	name := "iperf3"
 	if w.socks != "" {
 		conf := filepath.Join(w.dir, "proxychains.conf")
 		host, port, err := net.SplitHostPort(w.socks)
 		if err != nil {
-			return result{}, err
+			return iperf{}, err
 		}
-		if err := os.WriteFile(conf, []byte(fmt.Sprintf("strict_chain\nquiet_mode\n[ProxyList]\nsocks5 %s %s\n", host, port)), 0o600); err != nil {
-			return result{}, err
+		if err := os.WriteFile(conf, fmt.Appendf(nil, "strict_chain\nquiet_mode\n[ProxyList]\nsocks5 %s %s\n", host, port), 0o600); err != nil {
+			return iperf{}, err
 		}
 		name, args = "proxychains4", append([]string{"-q", "-f", conf, "iperf3"}, args...)
 	}
-	out, err := withTimeout(in(w.a, name, args...), d+20*time.Second)
-	var res result
-	if i := strings.IndexByte(string(out), '{'); i >= 0 {
-		if jerr := json.Unmarshal(out[i:], &res); jerr == nil && res.Error != "" {
-			return res, errors.New(res.Error)
-		} else if jerr != nil {
-			return res, jerr
-		}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second+upTime)
+	defer cancel()
+	out, err := in(ctx, w.a, name, args...).Output()
+	r, perr := parseIperf(out)
+	if perr != nil {
+		return r, errors.Join(perr, ctx.Err())
 	}
-	if err != nil {
-		var x *exec.ExitError
-		if errors.As(err, &x) {
-			err = fmt.Errorf("%w: %s", err, x.Stderr)
-		}
-	}
-	return res, err
+	return r, err
 }
 
-func tcp(args ...string) func(*report, *world, string, time.Duration) error {
-	return func(r *report, w *world, name string, d time.Duration) error {
-		c0 := w.cpu()
-		res, err := w.iperf(d, append([]string{"-O", "1"}, args...)...)
-		if err != nil {
-			return err
-		}
-		used := w.cpu() - c0
-		x := res.End.Received
-		r.put(w.name, name, "Gbit/s", x.Bits/1e9)
-		// The second that iperf3 leaves out used the processor too.
-		if total := x.Bits / 8 * (x.Seconds + 1); total > 0 && len(w.tunnel) > 0 {
-			r.put(w.name, name+", processor", "s/GB", used/total*1e9)
-		}
-		r.put(w.name, name+", memory", "MB", w.memory())
-		return nil
+// requests measures 64 bytes there and back, with a stream beside them or not.
+func (w *world) requests(ctx context.Context, beside bool, d time.Duration) (latency, error) {
+	done := make(chan error, 1)
+	if beside {
+		go func() {
+			_, err := w.iperf(ctx, int(d/time.Second)+2)
+			done <- err
+		}()
+		time.Sleep(time.Second)
+	} else {
+		done <- nil
 	}
-}
-
-// udp sends as fast as it can; what arrives counts.
-func udp(size int) func(*report, *world, string, time.Duration) error {
-	return func(r *report, w *world, name string, d time.Duration) error {
-		res, err := w.iperf(d, "-u", "-b", "0", "-l", strconv.Itoa(size))
-		if err != nil {
-			return err
-		}
-		x := res.End.Sum
-		if x.Packets == 0 || x.Seconds == 0 {
-			return errors.New("iperf3 counted no packets")
-		}
-		r.put(w.name, name+", arrived", "1000/s", (x.Packets-x.Lost)/x.Seconds/1e3)
-		r.put(w.name, name+", lost", "%", 100*x.Lost/x.Packets)
-		return nil
-	}
-}
-
-// requests measures 64 bytes there and back, one after the other.
-func requests(beside bool) func(*report, *world, string, time.Duration) error {
-	return func(r *report, w *world, name string, d time.Duration) error {
-		done := make(chan error, 1)
-		if beside {
-			go func() {
-				_, err := w.iperf(d + 2*time.Second)
-				done <- err
-			}()
-			time.Sleep(time.Second)
-		} else {
-			done <- nil
-		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		args := []string{"-request", net.JoinHostPort(w.address, strconv.Itoa(echoPort)), "-time", d.String()}
-		c := in(w.a, self, args...)
-		c.Env = append(os.Environ(), "HOSTS_SOCKS="+w.socks)
-		out, err := withTimeout(c, d+20*time.Second)
-		if err != nil {
-			return errors.Join(fmt.Errorf("requests: %w", err), <-done)
-		}
-		var p [2]float64
-		if err := json.Unmarshal(out, &p); err != nil {
-			return err
-		}
-		r.put(w.name, name+", p50", "µs", p[0])
-		r.put(w.name, name+", p99", "µs", p[1])
-		return <-done
-	}
-}
-
-// request is the other program: it answers requests, or sends them and prints the median and the 99th percentile.
-func request(o options) error {
-	if at, ok := strings.CutPrefix(o.echo, "listen:"); ok {
-		l, err := net.Listen("tcp", at)
-		if err != nil {
-			return err
-		}
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return err
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
-			}()
-		}
-	}
-	dial := net.Dial
-	if at := os.Getenv("HOSTS_SOCKS"); at != "" {
-		d, err := proxy.SOCKS5("tcp", at, nil, proxy.Direct)
-		if err != nil {
-			return err
-		}
-		dial = d.Dial
-	}
-	c, err := dial("tcp", o.echo)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	msg := make([]byte, 64)
-	var took []float64
-	for end := time.Now().Add(o.time); time.Now().Before(end); {
-		t := time.Now()
-		if _, err := c.Write(msg); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(c, msg); err != nil {
-			return err
-		}
-		took = append(took, float64(time.Since(t).Nanoseconds())/1e3)
-	}
-	slices.Sort(took)
-	return json.NewEncoder(os.Stdout).Encode([]float64{took[len(took)/2], took[len(took)*99/100]})
+	l, err := w.client.Ask(asking{To: net.JoinHostPort(w.address, strconv.Itoa(echoPort)), Socks: w.socks, For: d})
+	return l, errors.Join(err, <-done)
 }

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"bufio"
@@ -27,7 +27,7 @@ type wireGuard struct {
 	key key.NodePrivate
 }
 
-func openWireGuard() (world, error) {
+func openWireGuard() (nodes, error) {
 	a, err := newWireGuard(addrA)
 	if err != nil {
 		return nil, err
@@ -70,12 +70,19 @@ func (w *wireGuard) meet(other *wireGuard, addr netip.Addr) error {
 	return errors.New("the device does not say its port")
 }
 
-func (w *wireGuardWorld) Dial(ctx context.Context, port uint16) (net.Conn, error) {
+func (w *wireGuardWorld) Dial(ctx context.Context, network string, port uint16) (net.Conn, error) {
+	if network == "udp" {
+		return w.a.net.DialUDPAddrPort(netip.AddrPort{}, netip.AddrPortFrom(addrB, port))
+	}
 	return w.a.net.DialContextTCPAddrPort(ctx, netip.AddrPortFrom(addrB, port))
 }
 
 func (w *wireGuardWorld) Listen(port uint16) (net.Listener, error) {
 	return w.b.net.ListenTCPAddrPort(netip.AddrPortFrom(addrB, port))
+}
+
+func (w *wireGuardWorld) ListenPacket(port uint16) (net.PacketConn, error) {
+	return w.b.net.ListenUDPAddrPort(netip.AddrPortFrom(addrB, port))
 }
 
 // Close does nothing: closing that netstack while it sends panics, and the process ends anyway.

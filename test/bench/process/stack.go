@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"context"
@@ -13,14 +13,14 @@ import (
 
 var addrA, addrB = netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")
 
-// stackWorld is two stacks without a tunnel: what one Reads the other Writes.
-type stackWorld struct {
+// stacks is two stacks without a tunnel: what one Reads the other Writes.
+type stacks struct {
 	a, b *netstack.Stack
 	wg   sync.WaitGroup
 }
 
-func openStack() (world, error) {
-	w := new(stackWorld)
+func openStacks() (nodes, error) {
+	w := new(stacks)
 	var err error
 	if w.a, err = netstack.New(netstack.Options{Addrs: []netip.Addr{addrA}, MTU: mtu}); err != nil {
 		return nil, err
@@ -56,15 +56,19 @@ func join(from, to tun.Device) {
 	}
 }
 
-func (w *stackWorld) Dial(ctx context.Context, port uint16) (net.Conn, error) {
-	return w.a.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB, port))
+func (w *stacks) Dial(ctx context.Context, network string, port uint16) (net.Conn, error) {
+	return w.a.DialContext(ctx, network, netip.AddrPortFrom(addrB, port))
 }
 
-func (w *stackWorld) Listen(port uint16) (net.Listener, error) {
+func (w *stacks) Listen(port uint16) (net.Listener, error) {
 	return w.b.ListenTCP(netip.AddrPortFrom(addrB, port))
 }
 
-func (w *stackWorld) Close() {
+func (w *stacks) ListenPacket(port uint16) (net.PacketConn, error) {
+	return w.b.ListenUDP(netip.AddrPortFrom(addrB, port))
+}
+
+func (w *stacks) Close() {
 	w.a.Close()
 	w.b.Close()
 	w.wg.Wait()
