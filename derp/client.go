@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // ClientConfig is what a client needs to know of itself and its relay.
@@ -87,11 +88,11 @@ type Client struct {
 	dialed chan dialResult // to the manager: at most one dial is under way
 	ended  chan *link      // to the manager: a link has ended
 
-	sock        atomic.Pointer[udpsock] // of the relay's UDP side, nil until it is needed
-	bond, prior atomic.Pointer[bond]    // of the current link, and of the one before
-	traffic     atomic.Int64            // the last packet to or from a node
-	lulled      atomic.Bool             // the manager wants to know of the next
-	offers      chan offer              // to the manager: likewise below
+	sock        atomic.Pointer[udp.Socket] // of the relay's UDP side, nil until it is needed
+	bond, prior atomic.Pointer[bond]       // of the current link, and of the one before
+	traffic     atomic.Int64               // the last packet to or from a node
+	lulled      atomic.Bool                // the manager wants to know of the next
+	offers      chan offer                 // to the manager: likewise below
 	located     chan []netip.AddrPort
 	pongs       chan answered
 

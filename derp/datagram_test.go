@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // fixedOffer is the session 0x0102030405060708 with the key a0…bf.
@@ -123,10 +125,10 @@ func TestRow(t *testing.T) {
 	}
 	to := rx.LocalAddr().(*net.UDPAddr).AddrPort()
 	kept := bytes.Clone(row)
-	if rest, left, err := newUDPSock(tx).sendRow(out, to, maxDatagram, kept, true); err != nil || left != len(want)+len(stay) || !bytes.Equal(rest, row) {
+	if rest, left, err := sendRow(udp.New(tx), out, to, maxDatagram, kept, true); err != nil || left != len(want)+len(stay) || !bytes.Equal(rest, row) {
 		t.Fatalf("%d packets are kept, %v; want all %d as they were", left, err, len(want)+len(stay))
 	}
-	rest, left, err := newUDPSock(tx).sendRow(out, to, maxDatagram, row, false)
+	rest, left, err := sendRow(udp.New(tx), out, to, maxDatagram, row, false)
 	if err != nil || left != len(stay) {
 		t.Fatalf("%d packets are left, %v; want %d", left, err, len(stay))
 	}
@@ -137,11 +139,10 @@ func TestRow(t *testing.T) {
 		}
 		rest = more
 	}
-	s := newUDPSock(rx)
-	buf := make([]byte, 1<<16)
+	s := udp.New(rx).Reader()
 	want = append(want, want...)
 	for i := 0; i < len(want); {
-		run, size, from, err := s.read(buf)
+		run, size, from, err := s.Next()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,7 +87,7 @@ func (m *manager) stop() {
 	}
 	m.cur.Store(nil)
 	if s := m.sock.Load(); s != nil {
-		s.pc.Close()
+		s.Close()
 	}
 	for l := range m.links {
 		l.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(100*time.Millisecond))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v3"
+
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // STUNGrowth is the most by which an answer is longer than its request, in bytes: an XOR-MAPPED-ADDRESS of IPv6
@@ -22,8 +24,12 @@ const STUNGrowth = 24
 func ServeSTUN(pc net.PacketConn) error {
 	s, start := newSTUN(), time.Now()
 	defer s.open(pc)()
-	sock := &udpsock{pc: pc}
-	return sock.serve(func(req []byte, _ int, from netip.AddrPort) { s.respond(pc, req, from, time.Since(start)) })
+	sock := udp.New(pc)
+	return serve(sock, func(run []byte, size int, from netip.AddrPort) {
+		for at := time.Since(start); len(run) > 0; run = run[min(size, len(run)):] {
+			s.respond(sock, run[:min(size, len(run))], from, at)
+		}
+	})
 }
 
 // open makes the other port; what it returns closes it. Without one, nobody is answered from it.
@@ -37,12 +43,12 @@ func (s *stunServer) open(pc net.PacketConn) (shut func()) {
 	if err != nil {
 		return func() {}
 	}
-	s.alt = alt
+	s.alt = udp.New(alt)
 	return func() { alt.Close() }
 }
 
-// respond answers a request that came in at pc.
-func (s *stunServer) respond(pc net.PacketConn, req []byte, src netip.AddrPort, now time.Duration) {
+// respond answers a request that came in at sock.
+func (s *stunServer) respond(sock *udp.Socket, req []byte, src netip.AddrPort, now time.Duration) {
 	answer, want := s.answer(req, src, now)
 	if answer == nil {
 		return
@@ -51,34 +57,12 @@ func (s *stunServer) respond(pc net.PacketConn, req []byte, src netip.AddrPort, 
 		if s.alt == nil {
 			return
 		}
-		pc = s.alt
+		sock = s.alt
 	}
 	if want.port != 0 {
 		src = netip.AddrPortFrom(src.Addr(), want.port)
 	}
-	_ = writeTo(pc, answer, src) // asked again if it is lost
-}
-
-// readFrom and writeTo allocate nothing for a UDP socket.
-func readFrom(pc net.PacketConn, b []byte) (int, netip.AddrPort, error) {
-	if u, ok := pc.(*net.UDPConn); ok {
-		return u.ReadFromUDPAddrPort(b)
-	}
-	n, a, err := pc.ReadFrom(b)
-	if err != nil {
-		return 0, netip.AddrPort{}, err
-	}
-	src, err := netip.ParseAddrPort(a.String())
-	return n, src, err
-}
-
-func writeTo(pc net.PacketConn, b []byte, dst netip.AddrPort) error {
-	if u, ok := pc.(*net.UDPConn); ok {
-		_, err := u.WriteToUDPAddrPort(b, dst)
-		return err
-	}
-	_, err := pc.WriteTo(b, net.UDPAddrFromAddrPort(dst))
-	return err
+	_ = sock.WriteOne(answer, src) // asked again if it is lost
 }
 
 const (
@@ -98,7 +82,7 @@ type stunServer struct {
 	second int64
 	slots  [stunSlots]uint8
 	msg    stun.Message
-	alt    net.PacketConn // the other port, or nil
+	alt    *udp.Socket // the other port, or nil
 }
 
 func newSTUN() *stunServer { return &stunServer{seed: maphash.MakeSeed()} }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // twin is the UDP side of a session, for nodes whose UDP gets out: there no packet waits for another that was lost. The
@@ -25,7 +27,7 @@ type twin struct {
 	pings *rate.Limiter
 
 	mu    sync.Mutex
-	sock  *udpsock
+	sock  *udp.Socket
 	addr  netip.AddrPort
 	use   int // the longest datagram to send; 0 for none
 	heard time.Time
@@ -45,7 +47,7 @@ func newTwin() *twin {
 }
 
 // from takes note of where a genuine datagram came from, and how.
-func (t *twin) from(sock *udpsock, addr netip.AddrPort, newest bool, now time.Time) {
+func (t *twin) from(sock *udp.Socket, addr netip.AddrPort, newest bool, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if newest {
@@ -56,7 +58,7 @@ func (t *twin) from(sock *udpsock, addr netip.AddrPort, newest bool, now time.Ti
 
 // route returns where to send datagrams now, and of which size at most, 0 for not at all; and whether packets are to go by
 // WebSocket, too, for the node has not been heard within fresh.
-func (t *twin) route(now time.Time, fresh time.Duration) (sock *udpsock, to netip.AddrPort, use int, both bool) {
+func (t *twin) route(now time.Time, fresh time.Duration) (sock *udp.Socket, to netip.AddrPort, use int, both bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	age := now.Sub(t.heard)
@@ -129,20 +131,20 @@ func (s *twins) get(session uint64) *session {
 // ServeUDP serves the relay's UDP side, if ServerConfig says that there is one, and answers STUN at pc, until pc is
 // closed; it then returns nil. Nodes look for it at the URLs' hosts and ports, or wherever they are told it is.
 func (s *Server) ServeUDP(pc net.PacketConn) error {
-	r := &udpReader{s: s, sock: newUDPSock(pc), stun: newSTUN(), row: make([]byte, 0, 2*MaxMessage)}
+	r := &udpReader{s: s, sock: udp.New(pc), stun: newSTUN(), row: make([]byte, 0, 2*MaxMessage)}
 	defer r.stun.open(pc)()
-	return r.sock.serve(r.take)
+	return serve(r.sock, r.take)
 }
 
 // serve calls take with each run of datagrams until the socket is closed.
-func (s *udpsock) serve(take func(run []byte, size int, from netip.AddrPort)) error {
-	buf := make([]byte, 1<<16)
+func serve(s *udp.Socket, take func(run []byte, size int, from netip.AddrPort)) error {
+	r := s.Reader()
 	for fails := 0; ; {
-		run, size, from, err := s.read(buf)
+		run, size, from, err := r.Next()
 		switch {
 		case err == nil:
 			fails = 0
-			take(run, size, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+			take(run, size, from)
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		default:
@@ -156,7 +158,7 @@ func (s *udpsock) serve(take func(run []byte, size int, from netip.AddrPort)) er
 // udpReader is one socket's reader goroutine.
 type udpReader struct {
 	s     *Server
-	sock  *udpsock
+	sock  *udp.Socket
 	stun  *stunServer
 	reply []byte
 
@@ -170,7 +172,7 @@ func (r *udpReader) take(run []byte, size int, from netip.AddrPort) {
 	for len(run) > 0 {
 		n := min(size, len(run))
 		if id, ok := datagramSession(run[:n]); !ok {
-			r.stun.respond(r.sock.pc, run[:n], from, now.Sub(r.s.start))
+			r.stun.respond(r.sock, run[:n], from, now.Sub(r.s.start))
 		} else if c := r.s.twins.get(id); c != nil {
 			r.datagram(c, run[:n], from, now)
 		}
@@ -203,7 +205,7 @@ func (r *udpReader) datagram(c *session, b []byte, from netip.AddrPort, now time
 			c.twin.setUse(int(use))
 		}
 		r.reply = c.twin.out.probe(r.reply[:0], dgPing, echo, use, len(b))
-		_ = writeTo(r.sock.pc, r.reply, from) // asked again if it is lost
+		_ = r.sock.WriteOne(r.reply, from) // asked again if it is lost
 	}
 }
 
@@ -230,7 +232,7 @@ func (c *session) sayUDP(b *block) {
 		return
 	}
 	n, size := b.n, len(b.bytes())
-	rest, left, err := sock.sendRow(c.twin.out, addr, use, b.bytes(), both)
+	rest, left, err := sendRow(sock, c.twin.out, addr, use, b.bytes(), both)
 	if err != nil {
 		c.twin.setUse(0) // until the node pings again
 	}

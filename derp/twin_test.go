@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // withUDP opens the UDP side of a relay on the number of its TCP port.
@@ -357,7 +358,7 @@ func TestUDPStrangers(t *testing.T) {
 	// A datagram seen on its way, and sent again from elsewhere.
 	replayed := bond.out.probe(nil, dgPing, [8]byte{}, maxDatagram, 200)
 	at := a.udpAddr()
-	a.sock.Load().pc.WriteTo(replayed, net.UDPAddrFromAddrPort(at))
+	a.sock.Load().WriteTo(replayed, net.UDPAddrFromAddrPort(at))
 	eventually(t, "the ping has come", func() bool {
 		session.twin.in.mu.Lock()
 		defer session.twin.in.mu.Unlock()
@@ -387,7 +388,7 @@ func TestUDPKick(t *testing.T) {
 	sock, to := a.sock.Load(), a.udpAddr()
 	r.Kick(a.pub)
 	row := appendPacket(nil, b.pub.Raw(), data("from beyond"))
-	if _, _, err := sock.sendRow(bond.out, to, maxDatagram, row, false); err != nil {
+	if _, _, err := sendRow(sock, bond.out, to, maxDatagram, row, false); err != nil {
 		t.Log(err)
 	}
 	eventually(t, "the session is gone", func() bool { return r.twins.get(bond.in.session) == nil })
@@ -403,7 +404,7 @@ func TestUDPMessageThatIsNone(t *testing.T) {
 	r, a, _, _, _ := udpPair(t)
 	bond := a.bond.Load()
 	bad := bond.out.end(append(bond.out.start(nil, dgMessage), 1, 2, 3), 0)
-	a.sock.Load().pc.WriteTo(bad, net.UDPAddrFromAddrPort(a.udpAddr()))
+	a.sock.Load().WriteTo(bad, net.UDPAddrFromAddrPort(a.udpAddr()))
 	for {
 		if s := receive(t, "the end of the session", a.status); !s.up {
 			break
@@ -437,20 +438,20 @@ func TestUDPAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pc.Close()
-	s := newUDPSock(pc)
+	s := udp.New(pc)
+	r := s.Reader()
 	out, _ := newSeals(fixedOffer(), 0)
 	to := pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	var row []byte
 	for range 16 {
 		row = appendPacket(row, [key.Size]byte{1}, append(data(""), make([]byte, 1308)...))
 	}
-	buf := make([]byte, 1<<16)
 	if n := testing.AllocsPerRun(100, func() {
-		if _, left, err := s.sendRow(out, to, maxDatagram, row, false); left != 0 || err != nil {
+		if _, left, err := sendRow(s, out, to, maxDatagram, row, false); left != 0 || err != nil {
 			t.Fatal(left, err)
 		}
 		for n := 0; n < 16; {
-			run, size, _, err := s.read(buf)
+			run, size, _, err := r.Next()
 			if err != nil {
 				t.Fatal(err)
 			}

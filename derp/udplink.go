@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
+
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // bond is a client's UDP side of one session at the relay.
@@ -181,7 +183,7 @@ func (m *manager) pingUDP(b *bond, size int, at time.Duration) {
 	b.mark(at)
 	var echo [8]byte
 	binary.BigEndian.PutUint64(echo[:], uint64(at))
-	_ = writeTo(s.pc, b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.use()), size), addr) // asked again if it is lost
+	_ = s.WriteOne(b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.use()), size), addr) // asked again if it is lost
 }
 
 // mark notes that something is sent.
@@ -212,7 +214,7 @@ func (m *manager) answered(a answered, now time.Time) {
 }
 
 // udpSocket opens the socket, once. Without one the WebSocket does.
-func (m *manager) udpSocket() *udpsock {
+func (m *manager) udpSocket() *udp.Socket {
 	if s := m.sock.Load(); s != nil {
 		return s
 	}
@@ -220,13 +222,13 @@ func (m *manager) udpSocket() *udpsock {
 	if err != nil {
 		return nil
 	}
-	s := newUDPSock(pc)
+	s := udp.New(pc)
 	m.sock.Store(s)
 	r := &udpLink{c: m.Client, link: &link{c: m.Client}}
 	m.wg.Add(1)
 	go func() {
 		defer m.wg.Done()
-		_ = s.serve(r.take) // it ends with the client; if it breaks before, pings tell
+		_ = serve(s, r.take) // it ends with the client; if it breaks before, pings tell
 	}()
 	return s
 }
@@ -320,7 +322,7 @@ func (c *Client) sayUDP(b *block) {
 		}
 		row = more
 	}
-	rest, left, err := sock.sendRow(bd.out, *addr, size, b.bytes(), both)
+	rest, left, err := sendRow(sock, bd.out, *addr, size, b.bytes(), both)
 	if err != nil {
 		bd.size.Store(0)
 	}

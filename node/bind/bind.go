@@ -17,6 +17,7 @@ import (
 	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 var errStopped = errors.New("bind: stopped")
@@ -29,7 +30,7 @@ type Bind struct {
 	watch   func(changed func()) (stop func(), err error) // the system's word on its addresses; nil to poll
 	sources func(control) [2]netip.Addr                   // of packets to the internet; nil not to look
 
-	udp4, udp6 udp
+	udp4, udp6 family
 	ring       ring
 	once       once
 	relays     relays
@@ -154,9 +155,9 @@ func (b *Bind) Stop() {
 		b.cancel()
 		b.Close()
 		b.relays.close()
-		for _, u := range []*udp{&b.udp4, &b.udp6} {
+		for _, u := range []*family{&b.udp4, &b.udp6} {
 			if s := u.cur.Load(); s != nil {
-				s.pc.Close()
+				s.Close()
 			}
 		}
 	}
@@ -251,7 +252,7 @@ func (b *Bind) setHome(id uint16) {
 
 // Port is the UDP port of the sockets.
 func (b *Bind) Port() uint16 {
-	for _, u := range []*udp{&b.udp4, &b.udp6} {
+	for _, u := range []*family{&b.udp4, &b.udp6} {
 		if s := u.cur.Load(); s != nil {
 			return s.port
 		}
@@ -296,9 +297,9 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	}
 	b.ses = &session{done: make(chan struct{})}
 	fns := []conn.ReceiveFunc{}
-	for _, u := range []*udp{&b.udp4, &b.udp6} {
+	for _, u := range []*family{&b.udp4, &b.udp6} {
 		if s := u.cur.Load(); s != nil {
-			if err := s.pc.SetReadDeadline(time.Time{}); err != nil {
+			if err := s.SetReadDeadline(time.Time{}); err != nil {
 				b.ses = nil
 				return nil, 0, fmt.Errorf("bind: %s socket: %w", u.network, err)
 			}
@@ -320,9 +321,9 @@ func (b *Bind) Close() error {
 	}
 	close(b.ses.done)
 	b.ses = nil
-	for _, u := range []*udp{&b.udp4, &b.udp6} {
+	for _, u := range []*family{&b.udp4, &b.udp6} {
 		if s := u.cur.Load(); s != nil {
-			s.pc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+			s.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
 		}
 	}
 	return nil
@@ -330,10 +331,10 @@ func (b *Bind) Close() error {
 
 // exchange puts new sockets in the place of the old; a family that is missing among the new keeps its old one.
 func (b *Bind) exchange(s4, s6 *sock) {
-	for i, u := range []*udp{&b.udp4, &b.udp6} {
+	for i, u := range []*family{&b.udp4, &b.udp6} {
 		if s := []*sock{s4, s6}[i]; s != nil {
 			if old := u.cur.Swap(s); old != nil {
-				old.pc.Close()
+				old.Close()
 			}
 		}
 	}
@@ -344,15 +345,15 @@ func (b *Bind) SetMark(mark uint32) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.mark.Store(mark)
-	for _, u := range []*udp{&b.udp4, &b.udp6} {
+	for _, u := range []*family{&b.udp4, &b.udp6} {
 		s := u.cur.Load()
 		if s == nil {
 			continue
 		}
-		if c, err := rawConn(s.pc); err != nil {
+		if c, err := s.SyscallConn(); err != nil {
 			return err
 		} else if c != nil {
-			if err := setMark(c, mark); err != nil && mark != 0 {
+			if err := udp.Mark(c, mark); err != nil && mark != 0 {
 				return fmt.Errorf("bind: cannot set the firewall mark: %w", err)
 			}
 		}
@@ -361,4 +362,4 @@ func (b *Bind) SetMark(mark uint32) error {
 }
 
 // BatchSize implements conn.Bind.
-func (b *Bind) BatchSize() int { return batchSize }
+func (b *Bind) BatchSize() int { return udp.Batch }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // extra is one of the sockets opened for a peer while ports are guessed (path.Sockets). One is pinned to an address of
@@ -38,7 +39,7 @@ const pinKeeps = 30 * time.Second // without being the path in use
 func (x *extras) set(k key.NodePublic, n int) {
 	for _, e := range x.open[k] {
 		if !e.pinned.IsValid() {
-			e.pc.Close()
+			e.Close()
 		}
 	}
 	delete(x.open, k)
@@ -66,7 +67,7 @@ func (l *loop) askOutside(k key.NodePublic) {
 				for range 2 { // one may be lost
 					m := newRequest()
 					e.asked[m.TransactionID] = v.addr
-					_ = e.batch.write([][]byte{m.Raw}, v.addr)
+					_ = e.WriteOne(m.Raw, v.addr)
 				}
 			}
 		}
@@ -98,7 +99,7 @@ func (x *extras) send(a path.Send, pkt []byte) {
 	if s := list[a.Socket-1].sock; a.TTL > 0 {
 		_ = s.writeTTL(pkt, a.To, a.TTL) // a guess lost
 	} else {
-		_ = s.batch.write([][]byte{pkt}, a.To)
+		_ = s.WriteOne(pkt, a.To)
 	}
 }
 
@@ -124,7 +125,7 @@ func (x *extras) tidy(which func(*extra) bool) {
 	pins := maps.Clone(old)
 	maps.DeleteFunc(pins, func(_ netip.AddrPort, e *extra) bool {
 		if which(e) {
-			e.pc.Close()
+			e.Close()
 			return true
 		}
 		return false
@@ -141,19 +142,18 @@ func (x *extras) close() {
 
 // drain reads an extra socket until it is closed.
 func (b *Bind) drain(e *extra) {
-	bufs, sizes, from := [][]byte{make([]byte, slotSize)}, make([]int, 1), make([]netip.AddrPort, 1)
+	buf := make([]byte, slotSize)
 	var last lookup
 	for bad := 0; bad < 100; {
-		n, err := single{e.pc}.read(bufs, sizes, from)
+		n, a, err := e.ReadOne(buf)
 		switch {
 		case b.ctx.Err() != nil || isClosed(err):
 			return
-		case err != nil || n == 0:
+		case err != nil:
 			bad++ // an ICMP error, perhaps
 			continue
 		}
-		pkt := bufs[0][:sizes[0]]
-		a := netip.AddrPortFrom(from[0].Addr().Unmap(), from[0].Port())
+		pkt := buf[:n]
 		if t := messageType(pkt); t != 0 {
 			if ep := b.attribute(pkt, t, a, b.now(), &last); ep != nil {
 				b.ring.push(pkt, ep)
@@ -180,11 +180,11 @@ func (b *Bind) canTTL() bool {
 	if s == nil {
 		return false
 	}
-	switch s.pc.(type) {
+	switch s.PacketConn.(type) {
 	case ttlWriter:
 		return true
 	case *net.UDPConn:
-		return systemTTL
+		return udp.CanTTL
 	}
 	return false
 }
@@ -198,11 +198,11 @@ func (b *Bind) sendTTL(pkt []byte, to netip.AddrPort, ttl int) error {
 }
 
 func (s *sock) writeTTL(pkt []byte, to netip.AddrPort, ttl int) error {
-	if w, ok := s.pc.(ttlWriter); ok {
+	if w, ok := s.PacketConn.(ttlWriter); ok {
 		_, err := w.WriteTTL(pkt, to, ttl)
 		return err
 	}
-	return writeTTL(s.pc, pkt, to, ttl)
+	return s.WriteTTL(pkt, to, ttl)
 }
 
 // sampleWait is how long samples may take.
@@ -217,7 +217,7 @@ func (b *Bind) sample(server netip.AddrPort, n int) {
 	var list []asked
 	defer func() {
 		for _, a := range list {
-			a.s.pc.Close()
+			a.s.Close()
 		}
 	}()
 	for range n {
@@ -227,7 +227,7 @@ func (b *Bind) sample(server netip.AddrPort, n int) {
 		}
 		m := newRequest()
 		list = append(list, asked{s, m.TransactionID})
-		if s.batch.write([][]byte{m.Raw}, server) != nil {
+		if s.WriteOne(m.Raw, server) != nil {
 			break
 		}
 	}
@@ -235,17 +235,18 @@ func (b *Bind) sample(server netip.AddrPort, n int) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
 		for _, a := range list {
-			a.s.pc.SetReadDeadline(time.Unix(1, 0))
+			a.s.SetReadDeadline(time.Unix(1, 0))
 		}
 	})()
 	var ports []uint16
-	bufs, sizes, from := [][]byte{make([]byte, slotSize)}, make([]int, 1), make([]netip.AddrPort, 1)
+	buf := make([]byte, slotSize)
 	for _, a := range list {
 		for ctx.Err() == nil {
-			if _, err := (single{a.s.pc}).read(bufs, sizes, from); err != nil {
+			n, _, err := a.s.ReadOne(buf)
+			if err != nil {
 				break
 			}
-			if mapped, id, ok := readAnswer(bufs[0][:sizes[0]]); ok && id == a.id {
+			if mapped, id, ok := readAnswer(buf[:n]); ok && id == a.id {
 				ports = append(ports, mapped.Port())
 				break
 			}

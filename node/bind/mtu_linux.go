@@ -5,14 +5,9 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
-)
 
-// dontFragment has the kernel send packets whole or not at all, whatever it believes of the path (ip(7),
-// IP_PMTUDISC_PROBE): what a path carries we find out ourselves.
-func dontFragment(fd uintptr) {
-	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
-}
+	"github.com/hedge-mesh/hedge/node/udp"
+)
 
 const longest = 65535 // what the length field of an IPv4 header can say
 
@@ -33,9 +28,9 @@ func systemMTU() func(netip.AddrPort) int {
 		if to.Addr().Is6() {
 			level, opt = unix.IPPROTO_IPV6, unix.IPV6_MTU
 		}
+		udp.DontFragment(rc) // else it is what ICMP said
 		n := usual
 		if err := rc.Control(func(fd uintptr) {
-			dontFragment(fd) // else it is what ICMP said
 			if v, err := unix.GetsockoptInt(int(fd), level, opt); err == nil {
 				n = min(v, longest)
 			}

@@ -156,11 +156,3 @@ func systemSources(mark control) (out [2]netip.Addr) {
 	}
 	return out
 }
-
-// rawConn is the system's side of a socket, nil if it has none.
-func rawConn(pc net.PacketConn) (syscall.RawConn, error) {
-	if c, ok := pc.(syscall.Conn); ok {
-		return c.SyscallConn()
-	}
-	return nil, nil
-}

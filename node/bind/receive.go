@@ -10,6 +10,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // message is a disco or STUN packet on its way to the loop.
@@ -36,15 +37,15 @@ type lookup struct {
 }
 
 // receiver makes the device's receive function of one socket.
-func (b *Bind) receiver(u *udp, ses *session) conn.ReceiveFunc {
-	from := make([]netip.AddrPort, batchSize)
+func (b *Bind) receiver(f *family, ses *session) conn.ReceiveFunc {
+	from := make([]netip.AddrPort, udp.Batch)
 	var last lookup
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		if len(from) < len(bufs) {
 			from = make([]netip.AddrPort, len(bufs))
 		}
 		for {
-			n, err := u.read(ses, bufs, sizes, from)
+			n, err := f.read(ses, bufs, sizes, from)
 			if err != nil {
 				return 0, err
 			}

@@ -132,7 +132,7 @@ func (b *Bind) sendStranger(bufs [][]byte, s *stranger) error {
 func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
 	if pins := *b.pins.Load(); len(pins) > 0 {
 		if e := pins[to]; e != nil {
-			return e.batch.write(bufs, to)
+			return e.Write(bufs, to)
 		}
 	}
 	if to.Addr().Is4() {

@@ -10,65 +10,21 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
-// batcher moves many datagrams at once.
-type batcher interface {
-	// read waits for datagrams, takes them into bufs of 64 KiB each, and tells their sizes and sources. One goroutine
-	// at a time may call it.
-	read(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error)
-	// write sends packets to an address. Any may call it.
-	write(bufs [][]byte, to netip.AddrPort) error
-}
-
-// udp is a UDP socket that can be exchanged while others read and write it.
-type udp struct {
+// family is the socket of IPv4 or IPv6, which can be exchanged while others read and write it.
+type family struct {
 	network string // udp4 or udp6
 	cur     atomic.Pointer[sock]
 }
 
 // sock is one system socket.
 type sock struct {
-	pc    net.PacketConn
-	batch batcher
-	port  uint16
-}
-
-// single is the batcher of any net.PacketConn: one at a time.
-type single struct{ pc net.PacketConn }
-
-func (s single) read(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
-	if u, ok := s.pc.(*net.UDPConn); ok {
-		n, a, err := u.ReadFromUDPAddrPort(bufs[0])
-		sizes[0], from[0] = n, a
-		return 1, err
-	}
-	n, a, err := s.pc.ReadFrom(bufs[0])
-	if err != nil {
-		return 0, err
-	}
-	u, ok := a.(*net.UDPAddr)
-	if !ok {
-		return 0, fmt.Errorf("bind: packet from %T", a)
-	}
-	sizes[0], from[0] = n, u.AddrPort()
-	return 1, nil
-}
-
-func (s single) write(bufs [][]byte, to netip.AddrPort) error {
-	u, ok := s.pc.(*net.UDPConn)
-	for _, b := range bufs {
-		var err error
-		if ok {
-			_, err = u.WriteToUDPAddrPort(b, to)
-		} else {
-			_, err = s.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	*udp.Socket
+	reader *udp.Reader // nil if datagrams are read one by one
+	port   uint16
 }
 
 // listen opens both sockets on one port. A family this machine does not have is left out.
@@ -83,7 +39,7 @@ func (b *Bind) listen(port uint16) (s4, s6 *sock, err error) {
 		s6, e6 = b.listenOne("udp6", want)
 		switch {
 		case e4 == nil && errors.Is(e6, syscall.EADDRINUSE) && port == 0:
-			s4.pc.Close() // another's, by chance: try another
+			s4.Close() // another's, by chance: try another
 			continue
 		case errors.Is(e4, syscall.EADDRINUSE) || errors.Is(e6, syscall.EADDRINUSE):
 			err = fmt.Errorf("bind: UDP port %d is in use; stop the other program, or let the system choose with port 0", port)
@@ -93,10 +49,15 @@ func (b *Bind) listen(port uint16) (s4, s6 *sock, err error) {
 		if err != nil {
 			for _, s := range []*sock{s4, s6} {
 				if s != nil {
-					s.pc.Close()
+					s.Close()
 				}
 			}
 			return nil, nil, err
+		}
+		for _, s := range []*sock{s4, s6} {
+			if s != nil {
+				s.reader = s.Reader()
+			}
 		}
 		return s4, s6, nil
 	}
@@ -113,12 +74,12 @@ func (b *Bind) listenOne(network string, port uint16) (*sock, error) {
 		pc.Close()
 		return nil, fmt.Errorf("bind: %s socket has address %v", network, pc.LocalAddr())
 	}
-	return &sock{pc, newBatcher(network, pc), uint16(a.Port)}, nil
+	return &sock{Socket: udp.New(pc), port: uint16(a.Port)}, nil
 }
 
 func (b *Bind) listenSystem(ctx context.Context, network, address string) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		tune(c)
+		udp.DontFragment(c)
 		return b.markConn("", "", c)
 	}}
 	if b.cfg.Loopback {
@@ -130,36 +91,36 @@ func (b *Bind) listenSystem(ctx context.Context, network, address string) (net.P
 // markConn puts the device's firewall mark on a new socket.
 func (b *Bind) markConn(_, _ string, c syscall.RawConn) error {
 	if m := b.mark.Load(); m != 0 {
-		return setMark(c, m)
+		return udp.Mark(c, m)
 	}
 	return nil
 }
 
 // write sends packets to an address.
-func (u *udp) write(bufs [][]byte, to netip.AddrPort) error {
-	s := u.cur.Load()
+func (f *family) write(bufs [][]byte, to netip.AddrPort) error {
+	s := f.cur.Load()
 	if s == nil {
-		return fmt.Errorf("bind: no %s socket: %w", u.network, syscall.EAFNOSUPPORT)
+		return fmt.Errorf("bind: no %s socket: %w", f.network, syscall.EAFNOSUPPORT)
 	}
-	return s.batch.write(bufs, to)
+	return s.Write(bufs, to)
 }
 
 // read waits for datagrams until the session is closed. It mends what it can: any error but net.ErrClosed would end
 // the device's receiver for good.
-func (u *udp) read(ses *session, bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+func (f *family) read(ses *session, bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
 	for bad := 0; ; {
 		if ses.closed() {
 			return 0, net.ErrClosed
 		}
-		s := u.cur.Load()
-		n, err := s.batch.read(bufs, sizes, from)
+		s := f.cur.Load()
+		n, err := s.reader.Read(bufs, sizes, from)
 		if err == nil && n > 0 {
 			return n, nil
 		}
 		switch {
 		case ses.closed():
 			return 0, net.ErrClosed
-		case u.cur.Load() != s || errors.Is(err, os.ErrDeadlineExceeded):
+		case f.cur.Load() != s || errors.Is(err, os.ErrDeadlineExceeded):
 			continue // exchanged, or woken for a Close that another Open overtook
 		}
 		// Something passing, such as an ICMP error (Windows) or a lack of memory.

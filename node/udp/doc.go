@@ -1,0 +1,12 @@
+// Package udp moves many datagrams in one system call, and allocates nothing for one.
+//
+//	Socket  Write     bufs  ┬ ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒  one message: a run, which the kernel or the network card splits (UDP_SEGMENT)
+//	                        └ ▒▒▒▒▒▒ ▒▒▒▒▒▒      the next           all of them by one sendmmsg(2)
+//	        WriteRun        the same of a run that is in one piece
+//	Reader  Next      ▒▒▒▒▒▒▒▒▒▒▒▒▒▒ from whom   a run as the kernel has joined it (UDP_GRO), several by one recvmmsg(2)
+//	        Read      bufs   ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒    the same, each datagram in a buffer of its own
+//
+// A run is datagrams of one size, of which only the last may be shorter, between the same two addresses.
+//
+// On systems other than Linux, and with a net.PacketConn that is none of the system's, datagrams go one by one.
+package udp
