@@ -23,6 +23,7 @@ import (
 //	k   to the relay      from the relay
 //	    1 message         81 message     body: packets, as in a WebSocket message
 //	    2 ping            82 pong        body: 8 bytes to give back, be16 use, padding; a pong is as long as its ping
+//	    3 carry           83 carry       body: one packet, of a peer relay's: see forward.go
 //
 // Use is the size of the longest datagram that has come through to the node: as long as it pings, the relay sends it
 // nothing longer by UDP, and nothing at all for 0. ED has its first bit set, which tells a datagram from STUN, disco and
@@ -35,6 +36,7 @@ const (
 
 	dgMessage = 0x01
 	dgPing    = 0x02
+	dgCarry   = 0x03
 	dgDown    = 0x80 // from the relay
 	dgPong    = dgDown | dgPing
 

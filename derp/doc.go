@@ -43,7 +43,8 @@
 //	│ 6 │  node to relay: send nothing by UDP, until a ping by UDP says so
 //	└───┘
 //
-// Over UDP, on the same port, go the same packets in datagrams: see datagram.go. STUN is answered there as well.
+// Over UDP, on the same port, go the same packets in datagrams: see datagram.go. STUN is answered there as well. What of
+// this a node can do for two others, without any WebSocket, is a [Forwarder].
 //
 // Anything else ends the connection. A WebSocket close (RFC 6455 section 7.4) says why in its code and in words.
 package derp
