@@ -56,7 +56,7 @@ func (p *presences) here(id acl.NodeID, h *wire.Here, now time.Time) {
 		was, _ := p.of(id)
 		disco = was.Disco
 	}
-	p.set(id, wire.Presence{ID: id, Online: true, Disco: disco, Endpoints: usable(h.Endpoints), Relay: h.Relay, LastSeen: now})
+	p.set(id, wire.Presence{ID: id, Online: true, Disco: disco, Endpoints: usable(h.Endpoints), Relay: h.Relay, PeerRelay: h.PeerRelay, LastSeen: now})
 }
 
 // away keeps where the node was: its peers' paths may still stand.
@@ -72,7 +72,7 @@ func (p *presences) away(id acl.NodeID, now time.Time) {
 func (p *presences) set(id acl.NodeID, w wire.Presence) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if was, ok := p.where[id]; ok && was.Online == w.Online && was.Disco == w.Disco && was.Relay == w.Relay && slices.Equal(was.Endpoints, w.Endpoints) {
+	if was, ok := p.where[id]; ok && was.Online == w.Online && was.Disco == w.Disco && was.Relay == w.Relay && was.PeerRelay == w.PeerRelay && slices.Equal(was.Endpoints, w.Endpoints) {
 		return
 	}
 	p.where[id] = w

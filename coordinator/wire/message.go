@@ -52,6 +52,7 @@ type Presence struct {
 	Endpoints []netip.AddrPort `cbor:"4,keyasint"` // at most MaxEndpoints
 	Relay     uint16           `cbor:"5,keyasint"` // where it listens; 0 for none
 	LastSeen  time.Time        `cbor:"6,keyasint,omitzero"`
+	PeerRelay bool             `cbor:"7,keyasint,omitempty"` // it is a relay for whom the policy lets use it
 }
 
 // Hello opens a session. Enrol is set only by a machine the coordinator does not know yet.
@@ -109,6 +110,7 @@ type Here struct {
 	Endpoints []netip.AddrPort `cbor:"1,keyasint"`
 	Relay     uint16           `cbor:"2,keyasint"`
 	Disco     key.DiscoPublic  `cbor:"3,keyasint"`
+	PeerRelay bool             `cbor:"4,keyasint,omitempty"` // see Presence
 }
 
 // Advertise replaces the prefixes that this node offers to carry for others: proper ones (see [CheckRoute]), at most

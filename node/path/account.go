@@ -24,7 +24,10 @@ type Account struct {
 // Candidate is one address of a peer, perhaps.
 type Candidate struct {
 	Addr   netip.AddrPort
-	From   []string // how it is known: "coordinator", "peer", "packet"
+	From   []string // how it is known: "coordinator", "peer", "packet", "policy"
+	Hop    string   // the name of the peer relay; empty for an address
+	Asked  time.Time
+	Refuse string // why that one gives no way; empty if it did not refuse
 	Pinged time.Time
 	Opened time.Time // when our NAT was opened for it by a packet that goes no further
 	Pong   time.Time // last answer; zero if it never answered, or stopped
@@ -51,10 +54,14 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 		a.RelayScore = pr.relayScore(now)
 	}
 	for _, c := range pr.candidates {
-		a.Candidates = append(a.Candidates, Candidate{
+		x := Candidate{
 			Addr: c.addr, From: c.by.names(), Pinged: c.pinged, Opened: c.opened, Pong: c.pong, RTT: c.rtt, Missed: c.missed,
 			Jitter: c.rttvar, MTU: c.mtu.ok, Score: c.score(now), Loss: c.lossNow(now), Shun: !c.shunned.IsZero(), Proven: c.proven, InUse: c == pr.best,
-		})
+		}
+		if c.hop != nil {
+			x.Hop, x.Asked, x.Refuse = c.hop.Name, c.hop.asked, c.hop.refuse
+		}
+		a.Candidates = append(a.Candidates, x)
 	}
 	slices.SortStableFunc(a.Candidates, func(x, y Candidate) int { return rank(x) - rank(y) })
 	return a, true
@@ -72,7 +79,7 @@ func rank(c Candidate) int {
 }
 
 func (s source) names() (out []string) {
-	for i, name := range [...]string{"coordinator", "peer", "packet"} {
+	for i, name := range [...]string{"coordinator", "peer", "packet", "policy"} {
 		if s&(1<<i) != 0 {
 			out = append(out, name)
 		}

@@ -15,6 +15,7 @@ const (
 	told   source = 1 << iota // by the coordinator
 	called                    // by the peer, in a Here
 	seen                      // as the source of its packets
+	hired                     // by the policy: it is a peer relay
 )
 
 // candidate is an address of a peer, perhaps.
@@ -27,6 +28,7 @@ type candidate struct {
 	proven bool      // a pong came from it, once
 	quality
 	mtu mtu
+	hop *hop // nil for an address
 
 	shunned time.Time // when it was left for its quality; zero if it may be used
 	streak  int       // answers running since then,
@@ -73,7 +75,7 @@ func (pr *peer) add(now time.Time, a netip.AddrPort, by source) (c *candidate, i
 			ports++
 		}
 	}
-	if ports >= maxPorts || len(pr.candidates) >= MaxCandidates {
+	if ports >= maxPorts || len(pr.candidates) >= MaxCandidates+min(len(pr.hops), MaxHops) {
 		if !pr.evict(now, a, ports >= maxPorts, by) {
 			return nil, false
 		}
@@ -87,7 +89,7 @@ func (pr *peer) add(now time.Time, a netip.AddrPort, by source) (c *candidate, i
 func (pr *peer) evict(now time.Time, a netip.AddrPort, sameIP bool, by source) bool {
 	old := -1
 	for i, c := range pr.candidates {
-		if c == pr.best || recent(now, c.pong, Trust) || recent(now, c.added, time.Second) ||
+		if c == pr.best || c.hop != nil || recent(now, c.pong, Trust) || recent(now, c.added, time.Second) ||
 			sameIP && c.addr.Addr() != a.Addr() || c.by&told != 0 && by != told {
 			continue
 		}
@@ -122,12 +124,18 @@ func (pr *peer) gotPing(now time.Time, from Route, m Ping) {
 	}
 	pr.heardTx[pr.heardAt] = m.Tx
 	pr.heardAt = (pr.heardAt + 1) % len(pr.heardTx)
-	pr.p.do(Send{Peer: pr.key, To: from, Msg: Pong{m.Tx, from}})
+	at := from
+	if ByHop(from) { // is of no use to the peer
+		at = Route{}
+	}
+	pr.p.do(Send{Peer: pr.key, To: from, Msg: Pong{m.Tx, at}})
 	if from.IsValid() {
-		pr.clear = now
+		if !ByHop(from) {
+			pr.clear = now
+		}
 		c := pr.find(from)
 		pr.pingBack(now, from, pingLeast)
-		if (c == nil || !c.proven) && pr.best != nil && !recent(now, latest(pr.best.pong, pr.traffic.Heard), hereLeast) {
+		if (c == nil || !c.proven && c.hop == nil) && pr.best != nil && !recent(now, latest(pr.best.pong, pr.traffic.Heard), hereLeast) {
 			pr.askBest(now) // it may have moved there, or have begun anew
 		}
 	}
@@ -201,13 +209,14 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 		pr.trial = append(pr.trial, rtt)
 	}
 	switch {
-	case pr.best == nil && !pr.again(now, c):
-	case pr.best == nil:
-		pr.adopt(now, c, fmt.Sprintf("%s answered", c.addr))
+	case (pr.best == nil || pr.best.hop != nil && c.hop == nil) && !pr.again(now, c):
+	case pr.best == nil && !pr.worth(now, c):
+	case pr.best == nil, pr.best.hop != nil && c.hop == nil:
+		pr.adopt(now, c, fmt.Sprintf("%s answered", c))
 	case pr.best == c && pr.doubt:
 		pr.doubt, pr.other, pr.until = false, Relay, now.Add(bothFor)
-	case pr.best != c && pr.doubt:
-		pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c.addr, pr.best.addr))
+	case pr.best != c && pr.doubt && (c.hop == nil || !pr.direct()):
+		pr.adopt(now, c, fmt.Sprintf("%s answers and %s does not", c, pr.best))
 	default:
 		pr.weigh(now, c)
 	}
@@ -233,7 +242,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 			pr.began, least = now, hereNews // it waits to hear that we have opened our side
 		}
 		for _, c := range pr.candidates {
-			if fresh && c != pr.best && c.by&called != 0 {
+			if (fresh && c.by&called != 0 || !pr.direct()) && c != pr.best && pr.wants(c) {
 				pr.reach(now, c)
 			}
 		}
@@ -263,6 +272,10 @@ const (
 
 // reach pings a candidate, or just opens our NAT for it while it is early to do more.
 func (pr *peer) reach(now time.Time, c *candidate) {
+	if c.hop != nil {
+		pr.reachHop(now, c)
+		return
+	}
 	if !pr.early(now, c) {
 		pr.ping(now, c.addr, 0, false)
 	} else if pr.probes.take(now, probeRate, probeBurst) {

@@ -17,7 +17,7 @@ import (
 // TxID ties a pong to its ping.
 type TxID [12]byte
 
-// Message is a [Ping], a [Pong], a [Here] or a [Loss].
+// Message is a [Ping], a [Pong], a [Here], a [Loss], an [Ask] or an [Offer].
 type Message interface{ kind() byte }
 
 // Ping asks for a Pong. Pong answers it and says where the ping seemed to come from. Here tells a peer, by relay, where
@@ -42,17 +42,44 @@ type (
 // Loss tells a peer, by relay, how much of what it sent directly of late did not arrive.
 type Loss struct{ PerMille uint16 }
 
+// Ask asks a node that is a peer relay for a way to another. Offer answers it: with the way, a number and a key that
+// nobody else is to know, or with why not. They are as long as each other.
+type (
+	Ask struct {
+		Tx   TxID
+		Peer key.NodePublic
+	}
+	Offer struct {
+		Tx      TxID
+		Peer    key.NodePublic
+		Refusal byte // 0 for none
+		Leg     [LegSize]byte
+	}
+)
+
+// LegSize is the length of a number and a key.
+const LegSize = 8 + 32
+
+// String hides the key.
+func (o Offer) String() string { return fmt.Sprintf("path.Offer(%s, %d)", o.Peer.Short(), o.Refusal) }
+
 const (
 	kindPing = 1
 	kindPong = 2
 	kindHere = 3
 	kindLoss = 4
+	kindAsk  = 5
+
+	kindOffer = 6
 )
 
 func (Ping) kind() byte { return kindPing }
 func (Pong) kind() byte { return kindPong }
 func (Here) kind() byte { return kindHere }
 func (Loss) kind() byte { return kindLoss }
+func (Ask) kind() byte  { return kindAsk }
+
+func (Offer) kind() byte { return kindOffer }
 
 const (
 	magic     = "HEDGE\x01" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
@@ -67,7 +94,9 @@ const (
 
 	minPlain = 32
 	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without kind and addresses
-	maxPlain = 65507 - Overhead      // of a padded ping: the longest datagram of IPv4
+	askSize  = 12 + key.Size         // without kind
+	askPlain = 1 + askSize + 1 + LegSize
+	maxPlain = 65507 - Overhead // of a padded ping: the longest datagram of IPv4
 )
 
 // Box seals and opens the messages of two disco keys. Every message looks alike from outside:
@@ -81,9 +110,11 @@ const (
 //	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
 //	here   03│ relay (2) │ NAT (1) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
 //	loss   04│ per mille (2) │ zeros (29)
+//	ask    05│ tx (12) │ peer's node key (32) │ zeros (41)
+//	offer  06│ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
 //
 // Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
-// than its ping, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
+// than its ping, nor an offer than its ask, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
 // secret with both public keys in order: were it one key for both, a thief could hand us our own ping, then our own
 // pong to it, and be taken for the peer.
 type Box struct {
@@ -182,11 +213,15 @@ func encode(b []byte, m Message) []byte {
 			b = appendAddr(b, a)
 		}
 	}
-	if m, ok := m.(Loss); ok {
-		b = binary.BigEndian.AppendUint16(b, m.PerMille)
-	}
 	size := minPlain
-	if m, ok := m.(Ping); ok {
+	switch m := m.(type) {
+	case Loss:
+		b = binary.BigEndian.AppendUint16(b, m.PerMille)
+	case Ask:
+		b, size = appendAsk(b, m.Tx, m.Peer), askPlain
+	case Offer:
+		b = append(append(appendAsk(b, m.Tx, m.Peer), m.Refusal), m.Leg[:]...)
+	case Ping:
 		size = min(minPlain+max(m.Pad, 0), maxPlain)
 	}
 	if n := size - len(b); n > 0 {
@@ -232,6 +267,14 @@ func decode(b []byte) (Message, error) {
 			return nil, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
 		}
 		m, used = Loss{binary.BigEndian.Uint16(body)}, 2
+	case kindAsk, kindOffer:
+		if len(b) != askPlain {
+			return nil, fmt.Errorf("path: ask or offer of %d bytes, want %d", len(b), askPlain)
+		}
+		tx, peer := TxID(body), key.NodePublicFromRaw([key.Size]byte(body[12:]))
+		if m, used = (Ask{tx, peer}), askSize; b[0] == kindOffer {
+			m, used = Offer{tx, peer, body[askSize], [LegSize]byte(body[askSize+1:])}, len(body)
+		}
 	default:
 		return nil, fmt.Errorf("path: message of unknown kind %d", b[0])
 	}
@@ -241,6 +284,11 @@ func decode(b []byte) (Message, error) {
 		}
 	}
 	return m, nil
+}
+
+func appendAsk(b []byte, tx TxID, peer key.NodePublic) []byte {
+	k := peer.Raw()
+	return append(append(b, tx[:]...), k[:]...)
 }
 
 func appendAddr(b []byte, a netip.AddrPort) []byte {

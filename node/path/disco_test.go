@@ -17,7 +17,8 @@ var (
 	tx1  = TxID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
 	v4   = netip.MustParseAddrPort("192.0.2.7:41641")
 	v6   = netip.MustParseAddrPort("[2001:db8::7]:443")
-	cmpA = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })}
+	cmpA = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+		cmp.Comparer(func(a, b key.NodePublic) bool { return a == b })}
 )
 
 func boxes(t testing.TB) (a, b *Box) {
@@ -45,6 +46,8 @@ func TestEncoding(t *testing.T) {
 		{Pong{tx1, v6}, "02 0102030405060708090a0b0c 20010db8000000000000000000000007 01bb 00"},
 		{Pong{Tx: tx1}, "02 0102030405060708090a0b0c" + zeros(19)},
 		{Loss{258}, "04 0102" + zeros(29)},
+		{Ask{tx1, peerKey("b")}, "05 0102030405060708090a0b0c 62" + zeros(31) + zeros(41)},
+		{Offer{tx1, peerKey("b"), 2, [LegSize]byte{0: 7, 39: 9}}, "06 0102030405060708090a0b0c 62" + zeros(31) + "02 07" + zeros(38) + "09"},
 		{Here{Relay: 258}, "03 0102 00 0000 0000 00000000 00" + zeros(19)},
 		{Here{1, NAT{Block, 258, 772}, 0x05060708, []netip.AddrPort{v4}}, "03 0001 03 0102 0304 05060708 01 00000000000000000000ffffc0000207 a2a9" + zeros(1)},
 		{Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}, "03 0001 00 0000 0000 00000000 02 00000000000000000000ffffc0000207 a2a9 20010db8000000000000000000000007 01bb"},
@@ -82,7 +85,7 @@ func TestSealOpen(t *testing.T) {
 	for range MaxHere + 3 {
 		many.Endpoints = append(many.Endpoints, v4)
 	}
-	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v6}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
+	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v6}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 0, [LegSize]byte{9: 1}}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
 		pkt := a.Seal(nil, m)
 		if h, ok := m.(Here); ok && len(h.Endpoints) > MaxHere {
 			m = Here{Relay: h.Relay, Endpoints: h.Endpoints[:MaxHere]}
@@ -158,7 +161,7 @@ func TestNewBoxRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []Message{Ping{Tx: tx1}, Ping{tx1, 1000}, Pong{tx1, v4}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
+	for _, m := range []Message{Ping{Tx: tx1}, Ping{tx1, 1000}, Pong{tx1, v4}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 2, [LegSize]byte{1}}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
 		f.Add(encode(nil, m))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -35,7 +35,7 @@ func (pr *peer) refresh(now time.Time) {
 	if !pr.went.IsZero() {
 		rounds = freshLost
 	}
-	if pr.best != nil || pr.try != nil || pr.round < rounds || pr.freshAt.After(now) || !pr.meetable() {
+	if pr.direct() || pr.try != nil || pr.round < rounds || pr.freshAt.After(now) || !pr.meetable() {
 		return
 	}
 	if pr.p.cfg.Later(pr.key) && now.Sub(pr.began) < freshLater {
@@ -56,7 +56,7 @@ func (pr *peer) meetable() bool {
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.
 func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
 	t := pr.try
-	if t == nil || !t.fresh || t.outside.IsValid() || !a.IsValid() || pr.best != nil {
+	if t == nil || !t.fresh || t.outside.IsValid() || !a.IsValid() || pr.direct() {
 		return
 	}
 	t.outside = a
@@ -84,7 +84,7 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 // freshOn goes on with the attempt, or ends it.
 func (pr *peer) freshOn(now time.Time) {
 	t := pr.try
-	if t.sent++; pr.best != nil || !t.outside.IsValid() || t.sent == len(freshWaits) {
+	if t.sent++; pr.direct() || !t.outside.IsValid() || t.sent == len(freshWaits) {
 		pr.endTry()
 		return
 	}

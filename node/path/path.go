@@ -11,7 +11,7 @@ import (
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
-// Route is where a packet goes: an address, or, as its zero value, the peer's relay.
+// Route is where a packet goes: an address, one of Hops for a peer relay, or, as its zero value, the peer's relay.
 type Route = netip.AddrPort
 
 // Relay is the route by relay.
@@ -86,7 +86,7 @@ type Config struct {
 	Tx func() TxID
 }
 
-// Event is something that happened: Peers, Self, Moved, Relinked, Got, Seen, Outside, Tick or Probe.
+// Event is something that happened: Peers, Self, Moved, Relinked, Got, Hopped, Seen, Outside, Tick or Probe.
 type Event interface{ event() }
 
 type (
@@ -96,6 +96,7 @@ type (
 	Peer struct {
 		Key        key.NodePublic
 		Candidates []netip.AddrPort // not to be changed afterwards
+		Hops       []Hop            // nor these
 	}
 	// Self says where peers may reach us.
 	Self struct{ Here Here }
@@ -150,7 +151,7 @@ func (Outside) event()  {}
 func (Tick) event()     {}
 func (Probe) event()    {}
 
-// Action is something to do: Send, Use, Sleep, Alive, Probed, Sockets or Look.
+// Action is something to do: Send, Use, Sleep, Alive, Probed, Sockets, Look or AskHop.
 type Action interface{ action() }
 
 type (
@@ -253,6 +254,8 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.each(now, func(pr *peer) { pr.relinked(now) }, true)
 	case Got:
 		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg) })
+	case Hopped:
+		p.one(now, ev.Peer, func(pr *peer) { pr.hopped(now, ev) })
 	case Seen:
 		p.one(now, ev.Peer, func(pr *peer) { pr.strayed(now, ev.From) })
 	case Outside:
@@ -298,7 +301,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 	p.sets++
 	for _, s := range set {
 		pr := p.peers[s.Key]
-		if pr != nil && slices.Equal(pr.told, s.Candidates) {
+		if pr != nil && slices.Equal(pr.told, s.Candidates) && slices.Equal(pr.hops, s.Hops) {
 			pr.kept = p.sets
 			continue
 		}
@@ -315,6 +318,9 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 		if pr.setCandidates(now, s.Candidates, told) {
 			pr.restart(now)
 		}
+		if !slices.Equal(pr.hops, s.Hops) {
+			pr.setHops(now, s.Hops)
+		}
 		pr.settle(now)
 	}
 	for k, pr := range p.peers {
@@ -330,7 +336,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 
 func (p *Paths) usable(a netip.AddrPort) bool {
 	ip := a.Addr()
-	return a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() && ip.Zone() == "" &&
+	return a.Port() != 0 && !ByHop(a) && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() && ip.Zone() == "" &&
 		ip != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (p.cfg.Usable == nil || p.cfg.Usable(ip))
 }
 

@@ -21,9 +21,10 @@ type world struct {
 	use      Use
 	pings    int // sent
 	ticks    int
+	hops     []Hop
 }
 
-var addresses = addrs(nil, "192.0.2.1:1,192.0.2.1:2,192.0.2.1:3,192.0.2.1:4,192.0.2.1:5,192.0.2.2:1,10.0.0.1:1,[2001:db8::1]:1")
+var addresses = addrs(nil, "hop1,hop2,192.0.2.1:1,192.0.2.1:2,192.0.2.1:3,192.0.2.1:4,192.0.2.1:5,192.0.2.2:1,10.0.0.1:1,[2001:db8::1]:1")
 
 func newWorld(t *rapid.T) *world {
 	w := &world{T: t, p: New(Config{Plain: rapid.Bool().Draw(t, "plain")}), now: epoch, answered: map[Route]time.Time{}}
@@ -43,8 +44,14 @@ func (w *world) step(ev Event) {
 				break // it dies on the way
 			}
 			if rtt, ok := w.flow.net[a.To]; ok {
-				w.pongs = append(w.pongs, pong{w.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
-				slices.SortStableFunc(w.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
+				w.later(rtt, Got{a.Peer, a.To, Pong{Tx: m.Tx}})
+			}
+		case AskHop:
+			if !slices.ContainsFunc(w.hops, func(h Hop) bool { return h.Route == a.Route }) {
+				w.Fatalf("%v was asked for, which is not to be used", a.Route)
+			}
+			if rtt, ok := w.flow.net[a.Route]; ok {
+				w.later(rtt, Hopped{Peer: a.Peer, Route: a.Route})
 			}
 		case Alive:
 			w.flow.hear(w.now, a.From)
@@ -54,14 +61,31 @@ func (w *world) step(ev Event) {
 			w.flow.up = false
 		}
 	}
-	if pr := w.p.peers[peerKey("b")]; pr != nil && (len(pr.candidates) > MaxCandidates || len(pr.pings) > maxPings) {
+	if pr := w.p.peers[peerKey("b")]; pr != nil && (len(pr.candidates) > MaxCandidates+MaxHops || len(pr.pings) > maxPings) {
 		w.Fatalf("%d candidates, %d pings in flight", len(pr.candidates), len(pr.pings))
+	}
+}
+
+func (w *world) later(d time.Duration, ev Event) {
+	w.pongs = append(w.pongs, pong{w.now.Add(d), ev})
+	slices.SortStableFunc(w.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
+}
+
+// allow replaces the peer relays and the addresses that the coordinator tells.
+func (w *world) allow(told []netip.AddrPort, hops []Hop) {
+	w.hops = hops
+	w.step(Peers{[]Peer{{Key: peerKey("b"), Candidates: told, Hops: hops}}})
+	if r := w.use.Primary; ByHop(r) && !slices.ContainsFunc(hops, func(h Hop) bool { return h.Route == r }) {
+		w.Fatalf("%v is used, and may not be", r)
 	}
 }
 
 // used checks that data goes to addresses that answered, and nowhere else.
 func (w *world) used(u Use) {
 	for _, r := range append([]Route{u.Primary, u.Other}, u.Proven...) {
+		if ByHop(r) && !slices.ContainsFunc(w.hops, func(h Hop) bool { return h.Route == r }) {
+			w.Fatalf("%v: %+v, but %v may not be used", w.now.Sub(epoch), u, r)
+		}
 		if _, ok := w.answered[r]; r.IsValid() && !ok {
 			w.Fatalf("%v: %+v, but %v never answered", w.now.Sub(epoch), u, r)
 		}
@@ -105,8 +129,10 @@ func (w *world) pass(d time.Duration, flowing bool) {
 		if len(w.pongs) > 0 && !w.pongs[0].at.After(next) {
 			g := w.pongs[0]
 			w.pongs, w.now = w.pongs[1:], g.at
-			w.answered[g.From] = w.now
-			w.step(g.Got)
+			if got, ok := g.ev.(Got); ok {
+				w.answered[got.From] = w.now
+			}
+			w.step(g.ev)
 			continue
 		}
 		w.now = next
@@ -134,9 +160,13 @@ func TestAlways(t *testing.T) {
 		b := peerKey("b")
 		addr := rapid.SampledFrom(addresses)
 		list := rapid.SliceOfN(addr, 0, 20)
-		w.step(Peers{[]Peer{{b, list.Draw(t, "told")}}})
+		hops := rapid.SampledFrom([][]Hop{nil, peerOf(nil, "", "hop1").Hops, peerOf(nil, "", "hop1,hop2").Hops, peerOf(nil, "", "hop2,hop3").Hops})
+		w.allow(list.Draw(t, "told"), hops.Draw(t, "hops"))
 		t.Repeat(map[string]func(*rapid.T){
-			"told": func(t *rapid.T) { w.step(Peers{[]Peer{{b, list.Draw(t, "told")}}}) },
+			"told": func(t *rapid.T) { w.allow(list.Draw(t, "told"), hops.Draw(t, "hops")) },
+			"refused": func(t *rapid.T) {
+				w.step(Hopped{b, addr.Draw(t, "hop"), rapid.SampledFrom([]string{"", "full"}).Draw(t, "refusal")})
+			},
 			"self": func(t *rapid.T) { w.step(Self{Here{Endpoints: list.Draw(t, "self")}}) },
 			"here": func(t *rapid.T) { w.step(Got{b, Relay, Here{Endpoints: list.Draw(t, "here")}}) },
 			"ping": func(t *rapid.T) {
@@ -174,7 +204,7 @@ func TestAlways(t *testing.T) {
 // A peer that asks too much is not answered, and who asks twice the same is answered once.
 func TestPongsAreFew(t *testing.T) {
 	p := New(Config{})
-	b, from := peerKey("b"), addresses[0]
+	b, from := peerKey("b"), addresses[2]
 	p.Step(epoch, Peers{[]Peer{{Key: b}}})
 	pongs := 0
 	for i := range 10000 {
@@ -200,8 +230,8 @@ func TestFindsAPath(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		w.flow.talking = rapid.Bool().Draw(t, "talking")
-		told := rapid.SliceOfNDistinct(rapid.SampledFrom(addresses), 1, -1, func(a netip.AddrPort) netip.AddrPort { return a }).Draw(t, "told")
-		w.step(Peers{[]Peer{{peerKey("b"), told[:1]}}})
+		told := rapid.SliceOfNDistinct(rapid.SampledFrom(addresses[2:]), 1, -1, func(a netip.AddrPort) netip.AddrPort { return a }).Draw(t, "told")
+		w.step(Peers{[]Peer{{Key: peerKey("b"), Candidates: told[:1]}}})
 		w.flow.net[told[0]] = 50 * time.Millisecond
 		w.pass(openBlind+100*time.Millisecond, true)
 		if w.use.Primary != told[0] {
@@ -218,7 +248,7 @@ func BenchmarkPeers(b *testing.B) {
 	p := New(Config{})
 	var set []Peer
 	for i := range 10000 {
-		set = append(set, Peer{peerKey(fmt.Sprint(i)), addresses})
+		set = append(set, Peer{Key: peerKey(fmt.Sprint(i)), Candidates: addresses[2:]})
 	}
 	p.Step(epoch, Peers{set})
 	for b.Loop() {
@@ -231,7 +261,7 @@ func BenchmarkTick(b *testing.B) {
 	p := New(Config{})
 	var set []Peer
 	for i := range 10000 {
-		set = append(set, Peer{peerKey(fmt.Sprint(i)), addresses})
+		set = append(set, Peer{Key: peerKey(fmt.Sprint(i)), Candidates: addresses[2:]})
 	}
 	p.Step(epoch, Peers{set})
 	now := epoch

@@ -15,6 +15,7 @@ type peer struct {
 	p    *Paths
 	key  key.NodePublic
 	told []netip.AddrPort // by the coordinator
+	hops []Hop            // the same
 	kept uint64           // the last set of peers it was in
 
 	candidates []*candidate
@@ -116,16 +117,18 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		sooner(g.due)
 	}
 	if pr.busy(now) {
+		if pr.seeking() {
+			sooner(pr.seekAt)
+		}
 		switch {
 		case pr.best == nil || pr.doubt:
-			sooner(pr.seekAt)
 		case pr.asked(pr.best.addr):
 		case pr.traffic.Waiting.IsZero():
 			sooner(now.Add(silence))
 		default:
 			sooner(pr.traffic.Waiting.Add(pr.patience()))
 		}
-		if pr.best == nil && !pr.shunAt.IsZero() {
+		if !pr.direct() && !pr.shunAt.IsZero() {
 			sooner(pr.shunAt)
 		}
 		if pr.try != nil {
@@ -171,7 +174,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	if pr.best != nil {
 		pr.check(now)
 	}
-	if (pr.best == nil || pr.doubt) && !pr.seekAt.After(now) {
+	if pr.seeking() && !pr.seekAt.After(now) {
 		pr.seek(now)
 	}
 	pr.hearLoss(now, t.Counts)
@@ -237,6 +240,9 @@ func (pr *peer) expire(now time.Time) {
 		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
 			c.missed++
 			c.wins, c.streak = 0, 0
+			if c.hop != nil {
+				c.hop.open = false // it may have forgotten us
+			}
 			if c == pr.best {
 				asked = latest(asked, g.sent)
 			}
@@ -253,7 +259,7 @@ func (pr *peer) expire(now time.Time) {
 	switch {
 	case missed >= 2 && !pr.instead(now):
 		c := pr.best
-		pr.leave(now, fmt.Sprintf("%s stopped answering", c.addr))
+		pr.leave(now, fmt.Sprintf("%s stopped answering", c))
 		if !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst) {
 			pr.doubtful(now, c, stopStreak)
 		}
@@ -269,7 +275,7 @@ func (pr *peer) expire(now time.Time) {
 func (pr *peer) instead(now time.Time) bool {
 	var next *candidate
 	for _, c := range pr.candidates {
-		if c != pr.best && c.missed == 0 && recent(now, c.pong, pongMost) && (next == nil || c.pong.After(next.pong)) {
+		if c != pr.best && c.missed == 0 && (c.hop == nil || !pr.direct()) && recent(now, c.pong, pongMost) && (next == nil || c.pong.After(next.pong)) {
 			next = c
 		}
 	}
@@ -278,7 +284,7 @@ func (pr *peer) instead(now time.Time) bool {
 	}
 	old := pr.best
 	pr.doubt = true // so that packets go by relay too, not by the old address
-	pr.adopt(now, next, fmt.Sprintf("%s answers and %s does not", next.addr, old.addr))
+	pr.adopt(now, next, fmt.Sprintf("%s answers and %s does not", next, old))
 	old.pong = time.Time{}
 	return true
 }
@@ -299,9 +305,10 @@ func (pr *peer) leave(now time.Time, why string) {
 func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	pr.other = Relay
 	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
-	if pr.best == nil {
+	if !pr.direct() && c.hop == nil {
 		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
-	} else if !pr.doubt {
+	}
+	if pr.best != nil && !pr.doubt {
 		pr.other = pr.best.addr
 	}
 	had := pr.best != nil
@@ -325,7 +332,7 @@ func (pr *peer) seek(now time.Time) {
 		pr.began = now // it may have been planned long ago, when nobody was sending
 	}
 	for _, c := range pr.candidates {
-		if c != pr.best && c.shunned.IsZero() {
+		if c != pr.best && c.shunned.IsZero() && pr.wants(c) {
 			pr.reach(now, c)
 		}
 	}
@@ -490,7 +497,7 @@ func (pr *peer) firstOnes() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, proven := range [...]bool{true, false} {
 		for _, c := range pr.candidates {
-			if c != pr.best && !c.pong.IsZero() == proven && !pr.early(pr.now, c) && len(out) < maxFirst {
+			if c != pr.best && !c.pong.IsZero() == proven && (c.hop == nil || proven) && !pr.early(pr.now, c) && len(out) < maxFirst {
 				out = append(out, c.addr)
 			}
 		}

@@ -148,7 +148,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		pr.compareAt = now // another address may do better than both
 	}
 	if c.lossy++; c.lossy >= lossyTwice && recent(now, pr.relay.pong, 10*time.Second) {
-		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c.addr, c.loss))
+		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c, c.loss))
 	}
 }
 
@@ -174,7 +174,7 @@ func (pr *peer) weighRelay(now time.Time) {
 	}
 	c.rttvar = median(pr.trial)
 	if pr.relay.wins >= winsNeeded && pr.comparable(now) && clearly(pr.relayScore(now), c.rtt+4*c.rttvar) {
-		pr.shun(now, slowStreak, fmt.Sprintf("%s takes %v and the relay %v", c.addr, short(c.rtt+4*c.rttvar), short(pr.relay.score(now))))
+		pr.shun(now, slowStreak, fmt.Sprintf("%s takes %v and the relay %v", c, short(c.rtt+4*c.rttvar), short(pr.relay.score(now))))
 	}
 }
 
@@ -208,7 +208,7 @@ func (pr *peer) doubtful(now time.Time, c *candidate, need int) {
 
 // retry pings the paths that were left for their quality, to see whether they are good again.
 func (pr *peer) retry(now time.Time) {
-	if pr.best != nil || pr.shunAt.IsZero() || pr.shunAt.After(now) {
+	if pr.direct() || pr.shunAt.IsZero() || pr.shunAt.After(now) {
 		return
 	}
 	pr.shunAt = time.Time{}
@@ -298,7 +298,7 @@ func (pr *peer) askOthers(now time.Time) (asked bool) {
 		if all && !recent(now, c.shunned, compare) {
 			c.shunned = time.Time{}
 		}
-		if c != pr.best && c.shunned.IsZero() && (all || c.wins > 0) && !recent(now, c.pinged, pingLeast) {
+		if c != pr.best && c.shunned.IsZero() && pr.wants(c) && (all || c.wins > 0) && !recent(now, c.pinged, pingLeast) {
 			pr.reach(now, c)
 			asked = true
 		}
@@ -330,7 +330,7 @@ func (pr *peer) weigh(now time.Time, c *candidate) {
 		c.wins = 0
 	default:
 		if c.wins++; c.wins >= winsNeeded && (recent(now, pr.went, settling) || pr.fickle(now)) {
-			pr.adopt(now, c, fmt.Sprintf("%s is better than %s", c.addr, b.addr))
+			pr.adopt(now, c, fmt.Sprintf("%s is better than %s", c, b))
 		}
 	}
 }
@@ -339,6 +339,9 @@ func (pr *peer) weigh(now time.Time, c *candidate) {
 // as good, or each would hear by another than it sends by, and have to ask whether that works all the time.
 func (pr *peer) betters(now time.Time, c *candidate) bool {
 	b := pr.best
+	if c.hop != nil && b.hop == nil {
+		return false
+	}
 	return clearly(c.score(now), b.score(now)) ||
 		recent(now, pr.went, settling) && liking(c.addr.Addr()) > liking(b.addr.Addr()) && !clearly(b.score(now), c.score(now))
 }
@@ -346,6 +349,8 @@ func (pr *peer) betters(now time.Time, c *candidate) bool {
 // liking is an order of addresses that both ends of a path see alike.
 func liking(a netip.Addr) int {
 	switch {
+	case ByHop(netip.AddrPortFrom(a, 1)):
+		return 0
 	case a.Is6():
 		return 1
 	case !public(a):

@@ -21,7 +21,8 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 
 // A script is lines of what happens, each followed by what Paths do about it, indented:
 //
-//	AT peers NAME=ADDR,ADDR …    the coordinator's set of peers
+//	AT peers NAME=ADDR,ADDR …    the coordinator's set of peers; hop1 is a way by the peer relay r1, which is given after
+//	                             as long as its pings take, if it has any answers
 //	AT self ADDR,ADDR            our endpoints
 //	AT moved                     our network changed
 //	AT net NAME ROUTE=MS …       pings to these routes are answered after MS from now on, to others not; a route is an
@@ -34,6 +35,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT seen NAME ADDR            a WireGuard packet of its session from an unknown address
 //	AT outside NAME ADDR         how the fresh socket looks from outside
 //	AT probe NAME                hedge ping
+//	AT refused NAME hopN         the peer relay rN gives no way to the peer
 //	AT openers                   packets can be sent with a short time to live
 //	AT nat KIND LOW-HIGH         ours
 //	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
@@ -103,7 +105,7 @@ type script struct {
 
 type pong struct {
 	at time.Time
-	Got
+	ev Event
 }
 
 // flow is the driver's part: what it knows of the packets of a peer.
@@ -129,9 +131,32 @@ func peerKey(name string) key.NodePublic {
 
 func peerName(k key.NodePublic) string { b := k.Raw(); return strings.TrimRight(string(b[:]), "\x00") }
 
+// hopRoute is the route of "hop1", by the peer relay r1.
+func hopRoute(s string) (r Route, ok bool) {
+	n, err := strconv.Atoi(strings.TrimPrefix(s, "hop"))
+	a := Hops.Addr().As16()
+	a[15] = byte(n)
+	return netip.AddrPortFrom(netip.AddrFrom16(a), 1), err == nil && strings.HasPrefix(s, "hop")
+}
+
+func peerOf(t *testing.T, name, list string) Peer {
+	p := Peer{Key: peerKey(name), Candidates: addrs(t, list)}
+	p.Candidates = slices.DeleteFunc(p.Candidates, ByHop)
+	for f := range strings.SplitSeq(list, ",") {
+		if r, ok := hopRoute(f); ok {
+			p.Hops = append(p.Hops, Hop{peerKey("r" + f[3:]), "r" + f[3:], r})
+		}
+	}
+	return p
+}
+
 func addrs(t *testing.T, s string) (out []netip.AddrPort) {
 	for f := range strings.SplitSeq(s, ",") {
 		if f == "" {
+			continue
+		}
+		if r, ok := hopRoute(f); ok {
+			out = append(out, r)
 			continue
 		}
 		a, err := netip.ParseAddrPort(f)
@@ -178,7 +203,7 @@ func (s *script) line(verb string, arg []string) {
 		var ev Peers
 		for _, a := range arg {
 			if name, list, ok := strings.Cut(a, "="); ok {
-				ev.Set = append(ev.Set, Peer{peerKey(name), addrs(s.t, list)})
+				ev.Set = append(ev.Set, peerOf(s.t, name, list))
 				if s.flows[peerKey(name)] == nil {
 					s.flows[peerKey(name)] = &flow{}
 				}
@@ -218,6 +243,8 @@ func (s *script) line(verb string, arg []string) {
 		s.step(Outside{k, route(s.t, arg[1])})
 	case "probe":
 		s.step(Probe{k, 7})
+	case "refused":
+		s.step(Hopped{k, route(s.t, arg[1]), "it is full"})
 	case "run":
 	case "link":
 		n, _ := strconv.Atoi(arg[0])
@@ -284,7 +311,7 @@ func (s *script) until(end time.Time) {
 			g := s.pongs[0]
 			s.pongs = s.pongs[1:]
 			s.now = g.at
-			s.step(g.Got)
+			s.step(g.ev)
 			continue
 		}
 		s.now = next
@@ -319,8 +346,11 @@ func (s *script) step(ev Event) {
 				ok = false
 			}
 			if ok && isPing && a.TTL == 0 {
-				s.pongs = append(s.pongs, pong{s.now.Add(rtt), Got{a.Peer, a.To, Pong{Tx: m.Tx}}})
-				slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
+				s.later(rtt, Got{a.Peer, a.To, Pong{Tx: m.Tx}})
+			}
+		case AskHop:
+			if rtt, ok := s.flows[a.Peer].net[a.Route]; ok {
+				s.later(rtt, Hopped{Peer: a.Peer, Route: a.Route})
 			}
 		case Use:
 			if f := s.flows[a.Peer]; f.direct != a.Primary {
@@ -330,6 +360,11 @@ func (s *script) step(ev Event) {
 			s.flows[a.Peer].up = false
 		}
 	}
+}
+
+func (s *script) later(d time.Duration, ev Event) {
+	s.pongs = append(s.pongs, pong{s.now.Add(d), ev})
+	slices.SortStableFunc(s.pongs, func(a, b pong) int { return a.at.Compare(b.at) })
 }
 
 // shows reports whether an action is worth a line.
@@ -348,6 +383,9 @@ func (s *script) shows(a Action) bool {
 func routeName(r Route) string {
 	if !r.IsValid() {
 		return "relay"
+	}
+	if a := r.Addr().As16(); ByHop(r) {
+		return fmt.Sprintf("hop%d", a[15])
 	}
 	return r.String()
 }
@@ -394,6 +432,8 @@ func (s *script) describe(a Action) string {
 			first += fmt.Sprintf(", MTU %d", a.MTU)
 		}
 		return fmt.Sprintf("use  %s %s%s%s%s (%s)", peerName(a.Peer), routeName(a.Primary), both, rtt, first, a.Why)
+	case AskHop:
+		return fmt.Sprintf("ask %s for %s", routeName(a.Route), peerName(a.Peer))
 	case Sleep:
 		return "sleep " + peerName(a.Peer)
 	case Look:

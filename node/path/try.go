@@ -94,14 +94,14 @@ type try struct {
 // consider begins an attempt if the ordinary search was in vain and there is hope.
 func (pr *peer) consider(now time.Time) {
 	b := pr.p.budget
-	if pr.best != nil || pr.try != nil || pr.round < tryRound || b.Sockets < 0 {
+	if pr.direct() || pr.try != nil || pr.round < tryRound || b.Sockets < 0 {
 		return
 	}
 	if !pr.tried.IsZero() && now.Sub(pr.tried) < pr.tryWait {
 		return
 	}
 	t, why := pr.plan(b)
-	if why != "" {
+	if why != "" && pr.best == nil {
 		pr.why = why
 	}
 	if t == nil {
@@ -211,7 +211,7 @@ func (pr *peer) guessOn(now time.Time) {
 		pr.freshOn(now)
 		return
 	}
-	if pr.best != nil || t.sent >= t.most {
+	if pr.direct() || t.sent >= t.most {
 		pr.endTry()
 		return
 	}
@@ -240,7 +240,7 @@ func (pr *peer) endTry() {
 	if t != nil && (t.socks > 0 || t.fresh) {
 		pr.p.do(Sockets{Peer: pr.key})
 	}
-	if pr.try = nil; pr.best != nil {
+	if pr.try = nil; pr.direct() {
 		pr.tryWait = tryAgain
 	}
 }

@@ -1,0 +1,144 @@
+package path
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hedge-mesh/hedge/node/key"
+)
+
+// A peer relay is a node that carries packets between us and a peer (derp.Forwarder), if the policy lets both of us use
+// it. A way by one is a candidate like an address: it is pinged, proved, scored and left. It differs in three things:
+//
+//	direct ──────────▶ better than a peer relay, as long as it is good enough to be used at all
+//	peer relay ──────▶ better than the relay, if its score is; a direct path is sought meanwhile
+//	relay
+//
+// and it has to be asked for before it can be pinged, which is done only when no address has answered for a while, for
+// the relay works for others.
+
+// Hops is where the routes by peer relays are: addresses that lead nowhere (RFC 6666), as the caller numbers them.
+var Hops = netip.MustParsePrefix("100::/64")
+
+// ByHop reports whether a route is by a peer relay.
+func ByHop(r Route) bool { return r.Addr().Is6() && Hops.Contains(r.Addr()) }
+
+// Hop is a peer relay that we and a peer may use.
+type Hop struct {
+	Relay key.NodePublic
+	Name  string // for people
+	Route Route  // of Hops, for this relay and this peer only
+}
+
+// MaxHops is how many peer relays are tried for a peer.
+const MaxHops = 4
+
+const (
+	hopRound = 3           // of the search, from which peer relays are asked
+	hopAgain = time.Minute // between asks where one has refused
+	hopLeast = time.Second // between asks
+)
+
+// Events and an action of peer relays.
+type (
+	// AskHop asks the peer relay of a route for a way to the peer; a Hopped tells what became of it.
+	AskHop struct {
+		Peer  key.NodePublic
+		Route Route
+	}
+	// Hopped says that a peer relay has been asked: a way is there, or it is refused.
+	Hopped struct {
+		Peer   key.NodePublic
+		Route  Route
+		Refuse string // why not; empty if there is a way
+	}
+)
+
+func (Hopped) event()  {}
+func (AskHop) action() {}
+
+// hop is what a candidate by a peer relay has more.
+type hop struct {
+	Hop
+	open   bool // a way was given, and no ping by it has failed since
+	asked  time.Time
+	refuse string // the last answer, if it was no
+}
+
+// direct reports whether the path in use is by nobody else.
+func (pr *peer) direct() bool { return pr.best != nil && pr.best.hop == nil }
+
+// seeking reports whether addresses are being tried.
+func (pr *peer) seeking() bool { return pr.best == nil || pr.doubt || pr.best.hop != nil }
+
+// wants reports whether it is time to try a candidate.
+func (pr *peer) wants(c *candidate) bool {
+	return c.hop == nil || !pr.direct() && (pr.round >= hopRound || pr.best != nil)
+}
+
+// reachHop pings by a peer relay, or asks for that first.
+func (pr *peer) reachHop(now time.Time, c *candidate) {
+	h := c.hop
+	switch {
+	case h.open:
+		pr.ping(now, c.addr, 0, false)
+	case recent(now, h.asked, hopLeast) || h.refuse != "" && recent(now, h.asked, hopAgain) || !pr.probes.take(now, probeRate, probeBurst):
+	default:
+		h.asked = now
+		pr.p.do(AskHop{pr.key, c.addr})
+	}
+}
+
+// hopped takes a peer relay's answer.
+func (pr *peer) hopped(now time.Time, ev Hopped) {
+	c := pr.find(ev.Route)
+	if c == nil || c.hop == nil {
+		return
+	}
+	if c.hop.refuse, c.hop.open = ev.Refuse, ev.Refuse == ""; c.hop.open && pr.wants(c) {
+		pr.ping(now, c.addr, 0, false)
+	}
+}
+
+// setHops replaces the peer relays that may be used. One in use that may not be any more is left at once.
+func (pr *peer) setHops(now time.Time, hops []Hop) {
+	pr.hops = hops
+	hops = hops[:min(len(hops), MaxHops)]
+	gone := func(c *candidate) bool {
+		return c.hop != nil && !slices.Contains(hops, c.hop.Hop)
+	}
+	lost := func(r Route) bool { c := pr.find(r); return c != nil && gone(c) }
+	if b := pr.best; b != nil && gone(b) {
+		pr.leave(now, b.String()+" may not be used any more")
+		pr.restart(now)
+	}
+	if lost(pr.other) {
+		pr.until = time.Time{}
+	}
+	if lost(pr.used.Other) {
+		pr.used.Both = false
+	}
+	pr.candidates = slices.DeleteFunc(pr.candidates, gone)
+	for _, h := range hops {
+		if pr.find(h.Route) == nil && ByHop(h.Route) {
+			pr.candidates = append(pr.candidates, &candidate{addr: h.Route, by: hired, added: now, hop: &hop{Hop: h}})
+			if !pr.direct() {
+				pr.restart(now)
+			}
+		}
+	}
+}
+
+// worth reports whether a way by a peer relay is no worse than the relay.
+func (pr *peer) worth(now time.Time, c *candidate) bool {
+	return c.hop == nil || pr.relay.missed >= 2 || c.score(now) <= pr.relayScore(now)
+}
+
+// String names the candidate for people.
+func (c *candidate) String() string {
+	if c.hop != nil {
+		return "peer relay " + c.hop.Name
+	}
+	return c.addr.String()
+}
