@@ -34,6 +34,7 @@ type Bind struct {
 	ring       ring
 	once       once
 	relays     relays
+	hops       hops
 	book       *book
 	table      atomic.Pointer[table]
 	ticket     atomic.Pointer[[]byte]
@@ -129,6 +130,7 @@ func New(cfg Config) (*Bind, error) {
 	b.udp4.network, b.udp6.network = "udp4", "udp6"
 	b.ring.ready = make(chan struct{}, 1)
 	b.relays.b = b
+	b.hops.init(b, cfg.PeerRelay)
 	b.relays.conns.Store(&map[uint16]*relayConn{})
 	b.table.Store(&table{})
 	b.pins.Store(&map[netip.AddrPort]*extra{})
@@ -272,7 +274,7 @@ func (b *Bind) Path(k key.NodePublic) (PathInfo, bool) {
 func (b *Bind) info(p *peer) PathInfo {
 	r := p.routes.Load()
 	return PathInfo{
-		Direct: r.primary.IsValid(), Addr: r.primary, Relay: uint16(p.relay.Load()),
+		Direct: r.primary.IsValid() && !path.ByHop(r.primary), Addr: r.primary, Hop: b.hops.relayOf(r.primary), Relay: uint16(p.relay.Load()),
 		RTT: r.rtt, MTU: r.inside(), Since: r.since, LastHeard: b.time(p.any.Load()), Why: r.why,
 	}
 }

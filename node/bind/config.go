@@ -23,6 +23,8 @@ type Config struct {
 	Exclude  []netip.Prefix   // addresses never offered nor probed: the mesh's own
 	Budget   path.Budget      // of guessing the ports of NATs that are hard to get through; zero for the default
 
+	PeerRelay derp.ForwarderConfig // bounds of what is done as a relay for peers (SetPeerRelay)
+
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
@@ -59,6 +61,7 @@ type Peer struct {
 	Disco     key.DiscoPublic
 	Endpoints []netip.AddrPort // candidates; at most path.MaxCandidates are used
 	Relay     uint16           // ID of the relay the peer is at; 0 if unknown
+	Hops      []Hop            // peer relays that it and we may use; at most path.MaxHops are
 }
 
 // Relay is a relay as the coordinator tells it.
@@ -73,6 +76,7 @@ type Relay struct {
 type PathInfo struct {
 	Direct    bool
 	Addr      netip.AddrPort // of a direct path
+	Hop       key.NodePublic // the peer relay that it is by; zero if by none
 	Relay     uint16         // the peer's relay; 0 if it has none
 	RTT       time.Duration  // of the last answered probe of this path; 0 if none was
 	MTU       int            // longest packet inside the tunnel that it carries whole

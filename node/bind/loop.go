@@ -37,7 +37,7 @@ func newLoop(b *Bind) *loop {
 	l.net.watch(b, b.watch)
 	l.net.poll(l)
 	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
-	l.paths = path.New(path.Config{Usable: l.net.usable, Later: b.later, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.linkMTU()})
+	l.paths = path.New(path.Config{Usable: l.net.usable, Later: b.later, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.hops.linkMTU(b.linkMTU())})
 	return l
 }
 
@@ -251,6 +251,9 @@ func (l *loop) disco(m message) {
 		return // another socket of ours was hit before
 	}
 	m.peer.any.Store(l.b.now())
+	if l.hopMessage(m.peer, m.from, msg) {
+		return
+	}
 	if h, ok := msg.(path.Here); ok && h.Relay != 0 {
 		m.peer.relay.Store(uint32(h.Relay))
 	}
@@ -284,6 +287,8 @@ func (l *loop) step(ev path.Event) {
 			if a.Ask {
 				l.askOutside(a.Peer)
 			}
+		case path.AskHop:
+			l.askHop(a.Route)
 		case path.Use:
 			if p := t.byNode[a.Peer]; p != nil {
 				l.use(p, a)
@@ -349,6 +354,9 @@ func (l *loop) use(p *peer, u path.Use) {
 	p.heard.Store(0)
 	if u.Primary.IsValid() {
 		p.heard.Store(b.now()) // it has just answered
+		if !path.ByHop(u.Primary) {
+			l.reached(p.key)
+		}
 	}
 	if b.cfg.Changed != nil {
 		b.cfg.Changed(PathChange{p.key, b.info(p)})
@@ -395,7 +403,8 @@ func (b *Bind) Probe(ctx context.Context, k key.NodePublic) (time.Duration, Path
 		select {
 		case a := <-pr.reply:
 			i := b.info(p)
-			i.Direct, i.Addr, i.RTT = a.From.IsValid(), a.From, a.RTT
+			i.Hop = b.hops.relayOf(a.From)
+			i.Direct, i.Addr, i.RTT = a.From.IsValid() && i.Hop.IsZero(), a.From, a.RTT
 			return a.RTT, i, nil
 		case <-again.C:
 		case <-b.done:

@@ -36,6 +36,7 @@ type meeting struct {
 	every  time.Duration // between two packets of one side; 0 for 10 ms
 	spent  atomic.Int64  // bytes of probes and the like, of both sides, IP headers included
 	long   bool          // packets are as long as what WireGuard makes of 1280 bytes
+	side   func(*lab.Machine) *side
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -165,11 +166,13 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 		s.small = true
 		return s
 	}
-	m.a, m.b = mk(m.ma), mk(m.mb)
-	for _, s := range []*side{m.a, m.b} {
+	m.side = func(host *lab.Machine) *side {
+		s := mk(host)
 		s.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}, STUN: names}})
 		s.attach()
+		return s
 	}
+	m.a, m.b = m.side(m.ma), m.side(m.mb)
 	<-time.After(time.Second) // STUN; and the coordinator tells each of the other
 	m.a.SetPeers([]Peer{m.b.peer(1, m.b.Endpoints()...)})
 	m.b.SetPeers([]Peer{m.a.peer(1, m.a.Endpoints()...)})

@@ -105,6 +105,7 @@ func (b *Bind) SetPeers(set []Peer) {
 	old := b.table.Load()
 	t := &table{make(map[key.NodePublic]*peer, len(set)), make(map[key.DiscoPublic]*peer, len(set))}
 	ev := make([]path.Peer, 0, len(set))
+	hops := b.hops.set(set)
 	for _, s := range set {
 		if s.Key == b.cfg.Node || t.byNode[s.Key] != nil {
 			continue
@@ -133,7 +134,7 @@ func (b *Bind) SetPeers(set []Peer) {
 		if !s.Disco.IsZero() {
 			t.byDisco[s.Disco] = p
 		}
-		ev = append(ev, path.Peer{Key: s.Key, Candidates: slices.Clone(s.Endpoints)})
+		ev = append(ev, path.Peer{Key: s.Key, Candidates: slices.Clone(s.Endpoints), Hops: hops[s.Key]})
 	}
 	for k, p := range old.byNode {
 		if t.byNode[k] != p {
@@ -146,6 +147,7 @@ func (b *Bind) SetPeers(set []Peer) {
 		}
 	}
 	b.table.Store(t)
+	b.hops.allow(t)
 	b.peers = ev
 	b.stir()
 }

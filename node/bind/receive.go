@@ -8,6 +8,7 @@ import (
 	"github.com/pion/stun/v3"
 	"golang.zx2c4.com/wireguard/conn"
 
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/node/udp"
@@ -40,6 +41,7 @@ type lookup struct {
 func (b *Bind) receiver(f *family, ses *session) conn.ReceiveFunc {
 	from := make([]netip.AddrPort, udp.Batch)
 	var last lookup
+	on := onward{h: &b.hops}
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		if len(from) < len(bufs) {
 			from = make([]netip.AddrPort, len(bufs))
@@ -52,12 +54,17 @@ func (b *Bind) receiver(f *family, ses *session) conn.ReceiveFunc {
 			now, some := b.now(), false
 			for i := range n {
 				a := netip.AddrPortFrom(from[i].Addr().Unmap(), from[i].Port())
+				if leg, ok := derp.Forwarded(bufs[i][:sizes[i]]); ok {
+					pkt, route := b.hops.take(bufs[i][:sizes[i]], leg, a, now, &on)
+					sizes[i], a = copy(bufs[i], pkt), route
+				}
 				if eps[i] = b.sort(bufs[i][:sizes[i]], a, now, &last); eps[i] == nil {
 					sizes[i] = 0
 				} else {
 					some = true
 				}
 			}
+			on.flush()
 			if some {
 				return n, nil
 			}

@@ -138,6 +138,9 @@ func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
 	if to.Addr().Is4() {
 		return b.udp4.write(bufs, to)
 	}
+	if path.ByHop(to) {
+		return b.hops.send(bufs, to)
+	}
 	return b.udp6.write(bufs, to)
 }
 

@@ -17,6 +17,9 @@ import (
 // TxID ties a pong to its ping.
 type TxID [12]byte
 
+// NewTx returns a random one, which nobody can guess.
+func NewTx() (tx TxID) { rand.Read(tx[:]); return tx }
+
 // Message is a [Ping], a [Pong], a [Here], a [Loss], an [Ask] or an [Offer].
 type Message interface{ kind() byte }
 

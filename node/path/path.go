@@ -2,7 +2,6 @@ package path
 
 import (
 	"container/heap"
-	"crypto/rand"
 	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -227,7 +226,7 @@ type Paths struct {
 // New returns Paths without peers.
 func New(cfg Config) *Paths {
 	if cfg.Tx == nil {
-		cfg.Tx = func() (tx TxID) { rand.Read(tx[:]); return }
+		cfg.Tx = NewTx
 	}
 	if cfg.Later == nil {
 		cfg.Later = func(key.NodePublic) bool { return false }
