@@ -31,8 +31,9 @@ type link struct {
 
 	readable func() // Options.Readable
 
-	rmu sync.Mutex // of the reader
-	out segmenter  // what it has taken from the queue last
+	rmu   sync.Mutex // of the reader
+	out   segmenter  // what it has taken from the queue last
+	again goBack
 
 	dmu      sync.RWMutex
 	up       stack.NetworkDispatcher // nil when detached
@@ -102,7 +103,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 				if p == nil {
 					break
 				}
-				l.out.start(p, l.fits)
+				l.out.start(p, l.fits, &l.again)
 			}
 			b := bufs[n]
 			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it

@@ -70,6 +70,7 @@ type Stack struct {
 	events chan tun.Event
 	fwd    forwarder
 	pings  pings
+	ran    *tcpip.StatCounter // TCP's timeouts
 
 	own     atomic.Pointer[[]netip.Addr]
 	carrier atomic.Pointer[carrier] // nil until there is something to carry
@@ -107,6 +108,8 @@ func New(o Options) (*Stack, error) {
 		events: make(chan tun.Event, 1),
 	}
 	s.link.readable = o.Readable
+	s.ran = s.ip.Stats().TCP.Timeouts
+	s.link.again.timeouts = s.timeouts
 	s.own.Store(new([]netip.Addr))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fwd.init(s, s.ip, o)
@@ -120,6 +123,15 @@ func New(o Options) (*Stack, error) {
 	}
 	s.events <- tun.EventUp
 	return s, nil
+}
+
+// timeouts is how often a retransmission timer of TCP has run out.
+func (s *Stack) timeouts() uint64 {
+	n := s.ran.Value()
+	if c := s.carrier.Load(); c != nil {
+		n += c.ran.Value()
+	}
+	return n
 }
 
 func newIP(handleLocal bool) *stack.Stack {

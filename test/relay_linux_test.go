@@ -123,20 +123,6 @@ func (m *relayMesh) download() *atomic.Int64 {
 	return n
 }
 
-// resumes waits until a stream goes on after an outage, and returns how long that took. It may be slow for some seconds:
-// what was lost goes again with TCP's patience.
-func (m *mesh) resumes(n *atomic.Int64, limit time.Duration) time.Duration {
-	m.t.Helper()
-	start, before := time.Now(), n.Load()
-	m.eventually(limit, "the stream goes on", func() error {
-		if k := n.Load() - before; k < 16<<10 {
-			return fmt.Errorf("%d bytes came", k)
-		}
-		return nil
-	})
-	return time.Since(start)
-}
-
 // flows waits until more bytes have come, and returns how long that took.
 func (m *mesh) flows(n *atomic.Int64, limit time.Duration) time.Duration {
 	m.t.Helper()
@@ -192,7 +178,7 @@ func relayByUDP(t *testing.T, m *relayMesh) {
 	}
 	// UDP stops: the same stream goes on by TCP.
 	m.alice.Firewall("meta l4proto udp drop")
-	t.Logf("the stream went on %v after UDP was cut", m.resumes(n, 10*time.Second).Round(time.Millisecond))
+	t.Logf("a megabyte came %v after UDP was cut", m.flows(n, 10*time.Second).Round(time.Millisecond))
 }
 
 var established = regexp.MustCompile(`\S+:(\d+)\s+\S+:7443`)
@@ -221,7 +207,7 @@ func relayDiesSilently(t *testing.T, m *relayMesh) {
 		return nil
 	})
 	d := time.Since(start)
-	t.Logf("connected anew after %v, the stream went on after %v more", d.Round(time.Millisecond), m.resumes(n, 10*time.Second).Round(time.Millisecond))
+	t.Logf("connected anew after %v, a megabyte came after %v more", d.Round(time.Millisecond), m.flows(n, 10*time.Second).Round(time.Millisecond))
 	if d > 2*time.Second {
 		t.Errorf("it took %v to notice and replace a dead connection, want 2s at most", d)
 	}
@@ -262,7 +248,7 @@ func relayKilled(t *testing.T, m *relayMesh) {
 	cmd := m.relays[home.Name]
 	cmd.Process.Kill()
 	cmd.Wait()
-	t.Logf("the stream went on %v after the relay was killed", m.resumes(n, 15*time.Second).Round(time.Millisecond))
+	t.Logf("a megabyte came %v after the relay was killed", m.flows(n, 15*time.Second).Round(time.Millisecond))
 	m.startRelay(home)
 }
 

@@ -1,0 +1,127 @@
+package netstack
+
+import (
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// TestOutage: a stream that lost all of its packets for longer than TCP's timeouts goes on at once as fast as before. What
+// went again after each timeout was two segments, when acknowledgments of it were taken for news of loss.
+func TestOutage(t *testing.T) {
+	for _, at := range []netip.Addr{b4, b6} {
+		var cut atomic.Bool
+		a, b := pair(t, Options{}, Options{}, func([]byte) bool { return !cut.Load() })
+		n := streamTo(t, a, b, at)
+		wait(t, "a megabyte", func() bool { return n.Load() > 1<<20 })
+		cut.Store(true)
+		before := a.timeouts()
+		wait(t, "two timeouts", func() bool { return a.timeouts() >= before+2 })
+		cut.Store(false)
+		start, k := time.Now(), n.Load()
+		wait(t, "more", func() bool { return n.Load() > k })
+		resumed := time.Now()
+		wait(t, "16 megabytes more", func() bool { return n.Load() > k+16<<20 })
+		t.Logf("%v: resumed after %v, 16 MB more after %v", at, resumed.Sub(start), time.Since(resumed))
+		if d := time.Since(resumed); d > 8*time.Second {
+			t.Errorf("%v: 16 MB took %v after an outage", at, d)
+		}
+	}
+}
+
+// streamTo writes from a to b, until both are closed. It returns how many bytes have come.
+func streamTo(t testing.TB, a, b *Stack, at netip.Addr) *atomic.Int64 {
+	t.Helper()
+	l, err := b.ListenTCP(port(at, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.DialContext(timeout(t), "tcp", port(at, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := new(atomic.Int64)
+	var wg sync.WaitGroup
+	wg.Go(func() { io.Copy(struct{ io.Writer }{c}, zeros{}) })
+	wg.Go(func() { io.Copy(counter{n}, struct{ io.Reader }{d}) })
+	t.Cleanup(func() { c.Close(); d.Close(); wg.Wait() })
+	return n
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(b []byte) (int, error) { c.n.Add(int64(len(b))); return len(b), nil }
+
+// TestGoBack is what makes a connection one that goes back.
+func TestGoBack(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	for _, c := range []struct {
+		name     string
+		timeouts uint64 // since the segments before
+		seq      uint32 // those before: 1000 to 101000
+		n        int
+		after    int64
+		want     bool
+	}{
+		{"a timeout", 1, 1000, 1200, 200 * ms, true},
+		{"somebody else's timeout, and a fast retransmission", 1, 1000, 1200, 20 * ms, false},
+		{"no timeout", 0, 1000, 1200, 200 * ms, false},
+		{"a probe of the tail", 1, 99800, 1200, 200 * ms, false},
+		{"little is on its way", 1, 90000, 1200, 200 * ms, false},
+		{"something new", 1, 101000, 1200, 200 * ms, false},
+	} {
+		var timeouts uint64
+		g := &goBack{timeouts: func() uint64 { return timeouts }}
+		const first = 1 << 31 // sequence numbers wrap
+		g.see(7, first+1000, 50000, ms)
+		g.see(7, first+51000, 50000, ms)
+		timeouts = c.timeouts
+		if got := g.see(7, first+c.seq, c.n, ms+c.after); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+		if c.want {
+			if !g.see(7, first+c.seq+uint32(c.n), c.n, 2*ms+c.after) {
+				t.Errorf("%s: not for what goes again after it", c.name)
+			}
+			if g.see(7, first+101000, 1, 3*ms+c.after) || g.see(7, first+1000, 1200, 4*ms+c.after) {
+				t.Errorf("%s: it never ends", c.name)
+			}
+		}
+	}
+}
+
+// TestStamp: only the time itself gets older, wherever it is among the options.
+func TestStamp(t *testing.T) {
+	for _, c := range []struct{ opts, want []byte }{
+		{[]byte{1, 1, 8, 10, 0, 0, 1, 0, 9, 9, 9, 9}, []byte{1, 1, 8, 10, 0, 0, 0, 252, 9, 9, 9, 9}},
+		{[]byte{5, 10, 1, 2, 3, 4, 5, 6, 7, 8, 8, 10, 0, 0, 0, 0, 9, 9, 9, 9}, []byte{5, 10, 1, 2, 3, 4, 5, 6, 7, 8, 8, 10, 255, 255, 255, 252, 9, 9, 9, 9}},
+		{[]byte{0, 1, 8, 10, 0, 0, 1, 0, 9, 9, 9, 9}, []byte{0, 1, 8, 10, 0, 0, 1, 0, 9, 9, 9, 9}}, // after the end
+		{[]byte{1, 1, 1, 8}, []byte{1, 1, 1, 8}},       // cut off
+		{[]byte{2, 0, 8, 10}, []byte{2, 0, 8, 10}},     // no length
+		{[]byte{3, 200, 8, 10}, []byte{3, 200, 8, 10}}, // too long
+		{[]byte{8, 4, 0, 9}, []byte{8, 4, 0, 9}},       // not its length
+		{nil, nil},
+	} {
+		h := make(header.TCP, header.TCPMinimumSize+len(c.opts))
+		copy(h[header.TCPMinimumSize:], c.opts)
+		h.SetDataOffset(uint8(len(h)))
+		want := append(append([]byte(nil), h[:header.TCPMinimumSize]...), c.want...)
+		new(goBack).stamp(h)
+		if string(h) != string(want) {
+			t.Errorf("options %x: %x, want %x", c.opts, h[header.TCPMinimumSize:], c.want)
+		}
+	}
+}
