@@ -19,6 +19,7 @@ import (
 	"github.com/hedge-mesh/hedge/test/bench/hosts"
 	"github.com/hedge-mesh/hedge/test/bench/kid"
 	"github.com/hedge-mesh/hedge/test/bench/process"
+	"github.com/hedge-mesh/hedge/test/bench/relays"
 )
 
 const help = `Bench measures Hedge beside baselines, in turns, and prints figures and ratios as "median [least most]" of the rounds.
@@ -30,7 +31,8 @@ Sections, -only:
   scale     the same with as many rules and peers as -scale says
   hosts     the real binary between network namespaces; beside wireguard-go, the bare wire, and what -baselines names.
             Needs root, iproute2 and iperf3.
-  relayed   the same where relays are the only way, beside the direct one
+  relayed   the same where a relay is the only way, by TLS and by UDP, beside the direct one
+  relay     hedge relay beside derper, which is built once, from the module proxy, outside this module
 Worlds of hosts, -worlds (the first is compared with the others):
   hedge-tun, hedge-user   with an interface of the host; without rights, through the SOCKS5 proxy
   against-tun, against-user  the same of another build, -against
@@ -59,7 +61,7 @@ type options struct {
 }
 
 // sections in the order in which they are made.
-var sections = []string{"netstack", "scale", "hosts", "relayed"}
+var sections = []string{"netstack", "scale", "hosts", "relayed", "relay"}
 
 func main() {
 	kid.Main(jobs())
@@ -88,6 +90,7 @@ func main() {
 func jobs() map[string]func([]string) error {
 	all := maps.Clone(process.Jobs)
 	maps.Copy(all, hosts.Jobs)
+	maps.Copy(all, relays.Jobs)
 	maps.Copy(all, crowd.Jobs)
 	return all
 }
@@ -163,7 +166,7 @@ func (o *options) complete(given map[string]bool, rest []string) error {
 		case o.against != "":
 			o.only = []string{"netstack", "hosts"}
 		case o.quick:
-			o.only = []string{"netstack", "hosts"}
+			o.only = []string{"netstack", "hosts", "relay"}
 		}
 		if o.against != "" && !given["wire"] {
 			o.wire = []string{"1500"}

@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 		err              string
 	}{
 		{args: "", only: strings.Join(sections, ","), wire: "1500,9000", rounds: 4},
-		{args: "-quick", only: "netstack,hosts", wire: "1500", rounds: 2},
+		{args: "-quick", only: "netstack,hosts,relay", wire: "1500", rounds: 2},
 		{args: "-quick -rounds 7 -only scale -wire 1500,1600", only: "scale", wire: "1500,1600", rounds: 7},
 		{args: "-against main", only: "netstack,hosts", wire: "1500", rounds: 4},
 		{args: "-against main -wire 9000 -only hosts", only: "hosts", wire: "9000", rounds: 4},
@@ -80,13 +80,13 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	if hosts.Missing() != nil {
-		if len(steps) != 2 || len(rep.LeftOut) != 1 || !strings.HasPrefix(rep.LeftOut[0], "hosts and relayed: needs ") {
+		if len(steps) != 3 || len(rep.LeftOut) != 1 || !strings.HasPrefix(rep.LeftOut[0], "hosts and relayed: needs ") {
 			t.Errorf("%d steps, left out %q", len(steps), rep.LeftOut)
 		}
 		return
 	}
-	if len(steps) != 5 {
-		t.Errorf("%d steps, want netstack, scale, two wires and relayed", len(steps))
+	if len(steps) != 6 {
+		t.Errorf("%d steps, want netstack, scale, two wires, relayed and relay", len(steps))
 	}
 	for _, why := range rep.LeftOut {
 		if !strings.Contains(why, "needs") {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/test/bench/hosts"
 	"github.com/hedge-mesh/hedge/test/bench/process"
+	"github.com/hedge-mesh/hedge/test/bench/relays"
 	"github.com/hedge-mesh/hedge/test/bench/report"
 )
 
@@ -82,16 +83,23 @@ func work(ctx context.Context, o options) (err error) {
 type builds struct {
 	hedge, against string // binaries of hedge
 	bench          string // another build of this program
+	derper         string
 }
 
 // prepare builds them.
 func prepare(ctx context.Context, rep *report.Report, o options, dir string, say func(string, ...any)) (b builds, err error) {
 	b.hedge = o.hedge
-	if b.hedge == "" && slices.ContainsFunc(o.only, func(s string) bool { return s == "hosts" || s == "relayed" }) {
+	if b.hedge == "" && slices.ContainsFunc(o.only, func(s string) bool { return s == "hosts" || s == "relayed" || s == "relay" }) {
 		say("building hedge")
 		b.hedge = filepath.Join(dir, "hedge")
-		if err := build(ctx, "", b.hedge, "./cmd/hedge"); err != nil {
+		if err := build(ctx, "", b.hedge, "github.com/hedge-mesh/hedge/cmd/hedge"); err != nil {
 			return b, err
+		}
+	}
+	if slices.Contains(o.only, "relay") {
+		say("building derper")
+		if b.derper, err = relays.BuildDerper(ctx, o.quick); err != nil {
+			rep.LeftOut = append(rep.LeftOut, "derper: "+err.Error())
 		}
 	}
 	if o.against == "" {
@@ -109,7 +117,7 @@ func prepare(ctx context.Context, rep *report.Report, o options, dir string, say
 	}
 	defer exec.Command("git", "worktree", "remove", "--force", tree).Run()
 	b.against = filepath.Join(dir, "hedge-against")
-	if err := build(ctx, tree, b.against, "./cmd/hedge"); err != nil {
+	if err := build(ctx, tree, b.against, "github.com/hedge-mesh/hedge/cmd/hedge"); err != nil {
 		return b, err
 	}
 	b.bench = filepath.Join(dir, "bench-against")
@@ -117,7 +125,7 @@ func prepare(ctx context.Context, rep *report.Report, o options, dir string, say
 		rep.LeftOut, b.bench = append(rep.LeftOut, "netstack beside "+o.against+": its bench is too old"), ""
 		return b, nil
 	}
-	return b, build(ctx, tree, b.bench, "./test/bench")
+	return b, build(ctx, tree, b.bench, "github.com/hedge-mesh/hedge/test/bench")
 }
 
 func build(ctx context.Context, tree, out, pkg string) error {
@@ -146,20 +154,33 @@ func plan(rep *report.Report, o options, b builds, say func(string, ...any)) (st
 	if slices.Contains(o.only, "scale") {
 		sizes, _ := numbers(o.scale, 1, 50_000)
 		scaled := inside
-		scaled.Worlds, scaled.Rounds, scaled.Settle = o.scale, max(1, o.rounds-1), 0
+		scaled.Worlds, scaled.Rounds = o.scale, max(1, o.rounds-1)
 		cost := scaled.Cost()
 		for _, n := range sizes {
-			cost += time.Duration(n) * 4 * time.Millisecond
+			cost += time.Duration(n) * 6 * time.Millisecond
 		}
 		steps = append(steps, step{cost, func(ctx context.Context) error { return process.Scale(ctx, rep, scaled, sizes) }})
 	}
 	if slices.Contains(o.only, "hosts") || slices.Contains(o.only, "relayed") {
 		if why := hosts.Missing(); why != nil {
 			rep.LeftOut = append(rep.LeftOut, "hosts and relayed: "+why.Error())
-			return steps, nil
+		} else {
+			more, err := planHosts(rep, o, b, say)
+			if err != nil {
+				return nil, err
+			}
+			steps = append(steps, more...)
 		}
-		more, err := planHosts(rep, o, b, say)
-		return append(steps, more...), err
+	}
+	if slices.Contains(o.only, "relay") {
+		r := relays.Options{Worlds: []string{relays.TLS, relays.UDP}, Hedge: b.hedge, Derper: b.derper, Rounds: o.rounds, Each: o.each, Idle: 2000, Say: say}
+		if b.derper != "" {
+			r.Worlds = []string{relays.TLS, relays.Derper, relays.UDP}
+		}
+		if o.quick {
+			r.Idle = 200
+		}
+		steps = append(steps, step{r.Cost(), func(ctx context.Context) error { return relays.Measure(ctx, rep, r) }})
 	}
 	return steps, nil
 }

@@ -178,23 +178,6 @@ func TestCleanUp(t *testing.T) {
 	})
 }
 
-func TestParseProc(t *testing.T) {
-	status := "Name:\thedge\nVmPeak:\t 1 kB\nVmRSS:\t   20000 kB\nThreads:\t9\n"
-	if got := parseRSS(status); got != 20.48 {
-		t.Errorf("%v MB, want 20.48", got)
-	}
-	// proc(5): 14 is utime, 15 is stime, and the name may hold anything
-	stat := "42 (a) b) c) S 1 42 42 0 -1 4194304 500 0 0 0 1234 66 7 8 20 0 5 0 100 0 0"
-	if got := parseCPU(stat); got != 13 {
-		t.Errorf("%v s, want 13", got)
-	}
-	for _, s := range []string{"", "42 (a) S 1", "nonsense"} {
-		if parseCPU(s) != 0 || parseRSS(s) != 0 {
-			t.Errorf("%q was read as something", s)
-		}
-	}
-}
-
 func TestManyRules(t *testing.T) {
 	for _, tt := range []struct{ rules, peers, want int }{{1, 1, 1}, {1000, 1, 1000}, {1000, 50, 1000}, {10000, 10000, 10000}} {
 		if got := strings.Count(manyRules(tt.rules, tt.peers), `"action"`); got != tt.want {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hedge-mesh/hedge/test/bench/meter"
 	"github.com/hedge-mesh/hedge/test/bench/report"
 )
 
@@ -69,7 +70,7 @@ func Measure(ctx context.Context, rep *report.Report, o Options) error {
 	memory := func(when string) {
 		for _, w := range worlds {
 			if len(w.tunnel) > 0 {
-				s.Put(0, w.name, "memory, "+when+", both ends", "MB", w.memory())
+				s.Put(0, w.name, "memory, "+when+", both ends", "MB", meter.Of(w.tunnel...).RSS)
 			}
 		}
 	}
@@ -125,20 +126,20 @@ func (w *world) measure(ctx context.Context, s *report.Section, round int, t tas
 		if o.Warm {
 			args = append(args[:len(args):len(args)], "-O", "1")
 		}
-		c0 := w.cpu()
+		before := meter.Of(w.tunnel...)
 		r, err := w.iperf(ctx, o.seconds(), args...)
 		if err != nil {
 			return err
 		}
-		used := w.cpu() - c0
+		after := meter.Of(w.tunnel...)
 		gbit, err := r.gbit()
 		if err != nil {
 			return err
 		}
 		s.Put(round, w.name, t.name, "Gbit/s", gbit)
 		if len(w.tunnel) > 0 {
-			s.Put(round, w.name, t.name+", processor", "s/GB", used/r.bytes()*1e9)
-			s.Put(round, w.name, t.name+", memory", "MB", w.memory())
+			s.Put(round, w.name, t.name+", processor", "s/GB", (after.CPU-before.CPU)/r.bytes()*1e9)
+			s.Put(round, w.name, t.name+", memory", "MB", after.RSS)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/hedge-mesh/hedge/test/bench/meter"
 	"github.com/hedge-mesh/hedge/test/bench/report"
 )
 
@@ -27,24 +28,27 @@ func (b *bench) do(r Request) (Answer, error) {
 	case "rtt":
 		return b.rtt(r, d)
 	case "mem":
-		return Answer{RSS: resident()}, nil
+		return Answer{RSS: meter.Self().RSS}, nil
 	}
 	return Answer{}, fmt.Errorf("no test is called %q", r.Test)
 }
 
 // use is what the process has used between two looks.
 type use struct {
-	took, cpu time.Duration
-	allocs    float64
+	took   time.Duration
+	cpu    float64 // seconds
+	allocs float64
+	rss    float64 // megabytes, at the end
 }
 
-// meter begins to measure, and the function it returns ends it.
-func meter() func() use {
+// begin looks the first time, and the function it returns the second.
+func begin() func() use {
 	var m0, m1 runtime.MemStats
 	runtime.ReadMemStats(&m0)
-	t0, c0 := time.Now(), cpu()
+	t0, before := time.Now(), meter.Self()
 	return func() use {
-		u := use{took: time.Since(t0), cpu: cpu() - c0}
+		took, after := time.Since(t0), meter.Self()
+		u := use{took: took, cpu: after.CPU - before.CPU, rss: after.RSS}
 		runtime.ReadMemStats(&m1)
 		u.allocs = float64(m1.Mallocs - m0.Mallocs)
 		return u
@@ -58,14 +62,13 @@ func (b *bench) tcp(r Request, d time.Duration) (Answer, error) {
 	}
 	defer stop()
 	time.Sleep(d / 4)
-	n0, end := b.bytes.Load(), meter()
+	n0, end := b.bytes.Load(), begin()
 	time.Sleep(d)
-	n, rss := float64(b.bytes.Load()-n0), resident()
-	u := end()
+	n, u := float64(b.bytes.Load()-n0), end()
 	if n == 0 {
 		return Answer{}, fmt.Errorf("no byte arrived within %v", d)
 	}
-	return Answer{Gbit: n * 8 / 1e9 / u.took.Seconds(), CPU: u.cpu.Seconds() / n * 1e9, Allocs: u.allocs / (n / mss), RSS: rss}, nil
+	return Answer{Gbit: n * 8 / 1e9 / u.took.Seconds(), CPU: u.cpu / n * 1e9, Allocs: u.allocs / (n / mss), RSS: u.rss}, nil
 }
 
 // udp sends datagrams as fast as they are taken; what arrives counts.
@@ -92,7 +95,7 @@ func (b *bench) udp(r Request, d time.Duration) (Answer, error) {
 	if _, err := flood(d / 4); err != nil {
 		return Answer{}, err
 	}
-	n0, end := b.packets.Load(), meter()
+	n0, end := b.packets.Load(), begin()
 	sent, err := flood(d)
 	u, got := end(), float64(b.packets.Load()-n0)
 	if err != nil {
@@ -102,7 +105,7 @@ func (b *bench) udp(r Request, d time.Duration) (Answer, error) {
 	if got == 0 {
 		return Answer{}, fmt.Errorf("of %.0f datagrams none arrived", sent)
 	}
-	return Answer{Packets: got / u.took.Seconds(), Lost: max(0, 100*(1-got/sent)), CPU: float64(u.cpu.Microseconds()) / got, Allocs: u.allocs / got}, nil
+	return Answer{Packets: got / u.took.Seconds(), Lost: max(0, 100*(1-got/sent)), CPU: u.cpu * 1e6 / got, Allocs: u.allocs / sent}, nil
 }
 
 // quiet waits until no more datagrams arrive, for they would disturb what is measured next.

@@ -45,7 +45,7 @@ type Answer struct {
 	Packets float64 `json:"packets,omitempty"` // that arrived a second
 	Lost    float64 `json:"lost,omitempty"`    // percent
 	CPU     float64 `json:"cpu,omitempty"`     // seconds for a gigabyte; of "udp", microseconds for a packet that arrived
-	Allocs  float64 `json:"allocs,omitempty"`  // objects for a packet; of "tcp", for 1,240 bytes of payload
+	Allocs  float64 `json:"allocs,omitempty"`  // objects for a packet that was sent; of "tcp", for 1,240 bytes of payload
 	P50     float64 `json:"p50,omitempty"`     // microseconds
 	P99     float64 `json:"p99,omitempty"`
 	RSS     float64 `json:"rss,omitempty"` // megabytes, of the process
