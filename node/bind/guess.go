@@ -1,7 +1,6 @@
 package bind
 
 import (
-	"bytes"
 	"context"
 	"maps"
 	"net"
@@ -49,7 +48,7 @@ func (x *extras) set(k key.NodePublic, n int) {
 	for range n {
 		s, err := x.b.listenOne("udp4", 0)
 		if err != nil {
-			x.b.cfg.Log("guessing ports with %d sockets of %d: %v", len(x.open[k]), n, err)
+			x.b.cfg.Log("%d sockets of %d more for a peer: %v", len(x.open[k]), n, err)
 			return
 		}
 		e := &extra{sock: s, peer: k}
@@ -82,12 +81,6 @@ func (l *loop) outside(m message) {
 	if ok && m.extra.asked[id] == m.from && slices.Contains(l.extras.open[m.extra.peer], m.extra) {
 		l.step(path.Outside{Peer: m.extra.peer, Addr: mapped})
 	}
-}
-
-// later reports whether a peer goes before us where only one of us is to do something.
-func (b *Bind) later(k key.NodePublic) bool {
-	ours, theirs := b.cfg.Node.Raw(), k.Raw()
-	return bytes.Compare(ours[:], theirs[:]) > 0
 }
 
 // send sends by the i-th socket of a peer, from 1 on.

@@ -1,11 +1,13 @@
 package bind
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
 )
 
@@ -276,6 +278,12 @@ func (b *Bind) replied(p *peer, index uint32, now int64) {
 	case replyCrossed:
 		b.crossed(p, now)
 	}
+}
+
+// later reports whether a peer goes before us where only one of us is to do something.
+func (b *Bind) later(k key.NodePublic) bool {
+	ours, theirs := b.cfg.Node.Raw(), k.Raw()
+	return bytes.Compare(ours[:], theirs[:]) > 0
 }
 
 // crossed has the loop begin anew, if it is our turn.

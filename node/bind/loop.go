@@ -37,7 +37,7 @@ func newLoop(b *Bind) *loop {
 	l.net.watch(b, b.watch)
 	l.net.poll(l)
 	l.extras = extras{b: b, open: make(map[key.NodePublic][]*extra)}
-	l.paths = path.New(path.Config{Usable: l.net.usable, Later: b.later, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.hops.linkMTU(b.linkMTU())})
+	l.paths = path.New(path.Config{Usable: l.net.usable, Plain: !b.canTTL(), Budget: b.cfg.Budget, LinkMTU: b.hops.linkMTU(b.linkMTU())})
 	return l
 }
 

@@ -9,9 +9,8 @@ import (
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
-// roaming is what may happen to a on a direct path, and what that may cost in milliseconds: until packets arrive again,
-// and until both sides send directly alone. Where that is 0 they stay on the relay for long: the packet that was under
-// way has spoilt the new port at the peer's NAT.
+// roaming is what may happen to a on a direct path, or to both, and what that may cost in milliseconds: until packets
+// arrive again, and until both sides send directly alone; 0 where they do so all the time.
 var roaming = []struct {
 	what           string
 	a, b           string
@@ -41,6 +40,16 @@ var roaming = []struct {
 	{"NAT forgets", "easy", "easy", forget, 1000, 2000},
 	{"NAT forgets", "hard", "none", forget, 1000, 2000},
 	{"NAT forgets", "fullcone", "hard", forget, 1000, 2000},
+	{"NAT forgets", "easyopen", "easyopen", forget, 1000, 2000},
+	{"both NATs forget", "easy", "easy", forgetBoth, 1000, 2000},
+	{"both NATs forget", "easyopen", "easyopen", forgetBoth, 1000, 2000},
+	{"both NATs forget", "easyopen", "cgn", forgetBoth, 1000, 2000},
+	{"both addresses", "easy", "easy", readdressBoth, 150, 1000},
+	{"both addresses", "easyopen", "easyopen", readdressBoth, 150, 1000},
+	{"both addresses", "dual", "dual", readdressBoth, 150, 1000},
+	{"both WANs silently", "easy", "easy", silentBoth, 1000, 2000},
+	{"both WANs silently", "easyopen", "easyopen", silentBoth, 1000, 2000},
+	{"both WANs silently", "fullcone", "addrrestr", silentBoth, 1000, 2000},
 	{"MTU shrinks", "easy", "easy", shrink(1280), 1500, 3000},
 	{"MTU shrinks", "dual", "dual", shrink(1280), 1500, 3000},
 	{"MTU shrinks a little", "easy", "none", shrink(1400), 0, 0},
@@ -68,6 +77,10 @@ func wake(m *meeting) {
 
 func silent(m *meeting) { m.ra.Rebind() }
 func forget(m *meeting) { m.ra.Forget() }
+
+func forgetBoth(m *meeting)    { m.ra.Forget(); m.rb.Forget() }
+func silentBoth(m *meeting)    { m.ra.Rebind(); m.rb.Rebind() }
+func readdressBoth(m *meeting) { m.ma.Readdress(); m.mb.Readdress(); m.moved(m.a); m.moved(m.b) }
 
 // moved is what the system tells a side.
 func (m *meeting) moved(s *side) { s.moves <- struct{}{} }

@@ -246,6 +246,9 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 				pr.reach(now, c)
 			}
 		}
+		if !pr.direct() {
+			pr.gotFresh(now, m)
+		}
 		pr.call(now, least)
 		pr.other, pr.until = Relay, now.Add(bothCalled)
 		if !pr.asked(pr.best.addr) {
@@ -257,6 +260,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		pr.restart(now)
 	}
 	pr.round = max(pr.round, 1) // the call is answered here
+	pr.gotFresh(now, m)
 	pr.seek(now)
 	pr.call(now, hereEvery)
 }

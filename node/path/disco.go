@@ -39,6 +39,7 @@ type (
 		NAT       NAT              // ours
 		Opened    uint32           // sum of the peer's public IPv4 addresses that we have sent to, in any order
 		Endpoints []netip.AddrPort // at most MaxHere
+		Fresh     bool             // the first of them is that of a socket opened for this peer
 	}
 )
 
@@ -95,6 +96,7 @@ const (
 	// MaxHere is how many addresses a Here carries.
 	MaxHere = 16
 
+	freshBit = 0x80 // of the NAT's kind
 	minPlain = 32
 	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without kind and addresses
 	askSize  = 12 + key.Size         // without kind
@@ -111,7 +113,7 @@ const (
 //	sealed (NaCl secretbox: XSalsa20, Poly1305):
 //	ping   01│ tx (12) │ zeros (19, more if padded)
 //	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
-//	here   03│ relay (2) │ NAT (1) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
+//	here   03│ relay (2) │ NAT (1, with 80 if the first address is fresh) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
 //	loss   04│ per mille (2) │ zeros (29)
 //	ask    05│ tx (12) │ peer's node key (32) │ zeros (41)
 //	offer  06│ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
@@ -207,7 +209,11 @@ func encode(b []byte, m Message) []byte {
 	case Here:
 		eps := m.Endpoints[:min(len(m.Endpoints), MaxHere)]
 		b = binary.BigEndian.AppendUint16(b, m.Relay)
-		b = append(b, byte(m.NAT.Kind))
+		kind := byte(m.NAT.Kind)
+		if m.Fresh && len(eps) > 0 {
+			kind |= freshBit
+		}
+		b = append(b, kind)
 		b = binary.BigEndian.AppendUint16(b, m.NAT.Low)
 		b = binary.BigEndian.AppendUint16(b, m.NAT.High)
 		b = binary.BigEndian.AppendUint32(b, m.Opened)
@@ -258,7 +264,10 @@ func decode(b []byte) (Message, error) {
 			return nil, fmt.Errorf("path: here of %d addresses has %d bytes", n, len(b))
 		}
 		h := Here{Relay: binary.BigEndian.Uint16(body), Opened: binary.BigEndian.Uint32(body[7:])}
-		h.NAT = NAT{Kind(body[2]), binary.BigEndian.Uint16(body[3:]), binary.BigEndian.Uint16(body[5:])}
+		if h.Fresh = body[2]&freshBit != 0; h.Fresh && n == 0 {
+			return nil, errors.New("path: here has no fresh address")
+		}
+		h.NAT = NAT{Kind(body[2] &^ freshBit), binary.BigEndian.Uint16(body[3:]), binary.BigEndian.Uint16(body[5:])}
 		used = hereSize
 		for range n {
 			h.Endpoints = append(h.Endpoints, readAddr(body[used:]))

@@ -49,7 +49,8 @@ func TestEncoding(t *testing.T) {
 		{Ask{tx1, peerKey("b")}, "05 0102030405060708090a0b0c 62" + zeros(31) + zeros(41)},
 		{Offer{tx1, peerKey("b"), 2, [LegSize]byte{0: 7, 39: 9}}, "06 0102030405060708090a0b0c 62" + zeros(31) + "02 07" + zeros(38) + "09"},
 		{Here{Relay: 258}, "03 0102 00 0000 0000 00000000 00" + zeros(19)},
-		{Here{1, NAT{Block, 258, 772}, 0x05060708, []netip.AddrPort{v4}}, "03 0001 03 0102 0304 05060708 01 00000000000000000000ffffc0000207 a2a9" + zeros(1)},
+		{Here{1, NAT{Block, 258, 772}, 0x05060708, []netip.AddrPort{v4}, false}, "03 0001 03 0102 0304 05060708 01 00000000000000000000ffffc0000207 a2a9" + zeros(1)},
+		{Here{Relay: 1, NAT: NAT{Kind: Easy}, Endpoints: []netip.AddrPort{v4}, Fresh: true}, "03 0001 81 0000 0000 00000000 01 00000000000000000000ffffc0000207 a2a9" + zeros(1)},
 		{Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}, "03 0001 00 0000 0000 00000000 02 00000000000000000000ffffc0000207 a2a9 20010db8000000000000000000000007 01bb"},
 	} {
 		want := strings.ReplaceAll(tt.want, " ", "")

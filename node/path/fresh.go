@@ -6,23 +6,24 @@ import (
 	"time"
 )
 
-// Two NATs, each with one port for all far ends, may fail to meet: a packet that came too early, from a NAT that forgot
-// or a machine that moved, has spoilt a port for the other (see early), and both go on with ports that are no use. A
-// socket with a port of its own, which neither NAT has seen, begins anew: one side opens it, asks how it looks from
-// outside, opens its own NAT by it and says so by relay; who hears that pings there in earnest.
+// Two NATs, each with one port for all far ends, may fail to meet: a packet that came too early, when a NAT forgot or a
+// machine moved, has spoilt a port for the other (see early), and both go on with ports that are no use. Sockets with
+// ports of their own, which neither NAT has seen, begin anew: each side opens one, asks how it looks from outside and says
+// so by relay, opens its own NAT by it for the other's, says that too, and only then pings.
 //
-//	a: another socket ─ asks ─▶ STUN     a2 is its outside
-//	a2 ─ opener ─┤                       dies before b's NAT
-//	a ──── Here, with a2, by relay ────▶ b
-//	a2 ◀──────────── ping ────────────── b, by its usual socket
+//	a: another socket ─ STUN     a2                     b2    STUN ─ another socket :b
+//	a ──── Here, fresh a2 ────▶                  ◀─── Here, fresh b2 ──── b
+//	a2 ─ opener ─┤                                     ├─ opener ─ b2
+//	a ──── Here, opened b2 ───▶                  ◀─── Here, opened a2 ─── b
+//	a2 ◀──────────────────────── ping, pong ─────────────────────────▶ b2
 //
-// The end with the lesser key does so first, the other if that was in vain.
+// A peer that cannot, or need not, pings the fresh address by its usual socket.
 const (
-	freshLost  = 3                       // rounds of the search, where there was a direct path
-	freshCold  = tryRound                // and where there was none yet
-	freshLater = 1500 * time.Millisecond // of the search, until the end with the greater key does it too
-	freshAsk   = time.Second             // for STUN to answer
-	freshAgain = 8 * time.Second         // between two, doubling
+	freshLost  = 3               // rounds of the search, where there was a direct path
+	freshCold  = tryRound        // and where there was none yet
+	freshAsk   = time.Second     // for STUN to answer
+	freshLeast = 2 * time.Second // between two, though the peer asks for it
+	freshAgain = 8 * time.Second // between two, doubling
 	freshMost  = 10 * time.Minute
 )
 
@@ -35,22 +36,24 @@ func (pr *peer) refresh(now time.Time) {
 	if !pr.went.IsZero() {
 		rounds = freshLost
 	}
-	if pr.direct() || pr.try != nil || pr.round < rounds || pr.freshAt.After(now) || !pr.meetable() {
-		return
-	}
-	if pr.p.cfg.Later(pr.key) && now.Sub(pr.began) < freshLater {
+	if pr.round < rounds || pr.freshAt.After(now) || !pr.meetable() {
 		return
 	}
 	pr.freshAt = now.Add(min(freshAgain<<min(pr.freshes, 16), freshMost))
 	pr.freshes++
-	pr.try = &try{fresh: true, start: now, next: now.Add(freshAsk)}
+	pr.openFresh(now)
+}
+
+func (pr *peer) openFresh(now time.Time) {
+	pr.try, pr.freshed = &try{fresh: true, start: now, next: now.Add(freshAsk)}, now
 	pr.p.do(Sockets{pr.key, 1, true})
 }
 
 // meetable reports whether both NATs are of the kind that a fresh port helps with, and there is need: a path that was left
 // for its quality has not been lost.
 func (pr *peer) meetable() bool {
-	return !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() }) && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked && pr.public().IsValid()
+	return !pr.direct() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked &&
+		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() })
 }
 
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.
@@ -60,18 +63,45 @@ func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
 		return
 	}
 	t.outside = a
+	pr.sayFresh(now)
+}
+
+// sayFresh opens our NAT by the fresh socket, and says where that is.
+func (pr *peer) sayFresh(now time.Time) {
 	if !pr.p.cfg.Plain {
 		pr.bySocket(now, openTTL)
 	}
 	pr.call(now, 0)
-	t.next = now.Add(freshWaits[0])
+	pr.try.next = now.Add(max(freshWaits[0], pr.relay.rtt/2+openFor/3))
 }
 
-// bySocket sends pings by the fresh socket to the outside of the peer's NAT.
+// gotFresh takes a Here as far as it concerns fresh sockets, the peer's and ours.
+func (pr *peer) gotFresh(now time.Time, m Here) {
+	old := pr.fresh
+	if pr.fresh = (netip.AddrPort{}); m.Fresh {
+		pr.fresh = m.Endpoints[0]
+	}
+	t := pr.try
+	ours := t != nil && t.fresh && t.outside.IsValid()
+	switch {
+	case !m.Fresh:
+	case ours && pr.fresh != old:
+		pr.sayFresh(now)
+	case ours && t.sent == 0 && m.Opened == sum(pr.here().Endpoints):
+		pr.bySocket(now, 0)
+	case pr.meetable() && !recent(now, pr.freshed, freshLeast):
+		pr.openFresh(now)
+	}
+}
+
+// bySocket sends pings by the fresh socket: to the peer's, or to the outside of its NAT if it has none.
 func (pr *peer) bySocket(now time.Time, ttl int) {
 	for _, c := range pr.candidates {
-		if c.by&(told|called) == 0 || !public(c.addr.Addr()) || !pr.probes.take(now, probeRate, probeBurst) {
+		switch {
+		case pr.fresh.IsValid() && c.addr != pr.fresh, c.by&(told|called) == 0, !public(c.addr.Addr()):
 			continue
+		case !pr.probes.take(now, probeRate, probeBurst):
+			return
 		}
 		g := ping{tx: pr.p.cfg.Tx(), to: c.addr, sent: now, due: now.Add(pongMost)}
 		if c.opened = now; ttl == 0 && len(pr.pings) < maxPings {
@@ -92,11 +122,14 @@ func (pr *peer) freshOn(now time.Time) {
 	t.next = now.Add(freshWaits[t.sent])
 }
 
+// isFresh reports whether an address is for the fresh socket alone.
+func (pr *peer) isFresh(a netip.AddrPort) bool { return a == pr.fresh && pr.try != nil && pr.try.fresh }
+
 // here is where the peer may reach us.
 func (pr *peer) here() Here {
 	h := pr.p.self
 	if t := pr.try; t != nil && t.outside.IsValid() {
-		h.Endpoints = slices.Concat([]netip.AddrPort{t.outside}, h.Endpoints)
+		h.Endpoints, h.Fresh = slices.Concat([]netip.AddrPort{t.outside}, h.Endpoints), true
 		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), MaxHere)]
 	}
 	return h

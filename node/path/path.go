@@ -27,13 +27,16 @@ const (
 	probeRate  = 8
 	pongBurst  = 100
 	pongRate   = 60
-	hereBurst  = 5 // Heres heeded
+	hereBurst  = 8 // Heres heeded
 	hereRate   = 5
 
 	bothFor     = 300 * time.Millisecond // packets go both ways around a switch
 	bothCalled  = 600 * time.Millisecond // the same when the peer tells of trouble that we do not see
 	silence     = 300 * time.Millisecond // sending and hearing nothing: ask
 	silenceMost = 700 * time.Millisecond // the same, of a peer that answers but has nothing to say
+	hush        = 500 * time.Millisecond // a flow from the peer that ends for so long: ask once whether it ended, or the path did,
+	hushEvery   = 5 * time.Second        // but not more often than that,
+	hushRate    = 20                     // and of one of so many packets a second
 	pongLeast   = 200 * time.Millisecond // how long an answer may take: three round trips between these bounds
 	pongMost    = time.Second
 	lateMost    = 2 * time.Second
@@ -77,8 +80,6 @@ type Config struct {
 	LinkMTU func(netip.AddrPort) int
 	// Budget bounds the guessing of ports.
 	Budget Budget
-	// Later reports whether, of two who can do something, the peer is to be the first; nil for never. Both must agree.
-	Later func(key.NodePublic) bool
 	// Rand returns a number below n; nil for a random one.
 	Rand func(n int) int
 	// Tx makes the IDs of pings; nil for random ones, which is what keeps others from answering for a peer.
@@ -227,9 +228,6 @@ type Paths struct {
 func New(cfg Config) *Paths {
 	if cfg.Tx == nil {
 		cfg.Tx = NewTx
-	}
-	if cfg.Later == nil {
-		cfg.Later = func(key.NodePublic) bool { return false }
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = mrand.IntN

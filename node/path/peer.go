@@ -25,6 +25,7 @@ type peer struct {
 	other      Route
 	since      time.Time
 	why        string
+	hushed     time.Time // when it was last asked because a flow had ended
 	quiet      int       // times best had to be asked since a packet came by it
 	went       time.Time // when best was chosen and there was none
 
@@ -54,8 +55,10 @@ type peer struct {
 	try     *try
 	tried   time.Time // the last attempt
 	tryWait time.Duration
-	freshAt time.Time // when a fresh socket may be tried again
-	freshes int       // times it was, in vain
+	freshAt time.Time      // when a fresh socket may be tried again
+	freshes int            // times it was, in vain
+	freshed time.Time      // the last time
+	fresh   netip.AddrPort // of the peer's fresh socket, if it has one
 
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight
@@ -204,6 +207,9 @@ func (pr *peer) check(now time.Time) {
 		pr.quiet++
 		pr.ping(now, pr.best.addr, 0, true)
 		pr.doubtMTU(now)
+	case now.Sub(proof) >= hush && pr.rate >= hushRate && recent(now, pr.rateAt, hush+2*lossEvery) && now.Sub(pr.hushed) >= hushEvery:
+		pr.hushed = now
+		pr.ping(now, pr.best.addr, 0, true)
 	case now.Sub(pr.best.pong) >= recheck:
 		pr.ping(now, pr.best.addr, 0, true)
 	}
@@ -332,7 +338,7 @@ func (pr *peer) seek(now time.Time) {
 		pr.began = now // it may have been planned long ago, when nobody was sending
 	}
 	for _, c := range pr.candidates {
-		if c != pr.best && c.shunned.IsZero() && pr.wants(c) {
+		if c != pr.best && c.shunned.IsZero() && pr.wants(c) && !pr.isFresh(c.addr) {
 			pr.reach(now, c)
 		}
 	}

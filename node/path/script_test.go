@@ -320,6 +320,7 @@ func (s *script) until(end time.Time) {
 				s.send(k)
 				if _, ok := f.net[f.direct]; ok && f.talking {
 					f.hear(s.now, f.direct)
+					f.Session, f.Got, f.Top = 1, f.Got+1, f.Top+1
 				}
 			}
 		}

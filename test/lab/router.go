@@ -3,6 +3,7 @@ package lab
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -76,16 +77,14 @@ type Router struct {
 	next  uint16 // sequential
 	low   uint16 // of the block
 	ghost map[flow]time.Time
+	trap  map[netip.AddrPort][]*mapping // of a machine's socket, where there are ghosts; the newest last
 	six   map[flow]time.Time
 }
 
 // flow is one machine, or outside port, and one far end.
 type flow struct{ near, far netip.AddrPort }
 
-type mapKey struct {
-	in, far netip.AddrPort
-	spoiled bool
-}
+type mapKey struct{ in, far netip.AddrPort }
 
 type mapping struct {
 	mapKey
@@ -148,7 +147,7 @@ func (r *Router) Forget() {
 
 func (r *Router) forget() {
 	r.maps, r.ports = map[mapKey]*mapping{}, map[uint16][]*mapping{}
-	r.ghost, r.six = map[flow]time.Time{}, map[flow]time.Time{}
+	r.ghost, r.six, r.trap = map[flow]time.Time{}, map[flow]time.Time{}, map[netip.AddrPort][]*mapping{}
 	r.next = 1024 + uint16(r.rng.IntN(50000))
 	r.low = 1024 + uint16(r.rng.IntN(60))*blockSize
 }
@@ -213,7 +212,7 @@ func (r *Router) receive(p packet) {
 		return
 	}
 	for _, m := range r.ports[p.dst.Port()] {
-		if !r.fresh(now, m.used) || m.spoiled && m.far != p.src {
+		if !r.fresh(now, m.used) {
 			continue
 		}
 		from := r.cfg.NAT.Filtering.of(p.src)
@@ -245,19 +244,43 @@ const ghostLife = 30 * time.Second // nf_conntrack_udp_timeout
 // translate finds the mapping of a flow, or makes it.
 func (r *Router) translate(now time.Time, in, far netip.AddrPort) *mapping {
 	k := mapKey{in: in, far: r.cfg.NAT.Mapping.of(far)}
-	spoiled := mapKey{in: in, far: far, spoiled: true}
-	if m := r.maps[spoiled]; m != nil && r.fresh(now, m.used) {
-		return m
+	if r.cfg.NAT.Trap {
+		return r.trapped(now, k, far)
 	}
 	m := r.maps[k]
 	if m == nil || !r.fresh(now, m.used) {
 		m = r.add(now, k, in.Port())
 	}
-	if g := r.ghost[flow{netip.AddrPortFrom(r.addr, m.port), far}]; r.cfg.NAT.Trap && !g.IsZero() &&
-		now.Sub(g) < ghostLife && !r.fresh(now, m.sent[r.cfg.NAT.Filtering.of(far)]) {
-		return r.add(now, spoiled, 0)
-	}
 	return m
+}
+
+// trapped is translate as Linux does it: a flow keeps its port, and one that is new takes the newest port of its socket
+// that no ghost has towards its far end, or else a new one, which those that follow take from then on.
+func (r *Router) trapped(now time.Time, k mapKey, far netip.AddrPort) *mapping {
+	list := slices.DeleteFunc(r.trap[k.in], func(m *mapping) bool { return !r.fresh(now, m.used) })
+	for _, m := range list {
+		if r.fresh(now, m.sent[r.cfg.NAT.Filtering.of(far)]) {
+			return m
+		}
+	}
+	for _, m := range slices.Backward(list) {
+		if !r.haunted(now, m.port, far) {
+			return m
+		}
+	}
+	want := k.in.Port()
+	if len(list) > 0 || r.haunted(now, want, far) {
+		want = 0
+	}
+	delete(r.maps, k)
+	m := r.add(now, k, want)
+	r.trap[k.in] = append(list, m)
+	return m
+}
+
+func (r *Router) haunted(now time.Time, port uint16, far netip.AddrPort) bool {
+	g := r.ghost[flow{netip.AddrPortFrom(r.addr, port), far}]
+	return !g.IsZero() && now.Sub(g) < ghostLife
 }
 
 func (r *Router) add(now time.Time, k mapKey, want uint16) *mapping {
