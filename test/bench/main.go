@@ -74,6 +74,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
 	if o.world != "" {
 		err = process.ByHand(ctx, o.world, o.rules, o.peers, o.profile, o.allocs)
 	} else {

@@ -75,9 +75,9 @@ func TestBaselines(t *testing.T) {
 	for _, b := range others[:2] {
 		o.Worlds = append(o.Worlds, b.Name)
 	}
-	if out, err := exec.Command("modprobe", "-n", "ip_gre").CombinedOutput(); err != nil && !hasGRE() {
-		t.Logf("without gre: %s", out)
-		o.Worlds = slices.DeleteFunc(o.Worlds, func(w string) bool { return w == "gre" })
+	if _, err := exec.LookPath("wg"); err != nil {
+		t.Log("without the second one: needs wg")
+		o.Worlds = slices.DeleteFunc(o.Worlds, func(w string) bool { return w == "wireguard" })
 	}
 	rep := new(report.Report)
 	if err := Measure(t.Context(), rep, o); err != nil {
@@ -95,12 +95,22 @@ func TestBaselines(t *testing.T) {
 	}
 }
 
-// hasGRE says whether the kernel can have an interface of that kind.
-func hasGRE() bool {
-	if exec.Command("ip", "link", "add", "hbtry", "type", "gretap", "local", "127.0.0.1", "remote", "127.0.0.2").Run() != nil {
-		return false
+// A world that does not come up is left out, and the others are measured, unless it is the one that they are compared with.
+func TestLeftOut(t *testing.T) {
+	needs(t)
+	bad := Baseline{Name: "bad", Up: "echo it has no keys; exit 3", Address: "10.0.0.1"}
+	o := Options{Worlds: []string{Veth, "bad"}, Others: []Baseline{bad}, Wire: 1500, Rounds: 1, Each: 50 * time.Millisecond, Few: true, Say: t.Logf}
+	rep := new(report.Report)
+	if err := Measure(t.Context(), rep, o); err != nil || len(rep.LeftOut) != 1 || !strings.Contains(rep.LeftOut[0], "it has no keys") {
+		t.Errorf("%v, left out %q", err, rep.LeftOut)
 	}
-	return exec.Command("ip", "link", "del", "hbtry").Run() == nil
+	if s := rep.Sections[0]; !slices.Equal(s.Worlds, []string{Veth}) || s.Find(Veth, "tcp, 1 stream") == nil {
+		t.Errorf("measured %+v", s)
+	}
+	slices.Reverse(o.Worlds)
+	if err := Measure(t.Context(), new(report.Report), o); err == nil || !strings.Contains(err.Error(), "it has no keys") {
+		t.Errorf("without the first one: %v", err)
+	}
 }
 
 // A tiny run of Hedge and of wireguard-go, in all measures.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hedge-mesh/hedge/test/bench/meter"
@@ -49,7 +50,7 @@ func Lacks(world string) error {
 
 // Measure brings the worlds up, makes every measurement in each, and takes them down.
 func Measure(ctx context.Context, rep *report.Report, o Options) error {
-	s := &report.Section{Name: cmp.Or(o.Name, "hosts"), Worlds: o.Worlds,
+	s := &report.Section{Name: cmp.Or(o.Name, "hosts"),
 		About: fmt.Sprintf("two hosts in network namespaces, a wire of %d bytes; Hedge with %d rules, %d peers and the filter on", o.Wire, o.Rules, o.Peers)}
 	rep.Sections = append(rep.Sections, s)
 	defer s.Compare()
@@ -62,10 +63,16 @@ func Measure(ctx context.Context, rep *report.Report, o Options) error {
 	for _, name := range o.Worlds {
 		o.Say("%s comes up", name)
 		w, err := site.open(ctx, o, name)
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && len(worlds) == 0: // nothing to compare the others with
 			return fmt.Errorf("%s: %w", name, err)
+		case err != nil:
+			rep.LeftOut = append(rep.LeftOut, fmt.Sprintf("%s of %s: %s", name, s.Name, strings.Join(strings.Fields(err.Error()), " ")))
+			continue
 		}
-		worlds = append(worlds, w)
+		worlds, s.Worlds = append(worlds, w), append(s.Worlds, name)
 	}
 	memory := func(when string) {
 		for _, w := range worlds {

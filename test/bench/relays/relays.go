@@ -61,7 +61,7 @@ func (o Options) Cost() time.Duration {
 
 // Measure starts the relays and makes every measurement with each.
 func Measure(ctx context.Context, rep *report.Report, o Options) error {
-	s := &report.Section{Name: "relay", Worlds: o.Worlds,
+	s := &report.Section{Name: "relay",
 		About: fmt.Sprintf("relays in processes of their own, their clients in one, on loopback; packets of %d bytes, 256 of a pair on their way", size)}
 	rep.Sections = append(rep.Sections, s)
 	defer s.Compare()
@@ -74,11 +74,17 @@ func Measure(ctx context.Context, rep *report.Report, o Options) error {
 	for _, name := range o.Worlds {
 		o.Say("%s comes up", name)
 		r, err := start(ctx, o, name, filepath.Join(dir, name))
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && len(relays) == 0: // nothing to compare the others with
 			return fmt.Errorf("%s: %w", name, err)
+		case err != nil:
+			rep.LeftOut = append(rep.LeftOut, fmt.Sprintf("%s: %v", name, err))
+			continue
 		}
 		defer r.keeper.Stop()
-		relays = append(relays, r)
+		relays, s.Worlds = append(relays, r), append(s.Worlds, name)
 	}
 	for _, r := range relays {
 		if r.name == UDP { // the connections of hedge-tls are what its clients keep as well
