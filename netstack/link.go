@@ -25,7 +25,7 @@ const gsoMax = 1 << 16
 type link struct {
 	mu      sync.Mutex
 	more    sync.Cond // something to read, or closed
-	q       queue
+	q       *queue
 	closed  bool
 	dropped uint64
 
@@ -50,7 +50,7 @@ var (
 func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
 	l := &link{mtu: uint32(mtu), fits: fits}
 	l.more.L = &l.mu
-	l.q.init()
+	l.q = newQueue(l.lose)
 	return l
 }
 
@@ -64,13 +64,8 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	}
 	n := 0
 	for _, p := range pkts {
-		lost := l.q.put(p.IncRef())
-		if lost != p {
+		if l.q.Put(flowOf(p), p.Size(), p.IncRef()) {
 			n++
-		}
-		if lost != nil {
-			l.dropped++
-			lost.DecRef()
 		}
 	}
 	l.mu.Unlock()
@@ -82,6 +77,12 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		l.readable()
 	}
 	return n, nil
+}
+
+// lose is told of what the queue had no room for.
+func (l *link) lose(p *stack.PacketBuffer) {
+	l.dropped++
+	p.DecRef()
 }
 
 // read fills bufs with as many packets as there are, and waits for one if it is to. One caller at a time makes progress.
@@ -131,13 +132,14 @@ func (l *link) err() error {
 func (l *link) take(wait bool) (*stack.PacketBuffer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.q.n == 0 && !l.closed && wait {
+	for l.q.Len() == 0 && !l.closed && wait {
 		l.more.Wait()
 	}
 	if l.closed {
 		return nil, os.ErrClosed
 	}
-	return l.q.get(), nil
+	p, _ := l.q.Get()
+	return p, nil
 }
 
 // inject hands one IP packet to the stack. Anything that is not IP is ignored.
@@ -178,7 +180,7 @@ func (l *link) injectRun(r run, bufs [][]byte, offset int) {
 func (l *link) shut() {
 	l.mu.Lock()
 	l.closed = true
-	for p := l.q.get(); p != nil; p = l.q.get() {
+	for p, ok := l.q.Get(); ok; p, ok = l.q.Get() {
 		p.DecRef()
 	}
 	l.mu.Unlock()

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/node/fair"
 )
 
 // driver moves packets between the kernel's interface and WireGuard, 64 KiB at a time: what it reads is cut to what
@@ -26,8 +28,10 @@ type driver struct {
 	mtu  atomic.Int32
 
 	reading sync.Mutex // all of the following
+	waiting *fair.Queue[held]
+	in      *bigBuffer // of the next read; nil until there is one
 	split   splitter
-	in      [vnetLen + maxPacket]byte
+	cut     held     // what split cuts
 	batch   [][]byte // Read's, and so on
 	sizes   []int
 	offset  int
@@ -55,7 +59,7 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	d := &driver{name: name, fits: fits}
+	d := &driver{name: name, fits: fits, waiting: fair.New(backlogPackets, backlogBytes, held.release)}
 	d.mtu.Store(MinMTU)
 	switch {
 	case unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadECN|offloadUSO) == nil:
@@ -93,8 +97,8 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	return d, nil
 }
 
-// Read implements tun.Device. It waits for one packet, and takes with it what else the kernel has queued: a batch costs
-// the device a few handovers between goroutines and the socket one call, however many packets it is.
+// Read implements tun.Device. It waits for one packet, and takes with it what else the kernel has queued, flow by flow:
+// a batch costs the device a few handovers between goroutines and the socket one call, however many packets it is.
 func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
@@ -115,28 +119,21 @@ func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // take is one attempt to fill the batch, and reports whether there is anything to return.
 func (d *driver) take(fd uintptr) bool {
-	for {
-		for ; d.split.more(); d.got++ {
-			if d.got == len(d.batch) {
-				return true // the rest is for the next call
-			}
+	d.drain(fd)
+	for d.got < len(d.batch) {
+		if d.split.more() {
 			d.sizes[d.got] = d.split.next(d.batch[d.got][d.offset:])
+			d.got++
+			continue
 		}
-		if d.got == len(d.batch) {
-			return true
+		d.cut.release()
+		var ok bool
+		if d.cut, ok = d.waiting.Get(); !ok {
+			return d.got > 0 || d.readErr != nil
 		}
-		n, err := unix.Read(int(fd), d.in[:])
-		switch err {
-		case nil:
-			d.split.start(d.in[:n], d.fits)
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return d.got > 0
-		default:
-			d.readErr = err
-			return true
-		}
+		d.split.start(d.cut.bytes, d.fits)
 	}
+	return true // the rest is for the next call
 }
 
 // Write implements tun.Device. It writes to the packets, and to the 10 bytes before each.

@@ -263,6 +263,40 @@ func TestReadBatch(t *testing.T) {
 	}
 }
 
+// A packet of a flow that sends little does not wait behind all that another has sent before it.
+func TestReadFair(t *testing.T) {
+	h := lab.New(t).Host("a")
+	d := openOn(t, h)
+	defer d.Close()
+	must(t, d.Set(mesh))
+	dial := func() (c net.Conn) {
+		must(t, h.Do(func() (err error) { c, err = net.Dial("udp", "100.64.0.2:9"); return err }))
+		return c
+	}
+	long, short := dial(), dial()
+	defer long.Close()
+	defer short.Close()
+	const before = 400 // fewer than the kernel queues
+	for range before {
+		if _, err := long.Write(make([]byte, 1200)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := short.Write([]byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	bufs, sizes := make([][]byte, d.BatchSize()), make([]int, d.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 2048)
+	}
+	n, err := d.Read(bufs, sizes, 16)
+	must(t, err)
+	at := slices.IndexFunc(bufs[:n], func(b []byte) bool { return bytes.Contains(b[:64], []byte("short")) })
+	if turn := (64<<10)/1228 + 1; n != len(bufs) || at < 0 || at > turn+10 { // 10: what the kernel itself has sent
+		t.Errorf("of %d packets it is number %d, want one after a turn of the other's, %d", n, at, turn)
+	}
+}
+
 // An interface that somebody deletes ends Read and Write as Close does.
 func TestDeleted(t *testing.T) {
 	h := lab.New(t).Host("a")
