@@ -202,3 +202,24 @@ func BenchmarkOpenPing(bm *testing.B) {
 		}
 	}
 }
+
+// R-nonce-unique: a million messages of a box have a million nonces, and the two ends of a pair never seal under one key.
+func TestRNonceUnique(t *testing.T) {
+	n := 1_000_000
+	if testing.Short() {
+		n = 50_000
+	}
+	a, b := boxes(t)
+	if a.ours == b.ours {
+		t.Error("both ends seal under one key")
+	}
+	seen := make(map[[nonceSize]byte]struct{}, n)
+	var pkt []byte
+	for range n {
+		pkt = a.Seal(pkt[:0], Ping{Tx: tx1})
+		seen[[nonceSize]byte(pkt[len(magic)+key.Size:])] = struct{}{}
+	}
+	if len(seen) != n {
+		t.Errorf("%d messages, %d nonces", n, len(seen))
+	}
+}
