@@ -13,7 +13,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/huin/goupnp"
 	"github.com/huin/goupnp/dcps/internetgateway2"
@@ -41,7 +43,36 @@ type wan interface {
 	GetExternalIPAddressCtx(ctx context.Context) (string, error)
 }
 
-func (u *upnp) mapPort(ctx context.Context, gw Gateway, port, external uint16, lifetime time.Duration) (netip.AddrPort, time.Duration, error) {
+func (u *upnp) mapPort(ctx context.Context, gw Gateway, port, external uint16, lifetime time.Duration) (at netip.AddrPort, lease time.Duration, err error) {
+	if at, lease, err = u.ask(ctx, gw, port, external, lifetime); err != nil {
+		err = plain{err}
+	}
+	return at, lease, err
+}
+
+// plain is an error that has a gateway's own words in it, fit to be shown: without what would move a terminal, and short.
+type plain struct{ error }
+
+const plainMax = 200 // characters
+
+func (p plain) Unwrap() error { return p.error }
+
+func (p plain) Error() string {
+	var b strings.Builder
+	n := 0
+	for _, r := range p.error.Error() {
+		if n++; n > plainMax {
+			return b.String() + "…"
+		}
+		if !unicode.IsPrint(r) {
+			r = '?'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func (u *upnp) ask(ctx context.Context, gw Gateway, port, external uint16, lifetime time.Duration) (netip.AddrPort, time.Duration, error) {
 	var none netip.AddrPort
 	at, err := u.search(ctx, gw)
 	if err != nil {
