@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +39,7 @@ func TestMesh(t *testing.T) {
 		{"RelayIsBlind", relayIsBlind},
 		{"CoordinatorDown", coordinatorDown},
 		{"CopiedConfigOtherKey", copiedConfigOtherKey},
+		{"NoSecretInProcesses", noSecretInProcesses},
 		{"RemovedNodeIsCut", removedNodeIsCut},
 		{"NoSecretInLogs", noSecretInLogs},
 	} {
@@ -216,6 +219,41 @@ func removedNodeIsCut(t *testing.T, m *mesh) {
 	}
 	m.join(m.alice, "--user", "alice@lab") // a new identity under the old name
 	m.answers(m.alice, "http://web.hedge.internal/")
+}
+
+// R-argv: what any user of the machine may read of processes that run, their arguments, has no secret, and nor has the
+// environment, which their own user's other programs may read.
+func noSecretInProcesses(t *testing.T, m *mesh) {
+	secrets := slices.Clone(m.joins)
+	private := regexp.MustCompile(`-private:([0-9a-f]{64})`)
+	walk(t, m.dir, func(_ string, b []byte) {
+		for _, match := range private.FindAllStringSubmatch(string(b), -1) {
+			secrets = append(secrets, match[1])
+		}
+	})
+	m.env = append(m.env, "HEDGE_JOIN="+m.joins[len(m.joins)-1]) // alice's: to the command that starts the daemon, and no further
+	m.must(m.alice, "down")
+	m.must(m.alice, "up")
+	pids := map[string]int{"coordinator": m.coordinator.Process.Pid}
+	for _, h := range []*lab.Host{m.alice, m.web, m.db} {
+		pids[h.Name] = m.status(h).PID
+	}
+	for name, pid := range pids {
+		for _, file := range []string{"cmdline", "environ"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+			if err != nil || len(b) == 0 {
+				t.Fatalf("%s: %d bytes, %v", name, len(b), err)
+			}
+			for _, s := range secrets {
+				if bytes.Contains(b, []byte(s)) {
+					t.Errorf("%s of %s holds a secret that begins %.12s", file, name, s)
+				}
+			}
+		}
+	}
+	if len(secrets) < 8 {
+		t.Errorf("only %d secrets were looked for", len(secrets))
+	}
 }
 
 // After all of the above at log level debug, no private key and no join string stands in any log.

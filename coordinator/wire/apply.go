@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/node/key"
@@ -207,6 +208,9 @@ func (m *Map) checkPeer(p *Peer, names map[string]acl.NodeID, keys map[key.NodeP
 	if p.ID == 0 || p.Name == "" || p.Key.IsZero() || len(p.Addrs) == 0 {
 		return fmt.Errorf("wire: node %d lacks a number, a name, a key or an address", p.ID)
 	}
+	if !isLabel(p.Name) {
+		return fmt.Errorf("wire: node %d has a name that is no DNS label, %.80q", p.ID, p.Name)
+	}
 	if other, ok := names[p.Name]; ok {
 		return fmt.Errorf("wire: nodes %d and %d have the same name, %q", other, p.ID, p.Name)
 	}
@@ -229,6 +233,13 @@ func (m *Map) checkPeer(p *Peer, names map[string]acl.NodeID, keys map[key.NodeP
 		}
 	}
 	return nil
+}
+
+// isLabel reports whether a name is one DNS label in lower case (RFC 1123 section 2.1): what else it could be, people and
+// their terminals are spared.
+func isLabel(s string) bool {
+	return len(s) <= 63 && !strings.HasPrefix(s, "-") && !strings.HasSuffix(s, "-") &&
+		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
 func (m *Map) checkRules() error {

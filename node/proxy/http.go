@@ -93,7 +93,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, forward http.
 		refuse(w, http.StatusMisdirectedRequest, "this is a proxy: set it as the HTTP or SOCKS5 proxy of your program")
 		return
 	}
-	if s.needAuth() && !s.basic(r.Header.Get("Proxy-Authorization")) {
+	if s.auth && !s.basic(r.Header.Get("Proxy-Authorization")) {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="hedge"`)
 		refuse(w, http.StatusProxyAuthRequired, "the proxy asks for a user and password")
 		return

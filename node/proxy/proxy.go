@@ -62,6 +62,7 @@ const (
 // Server serves any number of listeners.
 type Server struct {
 	opt    Options
+	auth   bool        // clients must name themselves
 	secret [2][32]byte // hashes of user and password
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -99,6 +100,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		opt:    o,
+		auth:   o.User != "" || o.Password != "",
 		secret: [2][32]byte{sha256.Sum256([]byte(o.User)), sha256.Sum256([]byte(o.Password))},
 		slots:  make(chan struct{}, o.MaxConns),
 		peers:  make(chan struct{}, maxPeers),
@@ -109,12 +111,6 @@ func New(o Options) (*Server, error) {
 	s.feed = feed{conns: make(chan net.Conn), done: s.ctx.Done()}
 	s.setUpHTTP()
 	return s, nil
-}
-
-// needAuth says whether clients must name themselves.
-func (s *Server) needAuth() bool {
-	none := sha256.Sum256(nil)
-	return s.secret[0] != none || s.secret[1] != none
 }
 
 // authorised compares in constant time.

@@ -178,7 +178,7 @@ func (s *Server) negotiate(c io.ReadWriter) error {
 		return err
 	}
 	want := byte(methodNone)
-	if s.needAuth() {
+	if s.auth {
 		want = methodPassword
 	}
 	chosen := byte(methodRefused)
