@@ -42,6 +42,7 @@ type Bind struct {
 	mapped     atomic.Pointer[netip.AddrPort] // a port of the gateway's that it forwards to us; the zero one for none
 	home       atomic.Uint32
 	mark       atomic.Uint32
+	holding    atomic.Int32 // packets of all peers, see held
 	exclude    atomic.Pointer[[]netip.Prefix]
 	nat        atomic.Pointer[NAT]
 	around     atomic.Pointer[around]
@@ -62,6 +63,7 @@ type Bind struct {
 	discoIn  chan message
 	stunIn   chan message
 	strays   chan stray
+	heards   chan *peer // who may be sent again what they may have missed
 	probes   chan *probe
 	accounts chan asked
 	names    chan resolved
@@ -117,6 +119,7 @@ func New(cfg Config) (*Bind, error) {
 		discoIn:  make(chan message, 512),
 		stunIn:   make(chan message, 64),
 		strays:   make(chan stray, 64),
+		heards:   make(chan *peer, 256),
 		probes:   make(chan *probe),
 		accounts: make(chan asked),
 		names:    make(chan resolved),

@@ -204,6 +204,12 @@ func (r *doubles) setDown(id uint16, down bool) {
 	}
 }
 
+func (r *doubles) setLose(lose func([]byte) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lose = lose
+}
+
 func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 	c.r.sends.Add(1)
 	c.r.mu.Lock()
@@ -224,7 +230,7 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 			d = nil
 		}
 		c.r.mu.Unlock()
-		if d != nil {
+		if d != nil && len(copies) > 0 {
 			d.cfg.Receive(c.cfg.Node, copies)
 		}
 	})

@@ -71,6 +71,8 @@ func (l *loop) run() {
 			l.stun.named(r)
 		case ports := <-l.b.samples:
 			l.stun.sampled(ports)
+		case p := <-l.b.heards:
+			l.b.nudge(p)
 		case s := <-l.b.strays:
 			l.step(path.Seen{Peer: s.peer.key, From: s.from})
 		case p := <-l.b.probes:
@@ -186,6 +188,7 @@ func (l *loop) sync() {
 	now := time.Now()
 	if l.b.relays.relinked.Swap(false) {
 		l.step(path.Relinked{})
+		l.b.nudgeAll()
 	}
 	l.stun.relaysChanged(now)
 	l.stun.test(now)
@@ -250,7 +253,7 @@ func (l *loop) disco(m message) {
 	if m.extra != nil && (m.extra.peer != m.peer.key || !l.extras.pin(m.extra, m.from)) {
 		return // another socket of ours was hit before
 	}
-	m.peer.any.Store(l.b.now())
+	l.b.hear(m.peer, l.b.now())
 	if l.hopMessage(m.peer, m.from, msg) {
 		return
 	}

@@ -34,6 +34,7 @@ type peer struct {
 	strayed atomic.Int64
 	staled  atomic.Int64 // when Stale was last called
 	rx      rx
+	held    held
 	up      atomic.Bool // the loop ticks it
 	gone    atomic.Bool // removed, or replaced by another
 }
@@ -139,6 +140,7 @@ func (b *Bind) SetPeers(set []Peer) {
 	for k, p := range old.byNode {
 		if t.byNode[k] != p {
 			p.gone.Store(true)
+			b.release(p)
 			b.book.drop(p, t.byNode[k])
 			b.reset = append(b.reset, k)
 		}

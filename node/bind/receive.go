@@ -143,7 +143,7 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 		*last = lookup{from, i, p, owner == p}
 	}
 	p := last.peer
-	p.any.Store(now)
+	b.hear(p, now)
 	switch t {
 	case transport:
 		p.session.Store(now)
@@ -181,7 +181,7 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	now := b.now()
 	p.via.Store(uint32(relay))
 	p.relayed.Store(now)
-	p.any.Store(now)
+	b.hear(p, now)
 	for _, pkt := range pkts {
 		t := messageType(pkt)
 		switch t {

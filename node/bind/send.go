@@ -68,6 +68,14 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 		return b.sendHandshake(bufs, t, p, r)
 	}
 	p.data.Store(now)
+	b.keep(bufs, p, now)
+	return b.sendData(bufs, p, now)
+}
+
+// sendData sends packets of a session by the routes of now.
+func (b *Bind) sendData(bufs [][]byte, p *peer, now int64) error {
+	r := p.routes.Load()
+	direct := r.primary.IsValid()
 	byRelay := !direct
 	var err error
 	if direct {

@@ -378,9 +378,10 @@ func (pr *peer) news(now time.Time) {
 	}
 }
 
-// relinked repeats a call that the relay may not have passed on.
+// relinked repeats a call that the relay may not have passed on. A peer that is reached by relay gets one in any case: the
+// connection may have been dead for a while, and what the peer sent lost. Hearing of us, it sends the last of it again.
 func (pr *peer) relinked(now time.Time) {
-	if recent(now, pr.hereSent, hereLost) {
+	if recent(now, pr.hereSent, hereLost) || pr.best == nil {
 		pr.call(now, 0)
 	}
 }
