@@ -152,15 +152,23 @@ func (w *world) measure(ctx context.Context, s *report.Section, round int, t tas
 	return nil
 }
 
-// iperf runs iperf3 at a, and asks again while the server still ends the test before.
-func (w *world) iperf(ctx context.Context, seconds int, args ...string) (iperf, error) {
-	for tries := 1; ; tries++ {
-		r, err := w.iperfOnce(ctx, seconds, args...)
-		if !errors.Is(err, errBusy) || tries == 25 || ctx.Err() != nil {
+// iperf runs iperf3 at a: again while the server still ends the test before, and once more if its own talk broke off, as
+// happens now and then beside a flood.
+func (w *world) iperf(ctx context.Context, seconds int, args ...string) (r iperf, err error) {
+	failed := 0
+	for range 25 {
+		if r, err = w.iperfOnce(ctx, seconds, args...); err == nil || ctx.Err() != nil {
 			return r, err
+		}
+		if !errors.Is(err, errBusy) {
+			if failed++; failed == 2 {
+				break
+			}
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
+	said, _ := os.ReadFile(filepath.Join(w.dir, "iperf3.log"))
+	return r, fmt.Errorf("%w; the server said %q", err, said[max(0, len(said)-200):])
 }
 
 func (w *world) iperfOnce(ctx context.Context, seconds int, args ...string) (iperf, error) {

@@ -17,6 +17,7 @@ const (
 	mss        = mtu - 40         // TCP payload of a full packet
 	chunk      = 64 << 10         // bytes in one write or read of a program
 	wait       = 30 * time.Second // for anything that should take milliseconds
+	patience   = 5 * time.Second  // for the first byte or packet of a measurement
 )
 
 // What a connection is for, its first byte.
