@@ -117,7 +117,14 @@ type Leg struct {
 	end  *end
 	in   *unseal
 	out  *seal
+	tx   [12]byte // of the ask
 	addr atomic.Pointer[netip.AddrPort]
+}
+
+// Ended is a leg that was taken back: its node, which asked for Peer by an ask of Tx, should be told.
+type Ended struct {
+	Node, Peer key.NodePublic
+	Tx         [12]byte
 }
 
 // Node is whose leg it is.
@@ -142,9 +149,9 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	return &Forwarder{cfg: cfg, legs: map[uint64]*Leg{}, pairs: map[pairKey]*pair{}}
 }
 
-// Allow replaces the set of nodes that may use this one as their relay, any two of them; nil ends being one. Pairs that
-// are not allowed any more end at once.
-func (f *Forwarder) Allow(users []key.NodePublic, relay bool) {
+// Allow says whether this node is a relay, and which others may use it so, any two of them. Pairs that are not allowed any
+// more end at once; it returns their legs.
+func (f *Forwarder) Allow(users []key.NodePublic, relay bool) (ended []Ended) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.users
@@ -159,9 +166,15 @@ func (f *Forwarder) Allow(users []key.NodePublic, relay bool) {
 	}
 	for k, p := range f.pairs {
 		if f.users[k[0]] == nil || f.users[k[1]] == nil {
+			for _, e := range p.ends {
+				if l := e.leg.Load(); l != nil {
+					ended = append(ended, Ended{e.node, e.other.node, l.tx})
+				}
+			}
 			f.drop(k, p)
 		}
 	}
+	return ended
 }
 
 func (f *Forwarder) drop(k pairKey, p *pair) {
@@ -186,7 +199,7 @@ func (f *Forwarder) Ask(now time.Time, from, to key.NodePublic, tx [12]byte) (o 
 	if no = f.may(now, from, to, tx); no == 0 {
 		var e *end
 		if e, no = f.end(now, from, to); no == 0 {
-			return f.give(e), 0
+			return f.give(e, tx), 0
 		}
 	}
 	f.refused.Add(1)
@@ -238,12 +251,12 @@ func (f *Forwarder) end(now time.Time, from, to key.NodePublic) (*end, Refusal) 
 }
 
 // give makes a leg that is not used yet.
-func (f *Forwarder) give(e *end) Offer {
+func (f *Forwarder) give(e *end, tx [12]byte) Offer {
 	if e.next != nil {
 		delete(f.legs, e.next.in.session)
 	}
 	secret := newOffer()
-	l := &Leg{end: e}
+	l := &Leg{end: e, tx: tx}
 	l.out, l.in = newSeals(secret, dgDown)
 	e.next = l
 	f.legs[l.in.session] = l

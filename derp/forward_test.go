@@ -181,7 +181,10 @@ func TestForwardRevoked(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{})
 	a, b := x.opened(0, 1)
 	c, d := x.opened(0, 2)
-	x.f.Allow([]key.NodePublic{x.nodes[0], x.nodes[2]}, true)
+	ended := x.f.Allow([]key.NodePublic{x.nodes[0], x.nodes[2]}, true)
+	if len(ended) != 2 || ended[0].Node != ended[1].Peer || ended[0].Tx == ended[1].Tx {
+		t.Errorf("to be told: %+v", ended)
+	}
 	if x.passes(a, b, 0, 1) || x.passes(b, a, 1, 0) {
 		t.Error("a revoked pair goes on")
 	}

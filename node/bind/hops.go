@@ -36,6 +36,7 @@ type way struct {
 	prior atomic.Pointer[derp.Hop] // what is on its way by it still counts
 
 	tx    path.TxID // of the ask that waits for its answer; the loop's
+	got   path.TxID // of that which the leg in use answers; the loop's
 	wants bool      // it is to be asked as soon as there is a direct path to it; the loop's
 }
 
@@ -55,6 +56,7 @@ type hops struct {
 	last    uint64 // route given; under Bind.mu
 	users   []key.NodePublic
 	on      bool
+	ended   []derp.Ended // whose nodes are to be told
 	forward *derp.Forwarder
 }
 
@@ -282,13 +284,13 @@ func (h *hops) linkMTU(link func(netip.AddrPort) int) func(netip.AddrPort) int {
 }
 
 // relayOf is the peer relay of a route, zero for none.
-func (h *hops) relayOf(r netip.AddrPort) (k key.NodePublic) {
+func (h *hops) relayOf(r netip.AddrPort) (x Hop) {
 	if path.ByHop(r) {
 		if w := h.all.Load().byRoute[r]; w != nil {
-			k = w.Relay
+			x = w.Hop
 		}
 	}
-	return k
+	return x
 }
 
 // SetPeerRelay says whether this node is a relay for its peers, and for which: any two of them. What is not allowed any
@@ -302,11 +304,27 @@ func (b *Bind) SetPeerRelay(on bool, users []key.NodePublic) {
 
 // allow lets the users that are peers use this node as their relay. The caller holds Bind.mu.
 func (h *hops) allow(t *table) {
-	if !h.on {
-		h.forward.Allow(nil, false)
-		return
+	users := slices.DeleteFunc(slices.Clone(h.users), func(k key.NodePublic) bool { return t.byNode[k] == nil })
+	if ended := h.forward.Allow(users, h.on); len(ended) > 0 {
+		h.ended = append(h.ended, ended...)
+		h.b.stir()
 	}
-	h.forward.Allow(slices.DeleteFunc(slices.Clone(h.users), func(k key.NodePublic) bool { return t.byNode[k] == nil }), true)
+}
+
+// tellEnded tells nodes that the relay that we were has ended. Whoever does not hear of it notices.
+func (l *loop) tellEnded() {
+	l.b.mu.Lock()
+	ended := l.b.hops.ended
+	l.b.hops.ended = nil
+	l.b.mu.Unlock()
+	t := l.b.table.Load()
+	for _, e := range ended {
+		if p := t.byNode[e.Node]; p != nil {
+			m := path.Offer{Tx: e.Tx, Peer: e.Peer, Refusal: byte(derp.NotAllowed)}
+			l.send(p, path.Send{To: p.routes.Load().primary, Msg: m})
+			l.send(p, path.Send{Msg: m})
+		}
+	}
 }
 
 // PeerRelayStats says what this node does as a relay for its peers.
@@ -351,16 +369,18 @@ func (l *loop) hopMessage(p *peer, from path.Route, msg path.Message) bool {
 		}
 	case path.Offer:
 		w := h.all.Load().byKey[wayKey{p.key, m.Peer}]
-		if w == nil || w.tx != m.Tx || m.Tx == (path.TxID{}) {
+		no := derp.Refusal(m.Refusal)
+		if w == nil || m.Tx == (path.TxID{}) || w.tx != m.Tx && (no == 0 || w.got != m.Tx) {
 			return true // not asked for, or long ago
 		}
-		w.tx = path.TxID{}
 		ev := path.Hopped{Peer: w.peer, Route: w.route}
-		if no := derp.Refusal(m.Refusal); no != 0 {
+		if no != 0 {
 			ev.Refuse = no.String()
 		} else {
 			h.given(w, derp.NewHop(m.Leg))
+			w.got = m.Tx
 		}
+		w.tx = path.TxID{}
 		l.step(ev)
 	default:
 		return false

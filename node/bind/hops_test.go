@@ -152,8 +152,8 @@ func TestPeerRelayRevoked(t *testing.T) {
 	}{
 		"all are told":         {func(m *trio) { m.grant(false) }, 8},
 		"the two are told":     {func(m *trio) { m.tell(false) }, 0},
-		"the relay is told":    {func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) }, 160},
-		"it is switched off":   {func(m *trio) { m.r.SetPeerRelay(false, nil) }, 160},
+		"the relay is told":    {func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) }, 12},
+		"it is switched off":   {func(m *trio) { m.r.SetPeerRelay(false, nil) }, 12},
 		"the relay is killed":  {func(m *trio) { m.r.stop() }, 160},
 		"the relay goes a way": {func(m *trio) { m.r.SetPeers(nil) }, 160},
 	} {

@@ -185,6 +185,7 @@ func (l *loop) takePeers() {
 // sync takes over what callers set.
 func (l *loop) sync() {
 	l.takePeers()
+	l.tellEnded()
 	now := time.Now()
 	if l.b.relays.relinked.Swap(false) {
 		l.step(path.Relinked{})
@@ -406,8 +407,9 @@ func (b *Bind) Probe(ctx context.Context, k key.NodePublic) (time.Duration, Path
 		select {
 		case a := <-pr.reply:
 			i := b.info(p)
-			i.Hop = b.hops.relayOf(a.From)
-			i.Direct, i.Addr, i.RTT = a.From.IsValid() && i.Hop.IsZero(), a.From, a.RTT
+			hop := b.hops.relayOf(a.From)
+			i.Hop, i.HopName = hop.Relay, hop.Name
+			i.Direct, i.Addr, i.RTT = a.From.IsValid() && !path.ByHop(a.From), a.From, a.RTT
 			return a.RTT, i, nil
 		case <-again.C:
 		case <-b.done:

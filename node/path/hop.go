@@ -1,6 +1,7 @@
 package path
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -35,9 +36,9 @@ type Hop struct {
 const MaxHops = 4
 
 const (
-	hopRound = 3           // of the search, from which peer relays are asked
-	hopAgain = time.Minute // between asks where one has refused
-	hopLeast = time.Second // between asks
+	hopRound = 3                // of the search, from which peer relays are asked
+	hopAgain = 10 * time.Second // between asks where one has refused
+	hopLeast = time.Second      // between asks
 )
 
 // Events and an action of peer relays.
@@ -96,9 +97,21 @@ func (pr *peer) hopped(now time.Time, ev Hopped) {
 	if c == nil || c.hop == nil {
 		return
 	}
-	if c.hop.refuse, c.hop.open = ev.Refuse, ev.Refuse == ""; c.hop.open && pr.wants(c) {
+	c.hop.refuse, c.hop.open = ev.Refuse, ev.Refuse == ""
+	switch {
+	case c.hop.open && pr.wants(c):
 		pr.ping(now, c.addr, 0, false)
+	case !c.hop.open && c == pr.best:
+		c.hop.asked = now
+		pr.quit(now, fmt.Sprintf("%s: %s", c, ev.Refuse))
 	}
+}
+
+// quit leaves a peer relay that does not serve any more: nothing goes by it from now on.
+func (pr *peer) quit(now time.Time, why string) {
+	pr.leave(now, why)
+	pr.until = time.Time{}
+	pr.restart(now)
 }
 
 // setHops replaces the peer relays that may be used. One in use that may not be any more is left at once.
@@ -110,8 +123,7 @@ func (pr *peer) setHops(now time.Time, hops []Hop) {
 	}
 	lost := func(r Route) bool { c := pr.find(r); return c != nil && gone(c) }
 	if b := pr.best; b != nil && gone(b) {
-		pr.leave(now, b.String()+" may not be used any more")
-		pr.restart(now)
+		pr.quit(now, b.String()+" may not be used any more")
 	}
 	if lost(pr.other) {
 		pr.until = time.Time{}
