@@ -37,6 +37,7 @@ type control struct {
 	log     zerolog.Logger
 	changed func()                // status has
 	offers  func() []netip.Prefix // what this node would carry for others
+	relay   func() bool           // whether it is a peer relay
 
 	moved chan struct{} // capacity 1: Here has changed
 	again chan struct{} // capacity 1: connect anew
@@ -309,7 +310,7 @@ func (c *control) here(ctx context.Context, conn *wire.Conn, offered []netip.Pre
 			}
 			offered = now
 		}
-		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco}
+		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco, PeerRelay: c.relay()}
 		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), wire.MaxEndpoints)]
 		if last == nil || !same(last, h) {
 			if conn.Send(h) != nil {
@@ -337,7 +338,7 @@ func (c *control) ask() {
 }
 
 func same(a, b *wire.Here) bool {
-	if a.Relay != b.Relay || a.Disco != b.Disco || len(a.Endpoints) != len(b.Endpoints) {
+	if a.Relay != b.Relay || a.Disco != b.Disco || a.PeerRelay != b.PeerRelay || len(a.Endpoints) != len(b.Endpoints) {
 		return false
 	}
 	has := make(map[netip.AddrPort]bool, len(a.Endpoints))

@@ -32,6 +32,7 @@ type enforcer struct {
 	tun    *tunnel
 	shape  func(*wire.Map, []Route) error // of the device: addresses and routes
 	exit   func() string                  // the exit that was chosen, by name
+	relay  func() bool                    // whether this node is to be a peer relay
 	log    zerolog.Logger
 	news   func() // what is enforced has changed; called with mu held
 	ask    func() // the clock has jumped: the coordinator should say what time it is; may be nil
@@ -85,7 +86,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		return e.cur.Load().refused
 	}
 	exit, exitErr := exitOf(m, e.exit())
-	p, err := planFor(m, e.self, exit, now)
+	p, err := planFor(m, e.self, exit, now, e.doubted())
 	if err != nil {
 		return err
 	}
@@ -165,7 +166,7 @@ func (e *enforcer) see(w *wire.Where, ticket *wire.Ticket) *wire.Map {
 	m := prev.m
 	if w != nil {
 		m = m.See(w)
-		e.bind.SetPeers(pathsOf(m, time.Now()))
+		e.bind.SetPeers(pathsOf(m, time.Now(), e.doubted()))
 	}
 	m = e.ticketed(m)
 	next := *prev
@@ -197,6 +198,9 @@ func (e *enforcer) tellDoubt() {
 	}
 }
 
+// doubted reports whether the clock is in doubt.
+func (e *enforcer) doubted() bool { return e.filter.Doubt() != filter.Believed }
+
 // ticketed is m with the newest ticket there is.
 func (e *enforcer) ticketed(m *wire.Map) *wire.Map {
 	if len(e.ticket.Signed) == 0 {
@@ -220,6 +224,7 @@ func (e *enforcer) confirm() {
 
 // connect sets where peers are, and who may be WireGuard's. The caller holds mu.
 func (e *enforcer) connect(p *plan, mesh []netip.Prefix) error {
+	e.bind.SetPeerRelay(e.relay(), p.users)
 	e.bind.SetPeers(p.paths)
 	return e.roster.set(p.wg, p.routers, mesh)
 }
@@ -247,6 +252,7 @@ func (e *enforcer) stop(r *wire.Refused, now time.Time) {
 func (e *enforcer) disconnect(now time.Time) {
 	cuts := e.filter.Set(nil, now)
 	e.roster.clear()
+	e.bind.SetPeerRelay(false, nil)
 	e.bind.SetPeers(nil)
 	e.next = time.Time{}
 	e.end(cuts)
@@ -271,9 +277,11 @@ func (e *enforcer) tick(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.end(e.filter.Tick(now))
+	was := e.doubt
 	e.tellDoubt()
 	cur := e.cur.Load()
-	if cur.m == nil || cur.refused != nil || e.next.IsZero() || now.Before(e.next) {
+	due := e.doubt != was || !e.next.IsZero() && !now.Before(e.next)
+	if cur.m == nil || cur.refused != nil || !due {
 		return
 	}
 	if err := e.apply(cur.m, cur.fromDisk, now); err != nil {

@@ -23,6 +23,8 @@ type Netcheck struct {
 	Local      []string     `json:"local"`  // and its own
 	Relays     []RelayCheck `json:"relays"`
 
+	PeerRelays []PeerRelayCheck `json:"peer_relays"` // that this node may use
+
 	PortMapping PortMapping  `json:"port_mapping"`
 	AnyPort     bind.Finding `json:"filter_any_port"` // packets get in from a port of a server's that nothing was sent to
 	Hairpin     bind.Finding `json:"hairpin"`         // the NAT sends back what goes to our own outside address
@@ -64,9 +66,11 @@ type PathReport struct {
 
 // PathCandidate is an address at which a peer may be.
 type PathCandidate struct {
-	Addr   string    `json:"addr"`
-	From   []string  `json:"from"`   // how it is known: "coordinator", "peer", "packet"
-	Result string    `json:"result"` // "in use", "answered", "stopped", "worse", "silent", "opened" or "untried"
+	Addr   string    `json:"addr,omitempty"`
+	Via    string    `json:"via,omitempty"`    // the name of the peer relay that it is by, in the place of an address
+	From   []string  `json:"from"`             // how it is known: "coordinator", "peer", "packet", "policy"
+	Result string    `json:"result"`           // "in use", "answered", "stopped", "worse", "silent", "opened", "asked", "refused" or "untried"
+	Refuse string    `json:"refuse,omitempty"` // why the peer relay refused
 	RTT    Seconds   `json:"rtt_seconds,omitzero"`
 	Jitter Seconds   `json:"jitter_seconds,omitzero"` // mean deviation of the round trips
 	Score  Seconds   `json:"score_seconds,omitzero"`  // of latency, jitter and loss; the least is used, but for small differences
@@ -114,6 +118,7 @@ func (n *Node) netcheckOf(ctx context.Context, w bind.Network) Netcheck {
 		out.Relays = append(out.Relays, RelayCheck{r.ID, r.URL, r.Home, r.Connected, Seconds(r.Latency)})
 	}
 	out.PortMapping, out.AnyPort, out.Hairpin = n.portMapping(w.NAT), w.NAT.AnyPort, w.NAT.Hairpin
+	out.PeerRelays = n.peerRelays(n.enforce.cur.Load().m, time.Now())
 	out.Captive = captive(ctx, out.Relays)
 	return out
 }
@@ -155,13 +160,24 @@ func (n *Node) PathTo(ctx context.Context, name string) (PathReport, error) {
 		Candidates: []PathCandidate{},
 	}
 	for _, c := range a.Candidates {
-		out.Candidates = append(out.Candidates, PathCandidate{
-			Addr: c.Addr.String(), From: c.From, Result: resultOf(c), RTT: Seconds(c.RTT), Missed: c.Missed, Loss: c.Loss,
+		x := PathCandidate{
+			Addr: c.Addr.String(), Via: c.Hop, Refuse: c.Refuse, From: c.From, Result: resultOf(c), RTT: Seconds(c.RTT), Missed: c.Missed, Loss: c.Loss,
 			Jitter: Seconds(c.Jitter), Score: Seconds(c.Score), MTU: c.MTU,
 			Pinged: c.Pinged, Pong: c.Pong,
-		})
+		}
+		if x.Via != "" {
+			x.Addr, x.Pinged = "", latest(c.Pinged, c.Asked)
+		}
+		out.Candidates = append(out.Candidates, x)
 	}
 	return out, nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // resultOf is what became of an address, in a word.
@@ -175,8 +191,12 @@ func resultOf(c path.Candidate) string {
 		return "answered"
 	case c.Proven:
 		return "stopped"
+	case c.Refuse != "":
+		return "refused"
 	case !c.Pinged.IsZero():
 		return "silent"
+	case !c.Asked.IsZero():
+		return "asked"
 	case !c.Opened.IsZero():
 		return "opened"
 	}

@@ -257,6 +257,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.control.hello.Exact = n.cfg.Name != ""
 	n.control.offers = n.offers
+	n.control.relay = func() bool { return n.Routing().PeerRelay }
 	var exclude []netip.Prefix
 	if m != nil {
 		exclude = m.Self.Prefixes
@@ -308,7 +309,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.enforce = &enforcer{
 		self: n.self, filter: n.filter, bind: n.bind, roster: n.roster, tun: n.tun, shape: n.shape, log: n.log,
-		exit: func() string { return n.Routing().ExitNode },
+		exit: func() string { return n.Routing().ExitNode }, relay: n.control.relay,
 		news: n.news.tell, ask: n.control.ask, pin: n.control.id.pin, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})

@@ -19,12 +19,14 @@ import (
 //
 //	Map, now ── planFor ──▶ filter  who may do what            filter.Set
 //	                        paths   where peers can be found   bind.SetPeers
+//	                        users   who may be relayed         bind.SetPeerRelay
 //	                        wg      keys and their addresses   roster.set
 //	                        routes  what is behind peers       dialling
 //	                        next    when to ask again          a timer
 type plan struct {
 	filter  *filter.Config
 	paths   []bind.Peer
+	users   []key.NodePublic                  // who may use this node as a peer relay
 	wg      map[key.NodePublic][]netip.Prefix // allowed addresses, sorted
 	next    time.Time                         // the first expiry to come; zero for none
 	owner   map[netip.Addr]key.NodePublic     // of addresses that are a peer's own
@@ -33,9 +35,9 @@ type plan struct {
 }
 
 // planFor fails if the Map is another node's. exit is the peer of the Map by which the node reaches the internet, or
-// nil: the routes of other exits are left out, from the filter as well. That no two peers of a Map share an address, which is what ties a packet
+// nil: the routes of other exits are left out, from the filter as well. doubted says that the clock is. That no two peers of a Map share an address, which is what ties a packet
 // to an identity, is what [wire.Map.Apply] and [wire.DecodeMap] have made sure of.
-func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (*plan, error) {
+func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time, doubted bool) (*plan, error) {
 	p := &plan{wg: make(map[key.NodePublic][]netip.Prefix, len(m.Peers))}
 	if m.Self.Key != self {
 		return nil, fmt.Errorf("map %d is for the node key %s, this node's is %s", m.Revision, m.Self.Key.Short(), self.Short())
@@ -68,7 +70,12 @@ func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (
 	for k := range p.wg {
 		slices.SortFunc(p.wg[k], netip.Prefix.Compare)
 	}
-	p.paths = pathsOf(m, now)
+	p.paths, p.users = pathsOf(m, now, doubted), usersOf(m, now, doubted)
+	for i := range m.Rules {
+		if r := &m.Rules[i]; r.Action == acl.Relay { // of the others the filter knows
+			p.expires(r.Next(now), now)
+		}
+	}
 	p.filter = &filter.Config{
 		Self: m.Self.Node, Peers: peers, Mesh: m.Self.Prefixes, Revision: m.Revision,
 		View: acl.View{Rules: m.Rules, Sets: m.Sets, Peers: ids(peers)},
@@ -76,16 +83,17 @@ func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time) (
 	return p, nil
 }
 
-// pathsOf is where the peers of a Map can be found.
-func pathsOf(m *wire.Map, now time.Time) []bind.Peer {
+// pathsOf is where the peers of a Map can be found, and by which peer relays.
+func pathsOf(m *wire.Map, now time.Time, doubted bool) []bind.Peer {
+	hops := hopsOf(m, now, doubted)
 	out := make([]bind.Peer, 0, len(m.Peers))
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		if !p.Expires.IsZero() && !now.Before(p.Expires) {
+		if expired(p, now) {
 			continue
 		}
 		w := m.Presence[p.ID]
-		out = append(out, bind.Peer{Key: p.Key, Disco: w.Disco, Endpoints: w.Endpoints, Relay: w.Relay})
+		out = append(out, bind.Peer{Key: p.Key, Disco: w.Disco, Endpoints: w.Endpoints, Relay: w.Relay, Hops: hops(p)})
 	}
 	return out
 }

@@ -18,7 +18,7 @@ var (
 func TestPlan(t *testing.T) {
 	m := testMap(someKey)
 	m.Peers[0].Expires = someDay.Add(time.Hour)
-	p, err := planFor(m, someKey, nil, someDay)
+	p, err := planFor(m, someKey, nil, someDay, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestPlan(t *testing.T) {
 		}
 	}
 
-	p, err = planFor(m, someKey, nil, someDay.Add(time.Hour))
+	p, err = planFor(m, someKey, nil, someDay.Add(time.Hour), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestPlanRefusesAnothersMap(t *testing.T) {
-	if _, err := planFor(testMap(someKey), key.ExchangePublic(key.NewNode()), nil, someDay); err == nil {
+	if _, err := planFor(testMap(someKey), key.ExchangePublic(key.NewNode()), nil, someDay, false); err == nil {
 		t.Error("accepted")
 	}
 }

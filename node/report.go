@@ -77,6 +77,7 @@ func (n *Node) Status() Status {
 	}
 	wg := n.roster.counters()
 	n.statusOfRoutes(&s, cur)
+	s.PeerRelay = n.peerRelay(m, now)
 	for i := range m.Peers {
 		s.Peers = append(s.Peers, n.peer(m, &m.Peers[i], wg, now))
 	}
@@ -111,6 +112,8 @@ func pathOf(p bind.PathInfo) Path {
 	switch {
 	case p.Direct:
 		out.Kind, out.Addr = "direct", p.Addr.String()
+	case !p.Hop.IsZero():
+		out.Kind, out.Via = "peer-relay", p.HopName
 	case p.Relay != 0:
 		out.Kind, out.Relay = "relay", p.Relay
 	default:

@@ -10,7 +10,7 @@ import (
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 )
 
-// Routing is what a node offers to carry for others, and which exit it uses itself. It may change while a node runs.
+// Routing is what a node does for others, and which exit it uses itself. It may change while a node runs.
 type Routing struct {
 	// Routes are the networks behind this node that it offers to carry connections to. Nothing is carried until the
 	// coordinator has approved it.
@@ -19,6 +19,8 @@ type Routing struct {
 	Exit bool `json:"advertise_exit"`
 	// ExitNode is the name of the peer by which this node reaches the internet; empty for none.
 	ExitNode string `json:"exit_node"`
+	// PeerRelay lets peers reach each other by this node, those that the policy lets use it so (acl.CapRelay).
+	PeerRelay bool `json:"peer_relay"`
 }
 
 // RoutingChange changes what of a Routing is not nil.
@@ -26,6 +28,8 @@ type RoutingChange struct {
 	Routes   *[]netip.Prefix `json:"advertise_routes,omitempty"`
 	Exit     *bool           `json:"advertise_exit,omitempty"`
 	ExitNode *string         `json:"exit_node,omitempty"`
+
+	PeerRelay *bool `json:"peer_relay,omitempty"`
 }
 
 // Route is a prefix that this node reaches through a peer.
@@ -62,6 +66,9 @@ func (r Routing) with(c RoutingChange) Routing {
 	}
 	if c.ExitNode != nil {
 		r.ExitNode = *c.ExitNode
+	}
+	if c.PeerRelay != nil {
+		r.PeerRelay = *c.PeerRelay
 	}
 	return r
 }

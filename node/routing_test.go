@@ -106,7 +106,7 @@ func TestPlanOfRoutes(t *testing.T) {
 	}
 	for _, chosen := range []string{"", "x1", "x2"} {
 		exit, _ := exitOf(m, chosen)
-		p, err := planFor(m, someKey, exit, someDay)
+		p, err := planFor(m, someKey, exit, someDay, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,10 @@ type Status struct {
 	NoPings  string       `json:"no_pings,omitempty"`   // why pings are not among that
 	ExitNode *ExitNode    `json:"exit_node,omitempty"`  // the one that was chosen
 	Traffic  Traffic      `json:"traffic"`              //
-	Peers    []Peer       `json:"peers"`                // sorted by name
+
+	PeerRelay *PeerRelay `json:"peer_relay,omitempty"` // what this node does as one; nil if it is none
+
+	Peers []Peer `json:"peers"` // sorted by name
 }
 
 // Carried is a prefix behind this node.
@@ -158,8 +161,9 @@ type Peer struct {
 
 // Path is how packets get to a peer now.
 type Path struct {
-	Kind  string    `json:"kind"`               // "direct", "relay" or "none"
+	Kind  string    `json:"kind"`               // "direct", "peer-relay", "relay" or "none"
 	Addr  string    `json:"addr,omitempty"`     // of a direct path
+	Via   string    `json:"via,omitempty"`      // the name of the peer relay
 	Relay uint16    `json:"relay_id,omitempty"` // of a relayed one
 	RTT   Seconds   `json:"rtt_seconds,omitzero"`
 	MTU   int       `json:"mtu,omitempty"` // bytes of the longest packet inside the tunnel that it carries whole
@@ -167,11 +171,13 @@ type Path struct {
 	Heard time.Time `json:"last_heard,omitzero"`
 }
 
-// String is "direct 192.0.2.1:41641", "relay 1" or "none".
+// String is "direct 192.0.2.1:41641", "via peer relay hub", "relay 1" or "none".
 func (p Path) String() string {
 	switch p.Kind {
 	case "direct":
 		return "direct " + p.Addr
+	case "peer-relay":
+		return "via peer relay " + p.Via
 	case "relay":
 		return "relay " + strconv.Itoa(int(p.Relay))
 	}

@@ -30,6 +30,7 @@ func (a *app) netcheckCmd() *cobra.Command {
   port    what the gateway forwards to this node, by PCP, NAT-PMP or UPnP, and whether packets come through
   mapped  this node's addresses from outside; peers try these, and the local ones
   relays  how far each is; peers find this node at its home relay. Others are connected when they are needed
+  peer relays, if this node may use any: how it reaches each, which must be directly, and how many peers may use it, too
 
 It exits with 3 if no node is running.`,
 		Example: "  hedge netcheck\n  hedge netcheck --json | jq .nat.kind",
@@ -60,6 +61,22 @@ func portText(m node.PortMapping) string {
 	return "none: " + cmp.Or(strings.Join(why, "; "), "still asking "+m.Gateway)
 }
 
+func showPeerRelays(w io.Writer, relays []node.PeerRelayCheck) {
+	if len(relays) == 0 {
+		return
+	}
+	rows := [][]string{{"PEER RELAY", "PATH TO IT", "RTT", "FOR"}}
+	for _, r := range relays {
+		path := r.Path.String()
+		if !r.Online {
+			path += ", offline"
+		}
+		rows = append(rows, []string{r.Name, path, short(time.Duration(r.Path.RTT)), fmt.Sprintf("%d peers", r.Peers)})
+	}
+	fmt.Fprintln(w)
+	table(w, rows...)
+}
+
 func showNetcheck(w io.Writer, n node.Netcheck) {
 	row := func(name, text string) { fmt.Fprintf(w, "%-7s %s\n", name, text) }
 	udp := "not known: no server answers yet"
@@ -82,6 +99,7 @@ func showNetcheck(w io.Writer, n node.Netcheck) {
 	row("ipv6", map[bool]string{true: "yes", false: "no"}[n.IPv6])
 	row("mapped", dash(list(n.Mapped)))
 	row("local", dash(list(n.Local)))
+	defer showPeerRelays(w, n.PeerRelays)
 	if len(n.Relays) == 0 {
 		row("relays", "none: peers that cannot be reached directly cannot be reached")
 		return

@@ -19,7 +19,7 @@ func (a *app) pingCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ping NAME",
 		Short: "Measure the way to a peer: direct or by relay, and how long",
-		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, or by a relay. A path that starts
+		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, via a peer relay, or by a relay. A path that starts
 on the relay moves to a direct one as soon as one is found; each change is told when it happens. It exits with 5 if
 nothing answered; hedge status --why NAME tells what was tried.`,
 		Example: "  hedge ping web\n  hedge ping web -c 1 --json",
@@ -41,8 +41,9 @@ nothing answered; hedge status --why NAME tells what was tried.`,
 type pingReport struct {
 	Peer     string            `json:"peer"`
 	Addr     netip.Addr        `json:"addr"`
-	Path     string            `json:"path"`               // "direct", "relay" or "none"
+	Path     string            `json:"path"`               // "direct", "peer-relay", "relay" or "none"
 	Endpoint string            `json:"endpoint,omitempty"` // of a direct path
+	Via      string            `json:"via,omitempty"`      // the name of the peer relay
 	Relay    uint16            `json:"relay_id,omitempty"`
 	RTT      node.Seconds      `json:"rtt_seconds"`
 	Sent     int               `json:"sent"`
@@ -53,7 +54,7 @@ type pingReport struct {
 }
 
 func (r *pingReport) add(p node.PingResult) {
-	r.Peer, r.Addr, r.Path, r.Endpoint, r.Relay, r.RTT = p.Peer, p.Addr, p.Path.Kind, p.Path.Addr, p.Path.Relay, p.RTT
+	r.Peer, r.Addr, r.Path, r.Endpoint, r.Via, r.Relay, r.RTT = p.Peer, p.Addr, p.Path.Kind, p.Path.Addr, p.Path.Via, p.Path.Relay, p.RTT
 	r.path = p.Path.String()
 	r.Received++
 	r.Answers = append(r.Answers, p)

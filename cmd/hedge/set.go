@@ -15,24 +15,26 @@ import (
 	"github.com/hedge-mesh/hedge/node"
 )
 
-// routingFlags say what a node carries for others, and which exit it uses.
+// routingFlags say what a node does for others, and which exit it uses.
 type routingFlags struct {
-	routes   []string
-	exit     bool
-	exitNode string
+	routes    []string
+	exit      bool
+	exitNode  string
+	peerRelay bool
 }
 
 // liveFlags are the flags of those: they may change while a node runs.
-var liveFlags = []string{"advertise-routes", "advertise-exit", "exit-node"}
+var liveFlags = []string{"advertise-routes", "advertise-exit", "exit-node", "peer-relay"}
 
 func (f *routingFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.routes, "advertise-routes", nil, "`PREFIXES` of networks behind this machine to carry for others, once approved; \"\" for none")
 	cmd.Flags().BoolVar(&f.exit, "advertise-exit", false, "carry all of the internet for others, once approved")
 	cmd.Flags().StringVar(&f.exitNode, "exit-node", "", "`NAME` of the peer by which to reach the internet; none for none")
+	cmd.Flags().BoolVar(&f.peerRelay, "peer-relay", false, "be a relay for peers that cannot reach each other directly and that the policy lets use this node so")
 }
 
 func (f *routingFlags) routing() (r node.Routing, err error) {
-	r.Exit = f.exit
+	r.Exit, r.PeerRelay = f.exit, f.peerRelay
 	if r.ExitNode = f.exitNode; r.ExitNode == "none" {
 		r.ExitNode = ""
 	}
@@ -44,19 +46,25 @@ func (a *app) setCmd() *cobra.Command {
 	var f nodeFlags
 	cmd := &cobra.Command{
 		Use:   "set",
-		Short: "Change what this node carries for others, and the exit it uses",
-		Long: `Changes what this node carries for others and the exit it uses, at once and for good: the node keeps it when it is
+		Short: "Change what this node does for others, and the exit it uses",
+		Long: `Changes what this node does for others and the exit it uses, at once and for good: the node keeps it when it is
 stopped. What is not given stays as it is.
 
 A node with --advertise-routes is a router: others reach the networks behind this machine through it, by sockets of this
 machine's own. With --advertise-exit they reach the internet. An admin approves either (hedge admin node routes), or the
 ACL file does by autoApprovers, and its rules say who may use it. Routes that others carry are used by themselves; an
-exit only if it is chosen with --exit-node. Connections through the exit before are ended.`,
+exit only if it is chosen with --exit-node. Connections through the exit before are ended.
+
+A node with --peer-relay forwards what two peers send each other, encrypted by them, when they find no direct path and
+reach this node directly. The ACL file says who may use it: both of the two must be in the src of a grant of
+tailscale.com/cap/relay with this node in its dst. Otherwise they use the relays that everybody has.`,
 		Example: `  hedge set --advertise-routes 10.33.0.0/16,fd00:33::/48
   hedge set --advertise-routes ""
   hedge set --advertise-exit
   hedge set --exit-node frankfurt
-  hedge set --exit-node none`,
+  hedge set --exit-node none
+  hedge set --peer-relay
+  hedge set --peer-relay=false`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.ContainsFunc(liveFlags, cmd.Flags().Changed) {
@@ -75,6 +83,8 @@ type setReport struct {
 	Running  bool           `json:"running"` // else it counts from the next start on
 	Carries  []node.Carried `json:"carries"`
 	ExitNode *node.ExitNode `json:"exit_node"`
+
+	PeerRelay *node.PeerRelay `json:"peer_relay"`
 }
 
 func (a *app) setRouting(ctx context.Context, f *nodeFlags) error {
@@ -90,7 +100,7 @@ func (a *app) setRouting(ctx context.Context, f *nodeFlags) error {
 	if err != nil && !notRunning(err) {
 		return err
 	}
-	r := setReport{Running: err == nil, Carries: noNil(s.Carries), ExitNode: s.ExitNode}
+	r := setReport{Running: err == nil, Carries: noNil(s.Carries), ExitNode: s.ExitNode, PeerRelay: s.PeerRelay}
 	if !r.Running {
 		if err := keepFlags(d, f); err != nil {
 			return err
@@ -107,7 +117,7 @@ func (a *app) setRouting(ctx context.Context, f *nodeFlags) error {
 			fmt.Fprintf(w, "%-10s %s\n", name, text)
 		})
 		if none {
-			fmt.Fprintln(w, "this node carries nothing for others, and uses no exit")
+			fmt.Fprintln(w, "this node does nothing for others, and uses no exit")
 		}
 	})
 }
@@ -129,6 +139,9 @@ func (a *app) change(ctx context.Context, d dirs, c *node.LocalClient, f *nodeFl
 	}
 	if f.set.Changed("exit-node") {
 		change.ExitNode = &r.ExitNode
+	}
+	if f.set.Changed("peer-relay") {
+		change.PeerRelay = &r.PeerRelay
 	}
 	if change != (node.RoutingChange{}) {
 		asked, cancel := context.WithTimeout(ctx, localTimeout)
@@ -179,7 +192,7 @@ func keepFlags(d dirs, f *nodeFlags) error {
 	return err
 }
 
-// showRouting calls row with what a node carries and the exit it uses, if there is either.
+// showRouting calls row with what a node does for others and the exit it uses, if there is either.
 func showRouting(s node.Status, row func(name, text string)) {
 	byProblem := map[string][]netip.Prefix{}
 	var problems []string
@@ -207,6 +220,41 @@ func showRouting(s node.Status, row func(name, text string)) {
 		}
 		row("exit node", text)
 	}
+	if r := s.PeerRelay; r != nil {
+		row("peer relay", relayText(r))
+	}
+}
+
+// relayText is what a node does as a relay for its peers.
+func relayText(r *node.PeerRelay) string {
+	if r.Users < 2 {
+		return fmt.Sprintf("on, and not used: the policy lets %s use this node so, and it takes two (grant tailscale.com/cap/relay)",
+			map[bool]string{true: "one peer", false: "nobody"}[r.Users == 1])
+	}
+	var pairs []string
+	for _, p := range r.Pairs {
+		if p.Open {
+			pairs = append(pairs, p.A+" and "+p.B)
+		}
+	}
+	text := fmt.Sprintf("on, for %d peers; %d packets, %s", r.Users, r.Packets, bytesText(r.Bytes))
+	if len(pairs) > 0 {
+		text += "; now between " + strings.Join(pairs, ", ")
+	}
+	return text
+}
+
+// bytesText is a number of bytes for people.
+func bytesText(n uint64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
 
 // routesText lists routes, both /0 as the internet.

@@ -49,7 +49,11 @@ func showPath(w io.Writer, r node.PathReport, now time.Time) {
 		if c.MTU > 0 {
 			mtu = strconv.Itoa(c.MTU)
 		}
-		rows = append(rows, []string{c.Addr, strings.Join(c.From, ","), showResult(c), quality(c.RTT, c.Jitter, c.Loss), mtu, ago(c.Pinged, now)})
+		at := c.Addr
+		if c.Via != "" {
+			at = "peer relay " + c.Via
+		}
+		rows = append(rows, []string{at, strings.Join(c.From, ","), showResult(c), quality(c.RTT, c.Jitter, c.Loss), mtu, ago(c.Pinged, now)})
 	}
 	fmt.Fprintln(w)
 	table(w, rows...)
@@ -80,6 +84,10 @@ func showResult(c node.PathCandidate) string {
 		return "left, until it is good again"
 	case "silent":
 		return "no answer"
+	case "asked":
+		return "asked; this node and the peer must both reach it directly"
+	case "refused":
+		return "refused: " + c.Refuse
 	case "opened":
 		return "our side is open; waiting for the peer's"
 	}

@@ -32,7 +32,7 @@ Programs reach the network through the proxy it reports:
 With --tun they need no proxy: the host gets a network interface, if that is permitted; see hedge node --help.
 
 The node keeps its flags: hedge up without them, after hedge down or a restart, is as it was. Of a node that is up
-already, what it carries and its exit change at once, as by hedge set; the rest when it is started again.`,
+already, what it does for others and its exit change at once, as by hedge set; the rest when it is started again.`,
 		Example: `  hedge up hedge1-…
   hedge up --join-file - < line.txt
   hedge up                        as the node it already is

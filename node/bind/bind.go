@@ -276,8 +276,9 @@ func (b *Bind) Path(k key.NodePublic) (PathInfo, bool) {
 
 func (b *Bind) info(p *peer) PathInfo {
 	r := p.routes.Load()
+	hop := b.hops.relayOf(r.primary)
 	return PathInfo{
-		Direct: r.primary.IsValid() && !path.ByHop(r.primary), Addr: r.primary, Hop: b.hops.relayOf(r.primary), Relay: uint16(p.relay.Load()),
+		Direct: r.primary.IsValid() && !path.ByHop(r.primary), Addr: r.primary, Hop: hop.Relay, HopName: hop.Name, Relay: uint16(p.relay.Load()),
 		RTT: r.rtt, MTU: r.inside(), Since: r.since, LastHeard: b.time(p.any.Load()), Why: r.why,
 	}
 }

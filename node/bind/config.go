@@ -77,6 +77,7 @@ type PathInfo struct {
 	Direct    bool
 	Addr      netip.AddrPort // of a direct path
 	Hop       key.NodePublic // the peer relay that it is by; zero if by none
+	HopName   string         // its name
 	Relay     uint16         // the peer's relay; 0 if it has none
 	RTT       time.Duration  // of the last answered probe of this path; 0 if none was
 	MTU       int            // longest packet inside the tunnel that it carries whole
