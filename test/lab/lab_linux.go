@@ -66,6 +66,11 @@ func (l *Lab) Host(name string) *Host {
 	return h
 }
 
+// At is a host that is there already, in a [World] say.
+func (l *Lab) At(name string, s Space, addr netip.Addr) *Host {
+	return &Host{Space: s, Name: name, Addr: addr, lab: l}
+}
+
 func (l *Lab) ns(name string) string { return l.id + "-" + name }
 
 func (l *Lab) ip(args ...string) {
