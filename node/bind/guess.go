@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pion/stun/v3"
@@ -198,55 +199,66 @@ func (s *sock) writeTTL(pkt []byte, to netip.AddrPort, ttl int) error {
 	return s.WriteTTL(pkt, to, ttl)
 }
 
-// sampleWait is how long samples may take.
-const sampleWait = time.Second
+// A sample is asked for so often, and each time has so long to come.
+const (
+	sampleTries = 3
+	sampleWait  = 300 * time.Millisecond
+)
 
-// sample asks a STUN server by n sockets, each of which gets a mapping of its own, and brings the outside ports in order.
+// sample asks a STUN server by n sockets, each of which gets a mapping of its own, and brings the outside ports in the
+// order in which they were given; those without an answer are left out.
 func (b *Bind) sample(server netip.AddrPort, n int) {
-	type asked struct {
-		s  *sock
-		id [12]byte
-	}
-	var list []asked
-	defer func() {
-		for _, a := range list {
-			a.s.Close()
-		}
-	}()
-	for range n {
+	ports := make([]uint16, n)
+	var list []*sock
+	var wg sync.WaitGroup
+	for i := range n {
 		s, err := b.listenOne("udp4", 0)
 		if err != nil {
 			break
 		}
+		list = append(list, s)
 		m := newRequest()
-		list = append(list, asked{s, m.TransactionID})
 		if s.WriteOne(m.Raw, server) != nil {
 			break
 		}
+		wg.Go(func() { ports[i] = s.sample(m, server) })
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, sampleWait)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() {
-		for _, a := range list {
-			a.s.SetReadDeadline(time.Unix(1, 0))
+	stop := context.AfterFunc(b.ctx, func() {
+		for _, s := range list {
+			s.Close()
 		}
-	})()
-	var ports []uint16
-	buf := make([]byte, slotSize)
-	for _, a := range list {
-		for ctx.Err() == nil {
-			n, _, err := a.s.ReadOne(buf)
-			if err != nil {
-				break
-			}
-			if mapped, id, ok := readAnswer(buf[:n]); ok && id == a.id {
-				ports = append(ports, mapped.Port())
-				break
-			}
+	})
+	wg.Wait()
+	if stop() {
+		for _, s := range list {
+			s.Close()
 		}
 	}
 	select {
-	case b.samples <- ports:
+	case b.samples <- slices.DeleteFunc(ports, func(p uint16) bool { return p == 0 }):
 	case <-b.done:
 	}
+}
+
+// sample waits for the answer to a request, which it repeats; 0 if there is none.
+func (s *sock) sample(m *stun.Message, server netip.AddrPort) uint16 {
+	buf := make([]byte, maxSTUN)
+	for try := range sampleTries {
+		if try > 0 {
+			_ = s.WriteOne(m.Raw, server)
+		}
+		s.SetReadDeadline(time.Now().Add(sampleWait))
+		for {
+			n, _, err := s.ReadOne(buf)
+			if isClosed(err) {
+				return 0
+			} else if err != nil {
+				break
+			}
+			if mapped, id, ok := readAnswer(buf[:n]); ok && id == m.TransactionID {
+				return mapped.Port()
+			}
+		}
+	}
+	return 0
 }

@@ -55,6 +55,7 @@ type peer struct {
 	try     *try
 	tried   time.Time // the last attempt
 	tryWait time.Duration
+	unlucky bool           // one has failed since there was a direct path
 	freshAt time.Time      // when a fresh socket may be tried again
 	freshes int            // times it was, in vain
 	freshed time.Time      // the last time
@@ -136,6 +137,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		}
 		if pr.try != nil {
 			sooner(pr.try.next)
+		} else if pr.mayGuess() && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
+			sooner(pr.guessAt())
 		}
 		if pr.best != nil && !pr.doubt && pr.p.cfg.LinkMTU != nil {
 			sooner(pr.best.mtu.due)
@@ -318,7 +321,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.other = pr.best.addr
 	}
 	had := pr.best != nil
-	pr.best, pr.doubt, pr.quiet, pr.freshes = c, false, 0, 0
+	pr.best, pr.doubt, pr.quiet, pr.freshes, pr.unlucky = c, false, 0, 0, false
 	if had {
 		pr.stir(now) // the peer may have moved
 	}

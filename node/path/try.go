@@ -40,9 +40,9 @@ func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.K
 type Budget struct {
 	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 256, negative for no guessing
 	Probes  int           // guesses by the side that has one port; 0 for 1024. With 256 sockets 98 of 100 attempts succeed
-	Pairs   int           // probes of each side where both have a NAT with ports in a block; 0 for 2048
-	Rate    int           // probes a second; 0 for 300, and half as much again where both sides guess
-	Every   time.Duration // between attempts that failed; 0 for 10 min
+	Pairs   int           // probes of each side where both NATs are hard, and of both together not twice as many; 0 for 2048
+	Rate    int           // probes a second; 0 for 300, and up to two and a half times as many where both NATs are hard
+	Every   time.Duration // between attempts that failed, but for a second one soon after the first; 0 for 10 min
 }
 
 func (b Budget) orDefault() Budget {
@@ -62,27 +62,40 @@ func (b Budget) orDefault() Budget {
 }
 
 const (
-	window    = 64 // ports that a sequential NAT may be at
-	passed    = 4  // ports after the last seen that the peer's usual socket has taken meanwhile to reach us
-	someSocks = 64 // opened where that is enough
-	tryRound  = 4  // of the ordinary search, after which guessing begins
-	tryStep   = 10 * time.Millisecond
-	tryLinger = 1500 * time.Millisecond // for the last answers
-	tryAgain  = 20 * time.Second        // after one that succeeded, and was lost
+	window    = 64   // ports that a sequential NAT may be at
+	passed    = 4    // ports after the last seen that the peer's usual socket has taken meanwhile to reach us
+	inOrder   = 256  // of them opened for a peer whose NAT has a block
+	someSocks = 64   // opened where that is enough
+	tryRound  = 4    // of the ordinary search, after which nothing more is to be hoped of it
+	openRate  = 2560 // packets a second that only open our own NAT
+
+	guessAfter = 200 * time.Millisecond // of the ordinary search, or two and a half round trips by relay
+	guessLater = 80 * time.Millisecond  // who probes begins so much later than who opens
+	guessSoon  = 20 * time.Second       // a second attempt after one that failed, by bad luck perhaps
+	tryStep    = 10 * time.Millisecond
+	tryLinger  = 1500 * time.Millisecond // for the last answers
+	tryAgain   = 20 * time.Second        // after one that succeeded, and was lost
 )
 
 // try is an attempt to guess ports. The side with the hard NAT opens many sockets, so that its NAT has many ports open
 // to the peer's one; the other side probes ports; any hit is a path (the birthday method). A NAT that gives ports in
 // order or from a small block narrows the guess.
 //
-//	hard:  256 sockets ─ ping ─▶ 256 ports of its NAT ─▶ the peer's one address
-//	easy:  1024 ports  ◀─ ping ─ one socket
+//	hard:  256 sockets ─ opener ─▶ 256 ports of its NAT            at once
+//	easy:  1024 ports  ◀─ ping ─── one socket                      in 3.4 s
+//	hard:  256 sockets ─ ping ───▶ the peer's one address          after that
+//
+// The openers die before the peer's NAT, which packets from ports that it was not yet sent from could spoil, and where
+// they die too early, before a second NAT of ours, the pings at the end do as well: the peer's NAT is open by then for
+// 1024 ports, of which 256 are to hit one.
 type try struct {
 	socks  int // extra sockets; 0 for the usual one
-	most   int // probes
+	most   int // probes, openers included
 	rate   int
 	target func(i int) netip.AddrPort
-	short  int // probes at first that only open our NAT: the peer's may be one of those that early packets spoil
+	short  int           // openers, to begin with
+	rest   time.Duration // since the start, until the probes that follow these
+	linger time.Duration // after all, for the last answers
 	sent   int
 	start  time.Time
 	next   time.Time
@@ -94,7 +107,7 @@ type try struct {
 // consider begins an attempt if the ordinary search was in vain and there is hope.
 func (pr *peer) consider(now time.Time) {
 	b := pr.p.budget
-	if pr.direct() || pr.try != nil || pr.round < tryRound || b.Sockets < 0 {
+	if !pr.mayGuess() || now.Before(pr.guessAt()) {
 		return
 	}
 	if !pr.tried.IsZero() && now.Sub(pr.tried) < pr.tryWait {
@@ -107,13 +120,27 @@ func (pr *peer) consider(now time.Time) {
 	if t == nil {
 		return
 	}
-	pr.tried, pr.tryWait = now, b.Every
-	t.start, t.next = now, now
+	if pr.tried, pr.tryWait = now, b.Every; !pr.unlucky {
+		pr.unlucky, pr.tryWait = true, min(guessSoon, b.Every)
+	}
+	t.start = now
+	if t.short == 0 {
+		t.start = now.Add(guessLater)
+	}
+	t.next = t.start
 	pr.try = t
 	if t.socks > 0 {
 		pr.p.do(Sockets{pr.key, t.socks, false})
 	}
 }
+
+// mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began.
+func (pr *peer) mayGuess() bool {
+	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0
+}
+
+// guessAt is when the search has had its time.
+func (pr *peer) guessAt() time.Time { return pr.began.Add(max(guessAfter, pr.relay.rtt*5/2)) }
 
 // plan says how to guess, given both NATs, or why there is no hope.
 func (pr *peer) plan(b Budget) (t *try, why string) {
@@ -133,13 +160,14 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		t.most = min(t.most, n)
 		return t, ""
 	case !theirs.hard():
-		t = &try{socks: b.Sockets, rate: b.Rate * 5 / 3}
+		t = &try{socks: b.Sockets, rate: openRate / 2}
 		if ours.Kind != Random {
 			t.socks = min(t.socks, someSocks)
 		}
-		t.short, t.most = t.socks, 4*t.socks
+		_, n := pr.guess(to.Addr(), ours) // as the peer will
+		t.short, t.most, t.rest = t.socks, 2*t.socks, guessLater+time.Duration(min(n, b.Probes))*time.Second/time.Duration(b.Rate)
 		if pr.p.cfg.Plain {
-			t.short, t.most = 0, 2*t.socks
+			t.short, t.rest, t.rate = 0, 0, b.Rate*5/3
 		}
 		t.target = func(int) netip.AddrPort { return to }
 		return t, ""
@@ -148,6 +176,24 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		at := netip.AddrPortFrom(to.Addr(), theirs.Low+window/2*max(theirs.High, 1))
 		t = &try{socks: min(b.Sockets, window), most: 2 * window, rate: b.Rate}
 		t.target = func(int) netip.AddrPort { return at }
+		return t, ""
+	case ours.Kind == Sequential && theirs.Kind == Block:
+		// Our ports are in order, each open for another of the peer's block; the peer probes ours from anywhere in its block.
+		t = &try{socks: min(b.Sockets, someSocks), most: inOrder, short: inOrder, rate: openRate, linger: 5 * time.Second}
+		if pr.p.cfg.Plain {
+			t.short = 0
+		}
+		size := span(theirs)
+		t.target = func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(i*max(size/inOrder, 1)%size))
+		}
+		return t, ""
+	case ours.Kind == Block && theirs.Kind == Sequential:
+		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 8 / 5, rate: b.Rate * 5 / 2}
+		step := max(theirs.High, 1)
+		t.target = func(i int) netip.AddrPort { // by all sockets to one, and then to the next: each probe takes another port of ours
+			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(passed+1+i/t.socks*37%inOrder)*step)
+		}
 		return t, ""
 	case ours.Kind == Block && theirs.Kind == Block:
 		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs, rate: b.Rate * 5 / 3}
@@ -215,7 +261,7 @@ func (pr *peer) guessOn(now time.Time) {
 		pr.endTry()
 		return
 	}
-	due := min(t.most, int(now.Sub(t.start)*time.Duration(t.rate)/time.Second)+1)
+	due := t.due(now.Sub(t.start))
 	for ; t.sent < due; t.sent++ {
 		to, sock := t.target(t.sent), 0
 		if t.socks > 0 {
@@ -223,7 +269,7 @@ func (pr *peer) guessOn(now time.Time) {
 		}
 		ttl := 0
 		switch {
-		case !pr.p.usable(to) || t.sent >= t.short && t.sent < 3*t.short:
+		case !pr.p.usable(to):
 			continue
 		case t.sent < t.short:
 			ttl = openTTL
@@ -231,8 +277,19 @@ func (pr *peer) guessOn(now time.Time) {
 		pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: pr.p.cfg.Tx()}, Socket: sock, TTL: ttl})
 	}
 	if t.next = now.Add(tryStep); t.sent >= t.most {
-		t.next = now.Add(tryLinger)
+		t.next = now.Add(max(tryLinger, t.linger))
 	}
+}
+
+// due is how many packets are to be sent by then.
+func (t *try) due(since time.Duration) int {
+	at := func(rate int, d time.Duration) int {
+		if d < 0 {
+			return 0
+		}
+		return int(d*time.Duration(rate)/time.Second) + 1
+	}
+	return min(t.most, min(t.short, at(openRate, since))+at(t.rate, since-t.rest))
 }
 
 func (pr *peer) endTry() {

@@ -1,6 +1,9 @@
 package lab
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Kinds are the places a machine can be in, for [Internet.Pair].
 //
@@ -20,6 +23,18 @@ import "fmt"
 var Kinds = []string{
 	"none", "easy", "easyopen", "fullcone", "addrrestr", "hard", "hardseq", "hardblk", "cgn", "cgn+hp", "blocked", "v6", "dual",
 }
+
+// MoreKinds are places of the internet in memory only, less usual ones.
+//
+//	easyrand  easy, at a random port
+//	short     easy, and forgets in 5 s what nobody uses
+//	hardaddr  a mapping for each far address, at a random port, any port of which gets in
+//	hardfree  a mapping for each far end, at a random port, and anybody gets in
+//	hardshort hard, and forgets in 5 s
+//	opencgn   easyopen behind a provider's NAT that is one too
+//	hardcgn   easy behind a provider's NAT that is hard
+//	hardhard  hard behind a provider's NAT that is hard
+var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort", "opencgn", "hardcgn", "hardhard"}
 
 var (
 	easy = NAT{Filtering: AddressAndPortDependent}
@@ -45,6 +60,22 @@ func Home(kind string) RouterConfig {
 	case "hardblk":
 		n = hard
 		n.Ports = Block
+	case "easyrand":
+		n.Ports = Random
+	case "short":
+		n.Timeout = 5 * time.Second
+	case "hardaddr":
+		n = NAT{Mapping: AddressDependent, Filtering: AddressDependent, Ports: Random}
+	case "hardfree":
+		n = NAT{Mapping: AddressAndPortDependent, Ports: Random}
+	case "hardshort":
+		n = hard
+		n.Timeout = 5 * time.Second
+	case "opencgn":
+		n.Trap = true
+	case "hardcgn":
+	case "hardhard":
+		n = hard
 	case "blocked":
 		return RouterConfig{NAT: n, BlockUDP: true}
 	case "v6":
@@ -64,6 +95,12 @@ func Provider(kind string) (RouterConfig, bool) {
 		return RouterConfig{NAT: easy, CGN: true}, true
 	case "cgn+hp":
 		return RouterConfig{NAT: NAT{Hairpin: true}, CGN: true}, true
+	case "opencgn":
+		n := easy
+		n.Trap = true
+		return RouterConfig{NAT: n, CGN: true}, true
+	case "hardcgn", "hardhard":
+		return RouterConfig{NAT: hard, CGN: true}, true
 	}
 	return RouterConfig{}, false
 }

@@ -296,7 +296,11 @@ func (r *Router) add(now time.Time, k mapKey, want uint16) *mapping {
 		m.port = max(r.next, 1024)
 		r.next = m.port
 	case r.cfg.NAT.Ports == Block:
-		m.port = r.low + uint16(r.rng.IntN(blockSize))
+		for range blockSize {
+			if m.port = r.low + uint16(r.rng.IntN(blockSize)); r.free(now, m.port, k) {
+				break
+			}
+		}
 	default:
 		for m.port == 0 || !r.free(now, m.port, k) {
 			m.port = 1024 + uint16(r.rng.IntN(1<<16-1024))

@@ -19,10 +19,10 @@ func expected(a, b string) string {
 	case a == "cgn" && b == "cgn": // one provider's customers, and it does not send back in
 		return "relay"
 	case hardA && hardB:
-		if a == b && a != "hard" {
-			return "guess"
+		if a == "hard" || b == "hard" {
+			return "relay"
 		}
-		return "relay"
+		return "guess"
 	case hardA || hardB:
 		if is("none", "fullcone", "addrrestr") {
 			return "direct"

@@ -1,0 +1,127 @@
+package bind
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hedge-mesh/hedge/test/lab"
+)
+
+// reach is how two places are to meet: "direct", "guess" where ports are guessed, or "relay".
+func reach(a, b string) string {
+	// What a place gives its ports by, and who it lets in.
+	random := []string{"hard", "hardaddr", "hardfree", "hardshort", "hardcgn", "hardhard"}
+	ports := func(k string) string {
+		switch {
+		case slices.Contains(random, k):
+			return "random"
+		case k == "hardseq" || k == "hardblk":
+			return k
+		}
+		return "one"
+	}
+	// Packets from an address sent to get in, whatever their port.
+	open := func(k string) bool { return slices.Contains([]string{"none", "fullcone", "addrrestr"}, k) }
+	pa, pb := ports(a), ports(b)
+	switch {
+	case a == "blocked" || b == "blocked":
+		return "relay"
+	case a == "v6" || b == "v6":
+		if slices.Contains([]string{"v6", "dual"}, a) && slices.Contains([]string{"v6", "dual"}, b) {
+			return "direct"
+		}
+		return "relay"
+	case a == b && slices.Contains([]string{"cgn", "opencgn", "hardcgn", "hardhard"}, a):
+		return "relay"
+	case pa == "one" && pb == "one":
+		return "direct"
+	case pa == "one" || pb == "one":
+		if open(a) || open(b) {
+			return "direct"
+		}
+		return "guess"
+	}
+	if pa != "random" && pb != "random" {
+		return "guess"
+	}
+	return "relay"
+}
+
+// TestMoreKinds sets less usual places against all. HEDGE_MATRIX_SEEDS asks for more runs of each pair.
+func TestMoreKinds(t *testing.T) {
+	seeds, _ := strconv.Atoi(os.Getenv("HEDGE_MATRIX_SEEDS"))
+	all := slices.Concat(lab.Kinds, lab.MoreKinds)
+	var table strings.Builder
+	for _, a := range all {
+		fmt.Fprintf(&table, "%-10s", a)
+		for _, b := range all {
+			if !slices.Contains(lab.MoreKinds, a) && !slices.Contains(lab.MoreKinds, b) {
+				fmt.Fprintf(&table, "     .")
+				continue
+			}
+			worst, relayed := time.Duration(0), 0
+			for seed := range uint64(max(seeds, 1)) {
+				t.Run(a+" to "+b, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						took, f := cell(t, seed, a, b)
+						if worst = max(worst, took); took == 0 {
+							relayed++
+						}
+						if f.lost > 0 {
+							t.Errorf("%d of %d packets are lost", f.lost, f.sent)
+						}
+						switch want := reach(a, b); {
+						case want == "direct" && (took == 0 || took > 700*time.Millisecond):
+							t.Errorf("direct after %v", took)
+						}
+					})
+				})
+			}
+			if relayed > 0 {
+				fmt.Fprintf(&table, "  %4s", fmt.Sprintf("-%d", relayed))
+			} else {
+				fmt.Fprintf(&table, " %5d", worst.Milliseconds())
+			}
+		}
+		table.WriteByte('\n')
+	}
+	t.Logf("milliseconds until both sides are direct:\n%10s %s\n%s", "", strings.Join(all, " "), table.String())
+}
+
+// TestGuess says how often ports are guessed, and how soon. HEDGE_MATRIX_SEEDS asks for more runs.
+func TestGuess(t *testing.T) {
+	seeds, _ := strconv.Atoi(os.Getenv("HEDGE_MATRIX_SEEDS"))
+	for _, c := range []struct {
+		a, b   string
+		within time.Duration
+	}{
+		{"easy", "hard", 4 * time.Second}, {"hard", "easyopen", 4 * time.Second}, {"hardseq", "easy", 4 * time.Second},
+		{"hardblk", "hardblk", 5 * time.Second}, {"hardseq", "hardseq", 5 * time.Second}, {"hardseq", "hardblk", 5 * time.Second}, {"hardblk", "hardseq", 5 * time.Second},
+	} {
+		var took []time.Duration
+		n := max(10*seeds, 2)
+		for seed := range uint64(n) {
+			synctest.Test(t, func(t *testing.T) {
+				if d, _ := cell(t, 1000+seed, c.a, c.b); d > 0 && d <= c.within {
+					took = append(took, d)
+				}
+			})
+		}
+		slices.Sort(took)
+		if len(took) == 0 {
+			t.Errorf("%s x %s: never within %v", c.a, c.b, c.within)
+			continue
+		}
+		t.Logf("%s x %s: %.1f %% of %d within %v, median %v, p90 %v", c.a, c.b, 100*float64(len(took))/float64(n), n, c.within,
+			took[len(took)/2].Round(time.Millisecond), took[len(took)*9/10].Round(time.Millisecond))
+		if len(took)*100 < 90*n {
+			t.Errorf("%s x %s: %d of %d", c.a, c.b, len(took), n)
+		}
+	}
+}
