@@ -108,7 +108,7 @@ func fullName(m *wire.Map, name string) string {
 }
 
 func pathOf(p bind.PathInfo) Path {
-	out := Path{Kind: "none", RTT: Seconds(p.RTT), MTU: p.MTU, Since: p.Since, Heard: p.LastHeard}
+	out := Path{Kind: "none", RTT: Seconds(p.RTT), MTU: p.MTU, Since: p.Since, Heard: p.LastHeard, Why: p.Why}
 	switch {
 	case p.Direct:
 		out.Kind, out.Addr = "direct", p.Addr.String()

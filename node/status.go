@@ -169,6 +169,7 @@ type Path struct {
 	MTU   int       `json:"mtu,omitempty"` // bytes of the longest packet inside the tunnel that it carries whole
 	Since time.Time `json:"since,omitzero"`
 	Heard time.Time `json:"last_heard,omitzero"`
+	Why   string    `json:"why,omitempty"` // it was chosen, for people
 }
 
 // String is "direct 192.0.2.1:41641", "via peer relay hub", "relay 1" or "none".

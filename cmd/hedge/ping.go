@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,26 +18,32 @@ import (
 )
 
 func (a *app) pingCmd() *cobra.Command {
-	var count int
-	var interval, timeout time.Duration
+	p := pinger{app: a}
 	cmd := &cobra.Command{
 		Use:   "ping NAME",
 		Short: "Measure the way to a peer: direct or by relay, and how long",
-		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, via a peer relay, or by a relay. A path that starts
-on the relay moves to a direct one as soon as one is found; each change is told when it happens. It exits with 5 if
-nothing answered; hedge status --why NAME tells what was tried.`,
-		Example: "  hedge ping web\n  hedge ping web -c 1 --json",
+		Long: `Measures the way to a peer and says which it is: direct, with the peer's address, via a peer relay, or by a relay.
+A path that starts on the relay moves to a direct one as soon as one is found; each change is told when it happens, with the reason.
+
+With --json there is one report at the end, in which "changes" are those of the path; or, with --count 0, one line of JSON
+for each answer, each ping without one, and each change, when it happens.
+
+It exits with 5 if nothing answered; hedge status --why NAME tells what was tried.`,
+		Example: "  hedge ping web\n  hedge ping web -c 0 --interval 200ms     until it is interrupted\n  hedge ping web -c 1 --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if count < 1 {
-				return usage(fmt.Errorf("--count %d: there must be one ping at least", count), "")
+			if p.count < 0 {
+				return usage(fmt.Errorf("--count %d: there cannot be less than none", p.count), "--count 0 pings until it is interrupted")
 			}
-			return a.ping(cmd.Context(), args[0], count, interval, timeout)
+			if p.interval <= 0 {
+				return usage(fmt.Errorf("--interval %s: there must be some time between pings", p.interval), "")
+			}
+			return p.ping(cmd.Context(), args[0])
 		},
 	}
-	cmd.Flags().IntVarP(&count, "count", "c", 3, "`N` pings")
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "`TIME` between them")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "`TIME` to wait for each answer")
+	cmd.Flags().IntVarP(&p.count, "count", "c", 3, "`N` pings; 0 until it is interrupted")
+	cmd.Flags().DurationVar(&p.interval, "interval", time.Second, "`TIME` between them")
+	cmd.Flags().DurationVar(&p.timeout, "timeout", 5*time.Second, "`TIME` to wait for each answer")
 	return cmd
 }
 
@@ -49,65 +59,161 @@ type pingReport struct {
 	Sent     int               `json:"sent"`
 	Received int               `json:"received"`
 	Answers  []node.PingResult `json:"answers"`
+	Changes  []pathChange      `json:"changes,omitempty"`
+}
 
-	path string // as last printed
+// pathChange is one change of the path while hedge ping ran.
+type pathChange struct {
+	At  time.Time `json:"at"`
+	Was node.Path `json:"was"`
+	Now node.Path `json:"now"`
+}
+
+// pingEvent is a line of hedge ping --count 0 --json.
+type pingEvent struct {
+	Event  string           `json:"event"` // "answer", "none" or "change"
+	At     time.Time        `json:"at"`
+	Answer *node.PingResult `json:"answer,omitempty"`
+	Change *pathChange      `json:"change,omitempty"`
 }
 
 func (r *pingReport) add(p node.PingResult) {
 	r.Peer, r.Addr, r.Path, r.Endpoint, r.Via, r.Relay, r.RTT = p.Peer, p.Addr, p.Path.Kind, p.Path.Addr, p.Path.Via, p.Path.Relay, p.RTT
-	r.path = p.Path.String()
 	r.Received++
 	r.Answers = append(r.Answers, p)
 }
 
-func (a *app) ping(ctx context.Context, name string, count int, interval, timeout time.Duration) error {
-	var report pingReport
-	var last error
-	for i := range count {
-		if i > 0 {
-			if err := a.pause(ctx, interval, &report); err != nil {
-				return err
-			}
-		}
-		report.Sent++
-		r, err := ask(ctx, a, timeout, func(ctx context.Context, c *node.LocalClient) (node.PingResult, error) { return c.Ping(ctx, name) })
-		if err != nil {
-			_, unknown := errors.AsType[*node.UnknownNameError](err)
-			if code, _ := classify(err); unknown || code != exitUnreachable {
-				return err
-			}
-			last = err
-			if !a.json {
-				fmt.Fprintf(a.stdout, "%s: no answer within %s\n", name, timeout)
-			}
-			continue
-		}
-		report.add(r)
-		if !a.json {
-			fmt.Fprintf(a.stdout, "%s (%s): %s, %s\n", r.Peer, r.Addr, r.Path, short(time.Duration(r.RTT)))
-		}
-	}
-	if report.Received == 0 {
-		return &fault{exitUnreachable, fmt.Errorf("%s did not answer: %w", name, last), "hedge status shows whether it is online"}
-	}
-	return a.print(report, func(io.Writer) {})
+// pinger is one run of hedge ping.
+type pinger struct {
+	*app
+	count             int
+	interval, timeout time.Duration
+
+	name   string
+	report pingReport
+	path   *node.Path // as last known
 }
 
-// pause waits for the next ping, and tells of changes of the path meanwhile.
-func (a *app) pause(ctx context.Context, interval time.Duration, r *pingReport) error {
-	end, cancel := context.WithTimeout(ctx, interval)
-	defer cancel()
-	if c, err := a.local(); err == nil && !a.json && r.Received > 0 {
-		_ = c.Watch(end, func(s node.Status) bool {
-			for _, p := range s.Peers {
-				if now := p.Path.String(); p.Name == r.Peer && now != r.path {
-					fmt.Fprintf(a.stdout, "%s: the path is now %s, no longer %s\n", r.Peer, now, r.path)
-					r.path = now
-				}
-			}
-			return true
-		})
+// ping asks, and meanwhile tells of changes of the path as the node tells them.
+func (p *pinger) ping(ctx context.Context, name string) error {
+	c, err := p.local()
+	if err != nil {
+		return err
 	}
-	<-end.Done()
-	return ctx.Err()
+	p.name = name
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	seen := make(chan node.Peer)
+	wg.Go(func() { _ = c.Watch(inner, func(s node.Status) bool { return p.see(inner, s, seen) }) })
+	answers := make(chan answer, 1)
+	due := time.NewTimer(0)
+	defer due.Stop()
+	var last error
+	for {
+		select {
+		case <-ctx.Done():
+			if p.count > 0 {
+				return ctx.Err()
+			}
+			return p.end(last)
+		case s := <-seen:
+			p.now(s.Name, s.Path)
+		case <-due.C:
+			p.report.Sent++
+			wg.Go(func() {
+				r, err := ask(inner, p.app, p.timeout, func(ctx context.Context, c *node.LocalClient) (node.PingResult, error) { return c.Ping(ctx, name) })
+				answers <- answer{r, err}
+			})
+		case r := <-answers:
+			if ctx.Err() != nil {
+				continue
+			}
+			if last = r.err; last == nil {
+				p.answered(r.PingResult)
+			} else if !p.unanswered(last) {
+				return last
+			}
+			if p.report.Sent == p.count {
+				return p.end(last)
+			}
+			due.Reset(p.interval)
+		}
+	}
+}
+
+// answer is what came of one ping.
+type answer struct {
+	node.PingResult
+	err error
+}
+
+// see passes on the peer as the node sees it now.
+func (p *pinger) see(ctx context.Context, s node.Status, seen chan<- node.Peer) bool {
+	name := strings.TrimSuffix(strings.ToLower(p.name), ".")
+	for _, peer := range s.Peers {
+		if name != peer.Name && name != peer.FullName && !slices.ContainsFunc(peer.Addrs, func(a netip.Addr) bool { return a.String() == name }) {
+			continue
+		}
+		select {
+		case seen <- peer:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// now tells of a change of the path.
+func (p *pinger) now(name string, path node.Path) {
+	was := p.path
+	p.path = &path
+	if was == nil || was.String() == path.String() {
+		return
+	}
+	c := pathChange{At: path.Since, Was: *was, Now: path}
+	p.report.Changes = append(p.report.Changes, c)
+	p.tell(pingEvent{Event: "change", At: c.At, Change: &c}, "%s: the path is now %s, no longer %s: %s\n", name, path, was, path.Why)
+}
+
+func (p *pinger) answered(r node.PingResult) {
+	p.report.add(r)
+	if p.path == nil {
+		p.path = &r.Path
+	}
+	p.tell(pingEvent{Event: "answer", At: time.Now(), Answer: &r}, "%s (%s): %s, %s\n", r.Peer, r.Addr, r.Path, short(time.Duration(r.RTT)))
+}
+
+// unanswered tells of a ping without an answer, unless err says that there will never be one.
+func (p *pinger) unanswered(err error) bool {
+	_, unknown := errors.AsType[*node.UnknownNameError](err)
+	if code, _ := classify(err); unknown || code != exitUnreachable {
+		return false
+	}
+	p.tell(pingEvent{Event: "none", At: time.Now()}, "%s: no answer within %s\n", p.name, p.timeout)
+	return true
+}
+
+// tell prints what happens at once: text, or a line of JSON if there is no report at the end.
+func (p *pinger) tell(e pingEvent, format string, args ...any) {
+	switch {
+	case !p.json:
+		fmt.Fprintf(p.stdout, format, args...)
+	case p.count == 0:
+		_ = json.NewEncoder(p.stdout).Encode(e)
+	}
+}
+
+func (p *pinger) end(last error) error {
+	switch {
+	case p.report.Received == 0 && last == nil: // interrupted at once
+		return nil
+	case p.report.Received == 0:
+		return &fault{exitUnreachable, fmt.Errorf("%s did not answer: %w", p.name, last), "hedge status shows whether it is online"}
+	case p.count == 0:
+		return nil
+	}
+	return p.print(p.report, func(io.Writer) {})
 }
