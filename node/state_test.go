@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -231,4 +233,49 @@ func TestStateUnusableDirectory(t *testing.T) {
 	if _, _, err := s.identity(); err == nil {
 		t.Error("an identity that is a symbolic link was read")
 	}
+}
+
+// Whatever is in an identity file, it is read or refused, and its secrets are in no error.
+func FuzzIdentity(f *testing.F) {
+	s, err := openState(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer s.close()
+	id := newIdentity()
+	id.urls, id.pin = []string{"https://127.0.0.1:1"}, key.PublicOf(key.NewControl())
+	if err := s.saveIdentity(id); err != nil {
+		f.Fatal(err)
+	}
+	good, err := s.read(identityFile)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("null"))
+	f.Add(good[:len(good)/2])
+	secrets := regexp.MustCompile(`[0-9a-f]{16,}`)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(s.path(identityFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id, ok, err := s.identity()
+		if err != nil {
+			for _, x := range secrets.FindAllString(string(b), -1) {
+				if strings.Contains(err.Error(), x) {
+					t.Fatalf("an error tells a secret: %v", err)
+				}
+			}
+			return
+		}
+		if !ok || id.machine.IsZero() || id.node.IsZero() || id.disco.IsZero() || id.pin.IsZero() || len(id.urls) == 0 {
+			t.Fatalf("half an identity of %q", b)
+		}
+		if err := s.saveIdentity(id); err != nil {
+			t.Fatal(err)
+		}
+		if again, ok, err := s.identity(); err != nil || !ok || again.node.Secret() != id.node.Secret() || !slices.Equal(again.urls, id.urls) {
+			t.Fatalf("what was read and written reads as another: %v", err)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -161,3 +162,18 @@ type addrPort string
 
 func (a addrPort) Network() string { return "tcp" }
 func (a addrPort) String() string  { return netip.MustParseAddrPort(string(a)).String() }
+
+// A file of flags that holds nothing is that: it is added to as one that is not there.
+func TestRecallNothing(t *testing.T) {
+	d := dirs{state: t.TempDir()}
+	for _, text := range []string{"null", "{}"} {
+		if err := os.WriteFile(d.flags(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := recall(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r["exit-node"] = "x"
+	}
+}

@@ -29,6 +29,9 @@ func recall(d dirs) (remembered, error) {
 	if err == nil {
 		err = json.Unmarshal(b, &r)
 	}
+	if r == nil { // null is no error, and no map
+		r = remembered{}
+	}
 	if err != nil {
 		return nil, failed(fmt.Errorf("cannot read the flags kept in %s: %w", d.flags(), reason(err)), "delete it, and give the flags that are not the defaults once more")
 	}

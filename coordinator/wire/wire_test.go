@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -178,10 +179,23 @@ func FuzzDecodeMap(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if m, err := DecodeMap(b); err == nil && m.check() != nil {
-			t.Fatal("a map that does not check")
+	head := len(mapMagic) + sha256.Size
+	f.Add(b[:head], b[head:])
+	f.Fuzz(func(t *testing.T, front, rest []byte) {
+		sum := sha256.Sum256(rest) // without a right one nothing is read
+		for _, b := range [][]byte{append(front, rest...), append(append([]byte(mapMagic), sum[:]...), rest...)} {
+			m, err := DecodeMap(b)
+			if err != nil {
+				continue
+			}
+			if m.check() != nil {
+				t.Fatal("a map that does not check")
+			}
+			if again, err := EncodeMap(m); err != nil {
+				t.Fatalf("what was read cannot be written: %v", err)
+			} else if _, err := DecodeMap(again); err != nil {
+				t.Fatalf("what was read and written cannot be read: %v", err)
+			}
 		}
 	})
 }

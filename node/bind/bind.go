@@ -206,10 +206,16 @@ func (b *Bind) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
 		return errors.Join(b.markConn(network, address, c), derp.LimitSegments(network, address, c))
 	}}
-	if b.mark.Load() != 0 {
-		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: b.markConn}).DialContext}
-	}
+	d.Resolver = b.resolver()
 	return d.DialContext(ctx, network, addr)
+}
+
+// resolver looks names up beside the tunnel.
+func (b *Bind) resolver() *net.Resolver {
+	if b.mark.Load() == 0 {
+		return net.DefaultResolver
+	}
+	return &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: b.markConn}).DialContext}
 }
 
 // Mark keeps a socket beside the tunnel by the device's firewall mark, if it has one. It is a net.Dialer's Control.

@@ -290,7 +290,7 @@ func (s *stunClient) resolve(now time.Time, name string) []netip.AddrPort {
 	b.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
 		defer cancel()
-		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		ips, err := b.resolver().LookupNetIP(ctx, "ip", host)
 		if err != nil {
 			b.cfg.Log("STUN server: %v", err)
 			return
