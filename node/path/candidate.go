@@ -210,7 +210,7 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
 	}
 	switch {
 	case (pr.best == nil || pr.best.hop != nil && c.hop == nil) && !pr.again(now, c):
-	case pr.best == nil && !pr.worth(now, c):
+	case pr.best == nil && !pr.worth(now, c, rtt):
 	case pr.best == nil, pr.best.hop != nil && c.hop == nil:
 		pr.adopt(now, c, fmt.Sprintf("%s answered", c))
 	case pr.best == c && pr.doubt:

@@ -65,6 +65,9 @@ type hop struct {
 	open   bool // a way was given, and no ping by it has failed since
 	asked  time.Time
 	refuse string // the last answer, if it was no
+
+	trial []time.Duration // its last round trips, while the relay is better
+	next  time.Time       // of them; zero if there have been enough
 }
 
 // direct reports whether the path in use is by nobody else.
@@ -142,9 +145,47 @@ func (pr *peer) setHops(now time.Time, hops []Hop) {
 	}
 }
 
-// worth reports whether a way by a peer relay is no worse than the relay.
-func (pr *peer) worth(now time.Time, c *candidate) bool {
-	return c.hop == nil || pr.relay.missed >= 2 || c.score(now) <= pr.relayScore(now)
+// worth reports whether a way of which an answer came is no worse than the relay, if it is by a peer relay. If it is not
+// at first, some more answers are asked for: medians tell a path from a machine that was busy.
+func (pr *peer) worth(now time.Time, c *candidate, rtt time.Duration) bool {
+	h := c.hop
+	if h == nil {
+		return true
+	}
+	if h.trial = append(h.trial, rtt); len(h.trial) > trialRounds {
+		h.trial = h.trial[1:]
+	}
+	if len(h.trial) >= winsNeeded {
+		c.rtt = median(slices.Clone(h.trial))
+		var off []time.Duration
+		for _, d := range h.trial {
+			off = append(off, (d - c.rtt).Abs())
+		}
+		c.rttvar = median(off)
+	}
+	if pr.relay.missed >= 2 || c.score(now) <= pr.relayScore(now) {
+		h.trial, h.next = nil, time.Time{}
+		return true
+	}
+	if h.next = (time.Time{}); len(h.trial) < trialRounds {
+		h.next = now.Add(seekWaits[2])
+	}
+	return false
+}
+
+// tryHops goes on with that.
+func (pr *peer) tryHops(now time.Time) {
+	for _, c := range pr.candidates {
+		if c.hop == nil || c.hop.next.IsZero() || c.hop.next.After(now) {
+			continue
+		}
+		if c.hop.next = (time.Time{}); pr.best == nil && c.hop.open && c.shunned.IsZero() {
+			pr.ping(now, c.addr, 0, false)
+			if !pr.asked(Relay) {
+				pr.ping(now, Relay, 0, false)
+			}
+		}
+	}
 }
 
 // String names the candidate for people.

@@ -140,6 +140,11 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		} else if pr.mayGuess() && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
 			sooner(pr.guessAt())
 		}
+		for _, c := range pr.candidates {
+			if c.hop != nil && !c.hop.next.IsZero() {
+				sooner(c.hop.next)
+			}
+		}
 		if pr.best != nil && !pr.doubt && pr.p.cfg.LinkMTU != nil {
 			sooner(pr.best.mtu.due)
 		}
@@ -188,6 +193,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.consider(now)
 	pr.refresh(now)
 	pr.guessOn(now)
+	pr.tryHops(now)
 	pr.lookForBetter(now)
 	pr.findMTU(now)
 }
@@ -250,7 +256,7 @@ func (pr *peer) expire(now time.Time) {
 			c.missed++
 			c.wins, c.streak = 0, 0
 			if c.hop != nil {
-				c.hop.open = false // it may have forgotten us
+				c.hop.open, c.hop.trial = false, nil // it may have forgotten us
 			}
 			if c == pr.best {
 				asked = latest(asked, g.sent)
