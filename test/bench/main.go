@@ -23,7 +23,7 @@ import (
 )
 
 const help = `Bench measures Hedge beside baselines, in turns, and prints figures and ratios as "median [least most]" of the rounds.
-Compare ratios: they hold where figures do not.
+Compare ratios, they hold where figures do not; with ! those of which all rounds, six at least, agree on which is greater.
 
 Sections, -only:
   netstack  two nodes in one process, on loopback; beside wireguard-go with its own netstack, two stacks without a tunnel,
@@ -35,13 +35,14 @@ Sections, -only:
   relay     hedge relay beside derper, which is built once, from the module proxy, outside this module
 Worlds of hosts, -worlds (the first is compared with the others):
   hedge-tun, hedge-user   with an interface of the host; without rights, through the SOCKS5 proxy
+  hedge-1280              hedge-tun on a wire that carries no more than that inside
   against-tun, against-user  the same of another build, -against
   wireguard-go, wireguard-wide, veth   MTU 1280; the longest packets that the wire takes; no tunnel
   and those of -baselines
 
 Examples:
   bench -quick                                a first look, about two minutes
-  bench -against main                         does my change win? both builds, in turns
+  bench -against main                         does my change win? both builds, in turns, five minutes
   bench -against main -rounds 10 -time 3s     the same, until the noise is small
   bench -against ./hedge-before -worlds hedge-user,against-user
   bench -only hosts -wire 9000 -worlds hedge-tun,wireguard-wide
@@ -157,6 +158,14 @@ func (o *options) complete(given map[string]bool, rest []string) error {
 		}
 		if !given["wire"] {
 			o.wire = []string{"1500"}
+		}
+	}
+	if o.against != "" && !o.quick {
+		if !given["rounds"] {
+			o.rounds = 6
+		}
+		if !given["time"] {
+			o.each = time.Second
 		}
 	}
 	if o.only == nil {

@@ -145,7 +145,7 @@ func plan(rep *report.Report, o options, b builds, say func(string, ...any)) (st
 	if b.against != "" {
 		inside.Worlds = []string{process.Hedge, process.Against}
 	}
-	if !o.quick {
+	if !o.quick && o.against == "" {
 		inside.Settle = settle
 	}
 	if slices.Contains(o.only, "netstack") && (b.against == "" || b.bench != "") {
@@ -209,7 +209,7 @@ func planHosts(rep *report.Report, o options, b builds, say func(string, ...any)
 		case o.against != "":
 			h.Worlds = []string{hosts.HedgeTUN, hosts.AgainstTUN}
 		case i > 0: // the first said most of it
-			h.Worlds, h.Few = []string{hosts.HedgeTUN, hosts.WireGuardWide, hosts.WireGuard}, true
+			h.Worlds, h.Few = []string{hosts.HedgeTUN, hosts.WireGuardWide, hosts.HedgeNarrow}, true
 		case o.quick:
 			h.Worlds = []string{hosts.HedgeTUN, hosts.WireGuard, hosts.Veth}
 		default:

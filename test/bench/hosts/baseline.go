@@ -41,7 +41,7 @@ func parseBaselines(b []byte) (list []Baseline, err error) {
 	if err := json.Unmarshal(b, &list); err != nil {
 		return nil, err
 	}
-	taken := []string{HedgeTUN, HedgeUser, AgainstTUN, AgainstUser, WireGuard, WireGuardWide, Veth, RelayTLS, RelayUDP}
+	taken := []string{HedgeTUN, HedgeNarrow, HedgeUser, AgainstTUN, AgainstUser, WireGuard, WireGuardWide, Veth, RelayTLS, RelayUDP}
 	for i, x := range list {
 		if x.Name == "" || x.Up == "" || x.Address == "" {
 			return nil, fmt.Errorf("entry %d needs a name, up and address", i+1)

@@ -1,6 +1,7 @@
 // Package hosts measures tunnels, each between two hosts of its own: network namespaces of this machine, joined by a wire.
 //
 //	          ┌── hedge-tun      hedge up --tun=on at both ends, filter on
+//	          ├── hedge-1280     the same on a wire that carries no more than 1280 inside
 //	 rounds:  ├── hedge-user     hedge up without rights at both ends: iperf3 through its SOCKS5 proxy
 //	 A B C D  ├── against-tun    another build of hedge, and against-user
 //	 A B C D  ├── wireguard-go   its own program, with an interface of the host (bare), MTU 1280

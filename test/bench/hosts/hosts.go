@@ -7,6 +7,7 @@ import (
 // The worlds.
 const (
 	HedgeTUN      = "hedge-tun"
+	HedgeNarrow   = "hedge-1280"
 	HedgeUser     = "hedge-user"
 	AgainstTUN    = "against-tun"
 	AgainstUser   = "against-user"
@@ -79,6 +80,7 @@ var tasks = []task{
 
 const (
 	tunnelMTU  = 1280 // of wireguard-go's interface, and the least that Hedge's carries
+	overhead   = 80   // of a tunnel's packets, with IPv6: IP 40, UDP 8, WireGuard 32
 	udpHeaders = 28   // IPv4 and UDP
 )
 

@@ -53,7 +53,10 @@ func Measure(ctx context.Context, rep *report.Report, o Options) error {
 	s := &report.Section{Name: cmp.Or(o.Name, "hosts"),
 		About: fmt.Sprintf("two hosts in network namespaces, a wire of %d bytes; Hedge with %d rules, %d peers and the filter on", o.Wire, o.Rules, o.Peers)}
 	rep.Sections = append(rep.Sections, s)
-	defer s.Compare()
+	defer func() {
+		s.Derive("request, p99 beside a stream by p99 idle", "×", "request, beside a stream, p99", "request, idle, p99")
+		s.Compare()
+	}()
 	site, err := newSite(ctx)
 	if err != nil {
 		return err

@@ -31,6 +31,9 @@ type world struct {
 
 // open makes the hosts of a world, brings its tunnel up, and starts what answers at b.
 func (s *site) open(ctx context.Context, o Options, name string) (*world, error) {
+	if name == HedgeNarrow {
+		o.Wire = tunnelMTU + overhead
+	}
 	p, err := s.newPair(o.Wire, name == RelayTLS || name == RelayUDP)
 	if err != nil {
 		return nil, err
@@ -41,7 +44,7 @@ func (s *site) open(ctx context.Context, o Options, name string) (*world, error)
 		return nil, err
 	}
 	switch name {
-	case HedgeTUN, RelayTLS, RelayUDP:
+	case HedgeTUN, HedgeNarrow, RelayTLS, RelayUDP:
 		err = w.hedge(ctx, o.Hedge, o, true)
 	case HedgeUser:
 		err = w.hedge(ctx, o.Hedge, o, false)
@@ -52,7 +55,7 @@ func (s *site) open(ctx context.Context, o Options, name string) (*world, error)
 	case WireGuard, WireGuardWide:
 		mtu := tunnelMTU
 		if name == WireGuardWide {
-			mtu = o.Wire - 80 // IPv6, UDP and WireGuard
+			mtu = o.Wire - overhead
 		}
 		err = w.wireGuard(ctx, filepath.Join(s.dir, "wireguard-bin"), s.prefix, len(s.worlds), mtu)
 	case Veth:

@@ -105,7 +105,10 @@ func Scale(ctx context.Context, rep *report.Report, o Options, sizes []int) erro
 
 // run takes turns. A measurement that fails is noted, and the others go on.
 func run(ctx context.Context, rep *report.Report, s *report.Section, worlds []*world, tasks []task, o Options, eachRound func(int)) error {
-	defer s.Compare()
+	defer func() {
+		s.Derive("request, p99 beside a stream by p99 idle", "×", "request, beside a stream, p99", "request, idle, p99")
+		s.Compare()
+	}()
 	memory := func(when string) {
 		for _, w := range worlds {
 			if a, err := w.kid.Ask(Request{Test: "mem"}); err == nil && a.RSS > 0 {

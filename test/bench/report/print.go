@@ -45,7 +45,7 @@ func (r *Report) head(out io.Writer, bullet string) {
 	if r.Load[0] != "" {
 		fmt.Fprintf(out, "; load before and after %s and %s", r.Load[0], r.Load[1])
 	}
-	fmt.Fprintf(out, "\n%sfigures: median [least most] of the rounds; × is the first column by another, within a round\n", bullet)
+	fmt.Fprintf(out, "\n%sfigures: median [least most] of the rounds; × is the first column by another, within a round, ! where all of six rounds or more agree on which is greater\n", bullet)
 	for _, s := range r.LeftOut {
 		fmt.Fprintf(out, "%sleft out: %s\n", bullet, s)
 	}
@@ -80,7 +80,9 @@ func (s *Section) rows() [][]string {
 		for _, w := range compared {
 			cell := "-"
 			if i := slices.IndexFunc(s.Ratios, func(q Ratio) bool { return q.Measure == m && q.To == w }); i >= 0 {
-				cell = s.Ratios[i].Spread.String()
+				if cell = s.Ratios[i].String(); s.Ratios[i].Sure() {
+					cell += " !"
+				}
 			}
 			row = append(row, cell)
 		}

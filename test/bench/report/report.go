@@ -49,8 +49,13 @@ type Series struct {
 type Ratio struct {
 	Measure string `json:"measure"`
 	To      string `json:"to"`
+	Rounds  int    `json:"rounds"`
 	Spread
 }
+
+// Sure says whether all rounds, and at least six, agree on which is the greater. Of two that are alike, one measure in 32
+// is so by chance.
+func (q Ratio) Sure() bool { return q.Rounds >= 6 && (q.Min > 1 || q.Max < 1) }
 
 // Spread is how far values of one kind lie apart.
 type Spread struct {
@@ -83,6 +88,21 @@ func (s *Section) Find(world, measure string) *Series {
 	return nil
 }
 
+// Derive adds a measure to each world: one of its measures by another, of the same round.
+func (s *Section) Derive(measure, unit, of, by string) {
+	for _, w := range s.Worlds {
+		a, b := s.Find(w, of), s.Find(w, by)
+		if a == nil || b == nil {
+			continue
+		}
+		for i, round := range a.Rounds {
+			if j := slices.Index(b.Rounds, round); j >= 0 && b.Values[j] != 0 {
+				s.Put(round, w, measure, unit, a.Values[i]/b.Values[j])
+			}
+		}
+	}
+}
+
 // Compare fills in the Ratios.
 func (s *Section) Compare() {
 	s.Ratios = nil
@@ -93,7 +113,7 @@ func (s *Section) Compare() {
 		first := s.Find(s.Worlds[0], m)
 		for _, to := range s.Worlds[1:] {
 			if q := divide(first, s.Find(to, m)); len(q) > 0 {
-				s.Ratios = append(s.Ratios, Ratio{m, to, Of(q)})
+				s.Ratios = append(s.Ratios, Ratio{m, to, len(q), Of(q)})
 			}
 		}
 	}

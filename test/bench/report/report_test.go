@@ -57,9 +57,9 @@ func TestCompare(t *testing.T) {
 		ours, theirs map[int]float64 // by round
 		want         []Ratio
 	}{
-		{"each round", map[int]float64{0: 4, 1: 6, 2: 9}, map[int]float64{0: 2, 1: 2, 2: 2}, []Ratio{{"tcp", "theirs", Spread{2, 3, 4.5}}}},
-		{"within a round, not across", map[int]float64{0: 10, 1: 1}, map[int]float64{0: 10, 1: 1}, []Ratio{{"tcp", "theirs", Spread{1, 1, 1}}}},
-		{"a round that failed", map[int]float64{0: 4, 2: 9}, map[int]float64{1: 1, 2: 3}, []Ratio{{"tcp", "theirs", Spread{3, 3, 3}}}},
+		{"each round", map[int]float64{0: 4, 1: 6, 2: 9}, map[int]float64{0: 2, 1: 2, 2: 2}, []Ratio{{"tcp", "theirs", 3, Spread{2, 3, 4.5}}}},
+		{"within a round, not across", map[int]float64{0: 10, 1: 1}, map[int]float64{0: 10, 1: 1}, []Ratio{{"tcp", "theirs", 2, Spread{1, 1, 1}}}},
+		{"a round that failed", map[int]float64{0: 4, 2: 9}, map[int]float64{1: 1, 2: 3}, []Ratio{{"tcp", "theirs", 1, Spread{3, 3, 3}}}},
 		{"nothing to divide by", map[int]float64{0: 4}, map[int]float64{0: 0}, nil},
 		{"only one has it", map[int]float64{0: 4}, nil, nil},
 		{"only the other has it", nil, map[int]float64{0: 4}, nil},
@@ -79,6 +79,37 @@ func TestCompare(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+func TestSure(t *testing.T) {
+	for _, tt := range []struct {
+		rounds         int
+		min, mid, most float64
+		want           bool
+	}{
+		{6, 1.1, 1.2, 1.3, true}, {6, 0.5, 0.7, 0.99, true}, {9, 0.9, 1.2, 1.3, false}, {5, 2, 3, 4, false}, {7, 1, 1, 1, false},
+	} {
+		if q := (Ratio{Rounds: tt.rounds, Spread: Spread{tt.min, tt.mid, tt.most}}); q.Sure() != tt.want {
+			t.Errorf("%+v: %v", q, q.Sure())
+		}
+	}
+}
+
+func TestDerive(t *testing.T) {
+	s := &Section{Worlds: []string{"a", "b"}}
+	for round, v := range [][2]float64{{2, 10}, {0, 7}, {4, 12}} {
+		s.Put(round, "a", "idle", "µs", v[0])
+		s.Put(round, "a", "busy", "µs", v[1])
+	}
+	s.Put(0, "b", "busy", "µs", 3)
+	s.Derive("times", "×", "busy", "idle")
+	want := &Series{Measure: "times", Unit: "×", World: "a", Rounds: []int{0, 2}, Values: []float64{5, 3}}
+	if d := cmp.Diff(want, s.Find("a", "times")); d != "" {
+		t.Error(d)
+	}
+	if s.Find("b", "times") != nil {
+		t.Error("it was derived of nothing")
 	}
 }
 
@@ -111,7 +142,7 @@ func TestText(t *testing.T) {
 	var b strings.Builder
 	sample().Text(&b)
 	want := `Hedge v1, go1, linux/amd64, 2 cores, 2001-09-09 01:46 UTC, in 2s; load before and after 0.1 and 2.0
-figures: median [least most] of the rounds; × is the first column by another, within a round
+figures: median [least most] of the rounds; × is the first column by another, within a round, ! where all of six rounds or more agree on which is greater
 left out: nebula: not here
 failed: udp of veth
 
@@ -123,6 +154,21 @@ memory         MB      41       -           -
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+// What all of many rounds agree on is marked.
+func TestMark(t *testing.T) {
+	s := &Section{Name: "x", About: "y", Worlds: []string{"a", "b"}}
+	for round := range 6 {
+		s.Put(round, "a", "speed", "", 3)
+		s.Put(round, "b", "speed", "", 2)
+	}
+	s.Compare()
+	var b strings.Builder
+	(&Report{Sections: []*Section{s}}).Text(&b)
+	if !strings.HasSuffix(b.String(), "1.5 !\n") {
+		t.Error(b.String())
 	}
 }
 
@@ -157,7 +203,7 @@ func TestJSON(t *testing.T) {
 	if d := cmp.Diff(sample(), &back, cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); d != "" {
 		t.Error(d)
 	}
-	if !strings.Contains(string(b), `{"measure":"tcp, 1 stream","to":"veth","min":0.1,"median":0.13333333333333333,"max":0.3}`) {
+	if !strings.Contains(string(b), `{"measure":"tcp, 1 stream","to":"veth","rounds":3,"min":0.1,"median":0.13333333333333333,"max":0.3}`) {
 		t.Errorf("no ratio in %s", b)
 	}
 }
