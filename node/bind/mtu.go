@@ -2,9 +2,10 @@ package bind
 
 import (
 	"net/netip"
-	"slices"
+	"sync"
 
 	"github.com/hedge-mesh/hedge/node/key"
+	"github.com/hedge-mesh/hedge/node/udp"
 )
 
 // What fits where. Sizes inside are those of the packets WireGuard is given:
@@ -43,29 +44,37 @@ func (b *Bind) MTU(k key.NodePublic) int {
 	return p.routes.Load().inside()
 }
 
-// divide separates the datagrams that a direct path carries from those that are too long for it. As long as that is not
-// known, the longer ones go both ways.
-func (r *routes) divide(bufs [][]byte) (fit, long [][]byte) {
-	most := leastMTU + wgOverhead
-	if r.mtu > 0 {
-		most = r.mtu - headers(r.primary.Addr())
+// carries is the longest datagram that the direct path surely carries. As long as that is not known, longer ones go both
+// ways.
+func (r *routes) carries() int {
+	if r.mtu == 0 {
+		return leastMTU + wgOverhead
 	}
-	i := slices.IndexFunc(bufs, func(b []byte) bool { return len(b) > most })
-	if i < 0 {
-		return bufs, nil
-	}
-	fit = slices.Clone(bufs[:i])
-	for _, b := range bufs[i:] {
+	return r.mtu - headers(r.primary.Addr())
+}
+
+// sorting is scratch to separate datagrams by their lengths.
+type sorting struct{ fit, long [udp.Batch][]byte }
+
+var sortings = sync.Pool{New: func() any { return new(sorting) }}
+
+// divide separates as many of bufs as there is room for.
+func (s *sorting) divide(bufs [][]byte, most int) (fit, long, rest [][]byte) {
+	n := min(len(bufs), udp.Batch)
+	fit, long = s.fit[:0], s.long[:0]
+	for _, b := range bufs[:n] {
 		if len(b) > most {
 			long = append(long, b)
 		} else {
 			fit = append(fit, b)
 		}
 	}
-	if r.mtu == 0 {
-		fit = bufs
-	}
-	return fit, long
+	return fit, long, bufs[n:]
+}
+
+func (s *sorting) free() {
+	*s = sorting{}
+	sortings.Put(s)
 }
 
 // linkMTU returns what the paths ask of our own links; nil if that is not to be had.

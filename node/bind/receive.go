@@ -37,42 +37,67 @@ type lookup struct {
 	known bool // the address is proven
 }
 
+func (l *lookup) is(from netip.AddrPort, index uint32) bool {
+	return l.known && l.from == from && l.index == index && !l.peer.gone.Load()
+}
+
+// receiver takes what comes by one socket:
+//
+//	datagram ─┬─ of a leg of a peer relay ─┬─ ours ─── what is inside, by that route
+//	          │                            └─ others' ─▶ goes on to one of them (hops.go)
+//	          ├─ disco, STUN ─▶ the loop
+//	          └─ WireGuard's ─── whose? ─┬─ a peer's ───▶ the device, from that peer's endpoint
+//	                                     ├─ who knows ──▶ the device, if it may be a handshake, from a stranger
+//	                                     └─ nobody's
+//
+// What a relay brings goes the same ways (fromRelay), with the relay's word on whose it is.
+type receiver struct {
+	b    *Bind
+	f    *family
+	ses  *session
+	from []netip.AddrPort
+	last lookup
+	on   onward
+}
+
 // receiver makes the device's receive function of one socket.
 func (b *Bind) receiver(f *family, ses *session) conn.ReceiveFunc {
-	from := make([]netip.AddrPort, udp.Batch)
-	var last lookup
-	on := onward{h: &b.hops}
-	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-		if len(from) < len(bufs) {
-			from = make([]netip.AddrPort, len(bufs))
+	r := &receiver{b: b, f: f, ses: ses, from: make([]netip.AddrPort, udp.Batch), on: onward{h: &b.hops}}
+	return r.receive
+}
+
+func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	if len(r.from) < len(bufs) {
+		r.from = make([]netip.AddrPort, len(bufs))
+	}
+	for {
+		n, err := r.f.read(r.ses, bufs, sizes, r.from)
+		if err != nil {
+			return 0, err
 		}
-		for {
-			n, err := f.read(ses, bufs, sizes, from)
-			if err != nil {
-				return 0, err
+		now, some := r.b.now(), false
+		for i := range n {
+			pkt, from := bufs[i][:sizes[i]], r.from[i]
+			if leg, ok := derp.Forwarded(pkt); ok {
+				pkt, from = r.b.hops.take(pkt, leg, from, now, &r.on)
+				pkt = bufs[i][:copy(bufs[i], pkt)]
 			}
-			now, some := b.now(), false
-			for i := range n {
-				a := netip.AddrPortFrom(from[i].Addr().Unmap(), from[i].Port())
-				if leg, ok := derp.Forwarded(bufs[i][:sizes[i]]); ok {
-					pkt, route := b.hops.take(bufs[i][:sizes[i]], leg, a, now, &on)
-					sizes[i], a = copy(bufs[i], pkt), route
-				}
-				if eps[i] = b.sort(bufs[i][:sizes[i]], a, now, &last); eps[i] == nil {
-					sizes[i] = 0
-				} else {
-					some = true
-				}
+			sizes[i], eps[i] = len(pkt), r.b.sort(pkt, from, now, &r.last)
+			if eps[i] == nil {
+				sizes[i] = 0
+			} else {
+				some = true
 			}
-			on.flush()
-			if some {
-				return n, nil
-			}
+		}
+		r.on.flush()
+		if some {
+			return n, nil
 		}
 	}
 }
 
-// sort tells by its first bytes what a datagram is. What is not WireGuard's goes to the loop, and nil is returned.
+// sort tells by its first bytes what a datagram is. What is not for the device goes where it belongs, and nil is
+// returned.
 func (b *Bind) sort(pkt []byte, from netip.AddrPort, now int64, last *lookup) conn.Endpoint {
 	if t := messageType(pkt); t != 0 {
 		return b.attribute(pkt, t, from, now, last)
@@ -110,9 +135,7 @@ func (b *Bind) disco(pkt []byte, sender key.DiscoPublic, m message, via *peer) {
 // attribute says whose a WireGuard packet is, without looking inside: nil if surely nobody's. WireGuard authenticates
 // it; what is decided here is only which routes the answers take.
 func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, last *lookup) conn.Endpoint {
-	at := 4
-	switch t {
-	case initiation: // carries no index of ours
+	if t == initiation {
 		p := b.book.addr(from)
 		if !b.admit(pkt, t, p, now) {
 			return nil
@@ -121,40 +144,31 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 			return &stranger{from}
 		}
 		return p.ep
-	case response:
-		at = 8
 	}
-	i := binary.LittleEndian.Uint32(pkt[at:])
-	if last.peer == nil || last.from != from || last.index != i || last.peer.gone.Load() || !last.known {
+	i := indexOf(pkt, t)
+	if !last.is(from, i) {
 		p, ok := b.book.index(i)
 		owner := b.book.addr(from)
-		if !ok {
+		switch {
+		case !ok: // we never gave anybody that index
 			if t == transport && owner != nil {
 				b.stale(owner, now)
 			}
-			return nil // we never gave anybody that index
-		}
-		if p == nil {
-			if owner == nil {
-				return &stranger{from}
-			}
+			return nil
+		case p == nil && owner == nil:
+			return &stranger{from}
+		case p == nil:
 			return owner.ep
 		}
 		*last = lookup{from, i, p, owner == p}
 	}
 	p := last.peer
 	b.hear(p, now)
-	switch t {
-	case transport:
+	if t == transport {
 		p.session.Store(now)
 		p.rx.count(i, pkt)
-	case cookie:
-		p.cross.over(i)
-	case response:
-		b.replied(p, i, now)
-		if !b.admit(pkt, t, p, now) {
-			return nil
-		}
+	} else if !b.reply(pkt, t, p, now) {
+		return nil
 	}
 	switch {
 	case p.routes.Load().primary == from:
@@ -172,6 +186,28 @@ func (b *Bind) attribute(pkt []byte, t uint32, from netip.AddrPort, now int64, l
 	return p.ep
 }
 
+// indexOf is the index of ours that a packet bears, 0 for an initiation, which has none.
+func indexOf(pkt []byte, t uint32) uint32 {
+	switch t {
+	case initiation:
+		return 0
+	case response:
+		return binary.LittleEndian.Uint32(pkt[8:])
+	}
+	return binary.LittleEndian.Uint32(pkt[4:])
+}
+
+// reply takes note of a peer's answer to a handshake of ours, and reports whether the device is to have it.
+func (b *Bind) reply(pkt []byte, t uint32, p *peer, now int64) bool {
+	switch t {
+	case response:
+		b.replied(p, indexOf(pkt, t), now)
+	case cookie:
+		p.cross.over(indexOf(pkt, t))
+	}
+	return b.admit(pkt, t, p, now)
+}
+
 // fromRelay takes what a relay brings. The sender is the relay's word, which is enough to choose a route back.
 func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	p := b.table.Load().byNode[from]
@@ -183,29 +219,23 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 	p.relayed.Store(now)
 	b.hear(p, now)
 	for _, pkt := range pkts {
-		t := messageType(pkt)
-		switch t {
+		switch t := messageType(pkt); t {
 		case 0:
 			if d, ok := path.Sender(pkt); ok {
 				b.disco(pkt, d, message{relay: relay}, p)
 			}
-			continue
-		case initiation:
-		case response:
-			b.replied(p, binary.LittleEndian.Uint32(pkt[8:]), now)
-		case cookie:
-			p.cross.over(binary.LittleEndian.Uint32(pkt[4:]))
 		case transport:
 			p.session.Store(now)
-			i := binary.LittleEndian.Uint32(pkt[4:])
-			if q, ok := b.book.index(i); !ok {
+			if q, ok := b.book.index(indexOf(pkt, t)); !ok {
 				b.stale(p, now)
 			} else if q == p {
-				p.rx.count(i, pkt)
+				p.rx.count(indexOf(pkt, t), pkt)
 			}
-		}
-		if t == transport || b.admit(pkt, t, p, now) {
 			b.ring.push(pkt, p.ep)
+		default:
+			if b.reply(pkt, t, p, now) {
+				b.ring.push(pkt, p.ep)
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -35,7 +36,16 @@ func messageType(pkt []byte) uint32 {
 
 var errUnreachable = errors.New("bind: the peer has no direct path and its relay is not connected")
 
-// Send implements conn.Bind. It never blocks: what does not fit is lost, as on any network.
+// Send implements conn.Bind. It never blocks: what does not fit is lost, as on any network. What is sent takes these ways:
+//
+//	to a stranger ──── answers to handshakes, to where it is
+//	to a peer ─┬─ handshake ── every way, and again until it is answered (handshake.go)
+//	           └─ data ─┬─ primary ─┬─ what fits ───── UDP, a pinned socket or a peer relay
+//	                    │           └─ what may not ── relay, too
+//	                    ├─ other ────── all again, while the path changes
+//	                    ├─ relay ────── all again, while the primary path is in doubt; or instead
+//	                    ├─ kept ─────── the last of it, for when the path has been dead (nudge.go)
+//	                    └─ blind ────── a few packets to addresses not proven, after a handshake
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if len(bufs) == 0 {
 		return nil
@@ -54,11 +64,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 }
 
 func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
-	now := b.now()
-	r := p.routes.Load()
-	direct := r.primary.IsValid()
+	now, r := b.now(), p.routes.Load()
 	p.sent.Store(now)
-	if direct && p.waiting.Load() == 0 {
+	if r.primary.IsValid() && p.waiting.Load() == 0 {
 		p.waiting.Store(now)
 	}
 	if !p.up.Load() {
@@ -75,30 +83,57 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 // sendData sends packets of a session by the routes of now.
 func (b *Bind) sendData(bufs [][]byte, p *peer, now int64) error {
 	r := p.routes.Load()
-	direct := r.primary.IsValid()
-	byRelay := !direct
 	var err error
+	direct := r.primary.IsValid()
 	if direct {
-		fit, long := r.divide(bufs)
-		if len(fit) > 0 {
-			err = b.sendUDP(fit, r.primary)
-		}
-		if len(long) > 0 && err == nil {
-			b.sendRelay(long, p, false)
-		}
-		// A path unheard of for long gets a companion here, before the loop has even seen the packet.
-		byRelay = err != nil || now-p.heard.Load() > int64(path.Trust)
+		err = b.sendPrimary(bufs, p, r)
 	}
-	if r.both && (r.until == 0 || now < r.until) {
-		if r.other.IsValid() {
-			b.sendUDP(bufs, r.other)
-		} else {
-			byRelay = true
-		}
+	other, relay := r.beside(now, p.heard.Load())
+	if other.IsValid() {
+		_ = b.sendUDP(bufs, other) // beside what counts
 	}
 	blind := !direct && b.sendBlind(bufs, p, r, now)
-	if byRelay && !b.sendRelay(bufs, p, false) && (!direct || err != nil) && !blind {
+	if (relay || err != nil) && !b.sendRelay(bufs, p, false) && (!direct || err != nil) && !blind {
 		return errors.Join(err, errUnreachable)
+	}
+	return nil
+}
+
+// beside is what data goes by beside the primary path, at a time when that was last heard of at heard.
+func (r *routes) beside(now, heard int64) (other path.Route, relay bool) {
+	// A path unheard of for long gets a companion here, before the loop has even seen the packet.
+	relay = !r.primary.IsValid() || now-heard > int64(path.Trust)
+	if r.both && (r.until == 0 || now < r.until) {
+		if r.other.IsValid() {
+			return r.other, relay
+		}
+		return other, true
+	}
+	return other, relay
+}
+
+// sendPrimary sends by the direct path what that carries, and by relay what it may not.
+func (b *Bind) sendPrimary(bufs [][]byte, p *peer, r *routes) error {
+	carried := r.carries()
+	if !slices.ContainsFunc(bufs, func(pkt []byte) bool { return len(pkt) > carried }) {
+		return b.sendUDP(bufs, r.primary)
+	}
+	s := sortings.Get().(*sorting)
+	defer s.free()
+	for len(bufs) > 0 {
+		fit, long, rest := s.divide(bufs, carried)
+		if r.mtu == 0 { // it is not known that the long ones do not fit
+			fit = bufs[:len(bufs)-len(rest)]
+		}
+		if len(fit) > 0 {
+			if err := b.sendUDP(fit, r.primary); err != nil {
+				return err
+			}
+		}
+		if len(long) > 0 {
+			b.sendRelay(long, p, false)
+		}
+		bufs = rest
 	}
 	return nil
 }
