@@ -23,6 +23,9 @@ func (n *Node) carry(ctx context.Context, network string, to netip.AddrPort) (ne
 		n.log.Info().Stringer("to", to).Err(err).Msg("does not carry")
 		return nil, err
 	}
+	if r, _ := longest(n.enforce.cur.Load().m.Self.Routes, to.Addr()); to == exitNames && r.Bits() == 0 {
+		return n.carryNames(network)
+	}
 	d := net.Dialer{Control: n.bind.Mark} // with an interface here, what it leads to a peer is not for us to carry
 	return d.DialContext(ctx, network, to.String())
 }

@@ -131,15 +131,14 @@ func (n *Node) DialContext(ctx context.Context, network, hostport string) (net.C
 	return nil, denied
 }
 
-// outside gives the addresses of a name that is not the mesh's, by this machine's own resolver, if there is an exit to
-// reach them by.
+// outside gives the addresses of a name that is not the mesh's, if there is an exit to reach them by.
 func (n *Node) outside(ctx context.Context, host string) []netip.Addr {
 	cur := n.enforce.cur.Load()
 	name := strings.TrimSuffix(strings.ToLower(host), ".")
 	if cur.exit == "" || !strings.Contains(name, ".") || strings.HasSuffix(name, "."+strings.ToLower(cur.m.Self.Domain)) {
 		return nil
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	addrs, err := n.resolver().LookupNetIP(ctx, "ip", name)
 	if err != nil {
 		return nil
 	}

@@ -136,6 +136,9 @@ type Node struct {
 	routingMu sync.Mutex // held while it changes
 	noPings   error      // why pings are not carried for others
 
+	find   lookup        // of names, for those whose exit this node is
+	asking chan struct{} // a token for each lookup
+
 	cancel context.CancelFunc // ends what running counts
 	run    sync.WaitGroup
 
@@ -155,6 +158,7 @@ type Node struct {
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, started: time.Now(),
+		find: net.DefaultResolver.LookupNetIP, asking: make(chan struct{}, namesInAll),
 		done: make(chan struct{}), released: make(chan struct{}), cancel: func() {},
 	}
 	n.routing.Store(&cfg.Routing)

@@ -280,6 +280,9 @@ func (n *Node) statusOfRoutes(s *Status, cur *enforced) {
 	}
 	if name := n.Routing().ExitNode; name != "" {
 		s.ExitNode = &ExitNode{Name: name, InUse: cur.exit != ""}
+		if s.ExitNode.InUse {
+			s.ExitNode.Names = map[bool]string{true: "exit", false: "local"}[n.asksExit()]
+		}
 		if cur.exitErr != nil {
 			s.ExitNode.Problem = cur.exitErr.Error()
 		}

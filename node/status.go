@@ -87,6 +87,7 @@ type ExitNode struct {
 	Name    string `json:"name"`
 	InUse   bool   `json:"in_use"`
 	Problem string `json:"problem,omitempty"` // why not
+	Names   string `json:"names,omitempty"`   // who looks up names: "exit", or "local" where no rule lets this node ask it (UDP port 53)
 }
 
 // Policy is what the node enforces.

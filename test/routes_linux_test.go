@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,7 @@ func testRoutes(t *testing.T, flags ...string) {
 	r.router.Join(r.lan, pfx("10.33.0.1/24"), pfx("fd00:33::1/64"))
 	r.router2.Join(r.lan, pfx("10.33.0.2/24"), pfx("fd00:33::2/64"))
 	r.exit.Join(r.web, pfx("203.0.113.1/24"), pfx("10.99.0.1/24"))
+	r.exit.Etc("hosts", "203.0.113.5 only-there.example\n10.99.0.1 inside.example\n127.0.0.1 loop.example\n203.0.113.5 exit-itself\n")
 	r.hosts()
 	m.writePolicy(routePolicy)
 	m.startServers()
@@ -66,6 +68,7 @@ func testRoutes(t *testing.T, flags ...string) {
 		{"KeptOverRestart", keptOverRestart},
 		{"StandbyTakesOver", standbyTakesOver},
 		{"ExitIsChosen", exitIsChosen},
+		{"NamesAtTheExit", namesAtTheExit},
 		{"NeverTheCarrierItself", neverTheCarrierItself},
 		{"ByInterface", byInterface},
 	} {
@@ -293,6 +296,21 @@ func exitIsChosen(t *testing.T, r *routeMesh) {
 	r.gets("http://203.0.113.5/", "web answers")
 }
 
+// Names are looked up where they lead to: the exit knows some that alice does not, and tells none of its own networks.
+func namesAtTheExit(t *testing.T, r *routeMesh) {
+	r.gets("http://only-there.example/", "web answers 203.0.113.1:")
+	for _, url := range []string{"http://inside.example/", "http://loop.example/", "http://nobody.example/", "http://exit-itself/"} {
+		if out, err := r.curl(r.alice, url); err == nil {
+			t.Errorf("%s answers\n%s", url, out)
+		}
+	}
+	r.must(r.alice, "set", "--exit-node", "none")
+	if out, err := r.curl(r.alice, "http://only-there.example/"); err == nil {
+		t.Errorf("without an exit only-there.example answers\n%s", out)
+	}
+	r.must(r.alice, "set", "--exit-node", "exit")
+}
+
 // Even with a rule for everything, what carries is no way to itself, to other networks, or to the coordinator.
 func neverTheCarrierItself(t *testing.T, r *routeMesh) {
 	r.writePolicy(strings.Replace(routePolicy, `"acls": [`, `"acls": [{"action": "accept", "src": ["alice@lab"], "dst": ["*:*"]},`, 1))
@@ -332,6 +350,12 @@ func byInterface(t *testing.T, r *routeMesh) {
 			return err
 		})
 	}
+	// A program of this host asks the exit by the address it answers at.
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Log("no program to ask the exit with: python3 is missing")
+	} else if out, err := r.alice.Command(t.Context(), "python3", "-c", askName).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "203.0.113.5" {
+		t.Errorf("asked by a program, the exit says %s, %v", out, err)
+	}
 	r.must(r.alice, "set", "--exit-node", "none")
 	if out, err := direct("http://203.0.113.5/"); err == nil {
 		t.Errorf("without an exit 203.0.113.5 answers\n%s", out)
@@ -340,6 +364,14 @@ func byInterface(t *testing.T, r *routeMesh) {
 		t.Errorf("the router's: %v\n%s", err, out)
 	}
 }
+
+// askName asks 192.0.2.53 for an address of only-there.example.
+const askName = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)
+s.sendto(bytes.fromhex("000701000001000000000000") + b"\x0aonly-there\x07example\0" + bytes.fromhex("00010001"), ("192.0.2.53", 53))
+print(".".join(map(str, s.recvfrom(512)[0][-4:])))
+`
 
 // association is UDP through alice's proxy (RFC 1928 section 7).
 type association struct {

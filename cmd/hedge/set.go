@@ -217,6 +217,8 @@ func showRouting(s node.Status, row func(name, text string)) {
 		text := e.Name
 		if !e.InUse {
 			text += ", and it is not used: " + e.Problem
+		} else if e.Names == "local" {
+			text += "; names are looked up here, as no rule lets this node ask an exit for them (udp/53 of autogroup:internet)"
 		}
 		row("exit node", text)
 	}

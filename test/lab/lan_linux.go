@@ -3,6 +3,8 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 )
 
 // LAN adds a host on a network of its own, on which others may be too (Host.Join): one that knows nothing of the switch.
@@ -40,4 +42,18 @@ func (l *Lab) address(h *Host, dev string, at []netip.Prefix) {
 		l.ip(args...)
 	}
 	l.ip("-n", h.ns, "link", "set", dev, "up")
+}
+
+// Etc gives this host a file of its own in /etc, for what is started in it from now on (ip-netns(8)).
+func (h *Host) Etc(name, text string) {
+	h.lab.t.Helper()
+	dir := filepath.Join("/etc/netns", h.ns)
+	err := os.MkdirAll(dir, 0o755)
+	h.lab.t.Cleanup(func() { os.RemoveAll(dir) })
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)
+	}
+	if err != nil {
+		h.lab.t.Fatal(err)
+	}
 }
