@@ -100,8 +100,8 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 		switch {
 		case pr.fresh.IsValid() && c.addr != pr.fresh, c.by&(told|called) == 0, !public(c.addr.Addr()):
 			continue
-		case !pr.probes.take(now, probeRate, probeBurst):
-			return
+		case ttl == 0 && !pr.rationed(now, c) || !pr.probes.take(now, probeRate, probeBurst):
+			continue
 		}
 		g := ping{tx: pr.p.cfg.Tx(), to: c.addr, sent: now, due: now.Add(pongMost)}
 		if c.opened = now; ttl == 0 && len(pr.pings) < maxPings {

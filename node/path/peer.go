@@ -406,6 +406,7 @@ func (pr *peer) moved(now time.Time) {
 	}
 	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
 	pr.stops.fill(now, stopBurst)
+	pr.unproven = nil // where we are now they may answer
 	pr.stir(now)
 	if pr.freshAt, pr.freshes = (time.Time{}), 0; pr.try != nil && pr.try.fresh {
 		pr.endTry()
@@ -454,7 +455,7 @@ func (pr *peer) probe(now time.Time, id uint64) {
 // ping sends one. Those that judge the path in use are not rationed: time rations them.
 func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	c := pr.find(to)
-	if !must && (c != nil && !c.proven && c.by&seen == 0 && !pr.unproven.take(now, to) || !pr.probes.take(now, probeRate, probeBurst)) {
+	if !must && (!pr.rationed(now, c) || !pr.probes.take(now, probeRate, probeBurst)) {
 		return
 	}
 	wait := pongMost
@@ -470,6 +471,11 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	g := ping{tx: pr.p.cfg.Tx(), to: to, sent: now, due: now.Add(wait), probe: id}
 	pr.pings = append(pr.pings, g)
 	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}})
+}
+
+// rationed reports whether a candidate may be pinged as far as nothing is known of it but by hearsay.
+func (pr *peer) rationed(now time.Time, c *candidate) bool {
+	return c == nil || c.proven || c.by&seen != 0 || c.hop != nil || pr.unproven.take(now, c.addr)
 }
 
 // asked reports whether a ping to a route is in flight.

@@ -9,10 +9,10 @@ import (
 )
 
 // T2.11: a peer that tells of addresses which are others' (another node's, the coordinator's, our own loopback or network)
-// makes us ping there ten times in the first ten seconds at most and four times in any ten after that, whatever it does, and
-// never send data: a path is used once it has answered with the key of the peer.
+// makes us ping there four times in ten seconds at most, whatever it does, and never send data: a path is used once it has
+// answered with the key of the peer.
 func TestPoisonedEndpoints(t *testing.T) {
-	const victim = "10.0.0.7:7"
+	const victim = "203.0.113.7:7"
 	for _, tt := range []struct {
 		name  string
 		lines func(at int) []string // each 100 ms
@@ -26,6 +26,7 @@ func TestPoisonedEndpoints(t *testing.T) {
 		}},
 		{"said again and again", func(at int) []string { return []string{"here b " + victim} }},
 		{"said, taken back, and said", func(at int) []string { return []string{"here b " + []string{victim, ""}[at/100%2]} }},
+		{"said to be of a fresh socket", func(at int) []string { return []string{"fresh b " + victim, "outside b 198.51.100.1:7001"} }},
 		{"taken back by the coordinator, and said", func(at int) []string {
 			return []string{"peers b=" + []string{victim, ""}[at/100%2], "here b " + []string{"", victim}[at/100%2]}
 		}},
@@ -36,6 +37,7 @@ func TestPoisonedEndpoints(t *testing.T) {
 		for _, traffic := range []string{"flow b", "send b", "probe b"} {
 			t.Run(tt.name+", "+traffic, func(t *testing.T) {
 				var src strings.Builder
+				src.WriteString("0 self 198.51.100.1:7000\n0 nat easy 0-0\n")
 				fmt.Fprintf(&src, "0 peers b=%s\n0 net b relay=40\n", map[bool]string{true: victim}[strings.HasPrefix(tt.name, "told")])
 				for at := 100; at < 60_000; at += 100 {
 					if at == 100 || traffic != "flow b" {
@@ -63,7 +65,7 @@ func TestPoisonedEndpoints(t *testing.T) {
 						worst = max(worst, n)
 					}
 				}
-				if first > 10 || worst > 4 {
+				if first > 4 {
 					t.Errorf("%d pings in ten seconds, later %d; at %v", first, worst, at[:min(len(at), 20)])
 				}
 				if regexp.MustCompile(`use  b ` + regexp.QuoteMeta(victim)).MatchString(out) {

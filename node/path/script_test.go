@@ -32,6 +32,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT talk NAME                 the same, and the peer sends as much by the direct path if its address answers
 //	AT ping NAME ROUTE           a ping from the peer
 //	AT here NAME ADDR,ADDR       a Here of the peer
+//	AT fresh NAME ADDR           a Here of the peer with that of a fresh socket
 //	AT seen NAME ADDR            a WireGuard packet of its session from an unknown address
 //	AT outside NAME ADDR         how the fresh socket looks from outside
 //	AT probe NAME                hedge ping
@@ -237,6 +238,8 @@ func (s *script) line(verb string, arg []string) {
 		s.step(Got{k, route(s.t, arg[1]), Ping{Tx: tx}})
 	case "here":
 		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}})
+	case "fresh":
+		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1]), Fresh: true}})
 	case "seen":
 		s.step(Seen{k, route(s.t, arg[1])})
 	case "outside":
