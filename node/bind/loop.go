@@ -251,6 +251,9 @@ func (l *loop) disco(m message) {
 	if err != nil {
 		return // forged, or sealed for another
 	}
+	if m.peer.copied(path.Nonce(m.pkt)) {
+		return
+	}
 	if m.extra != nil && (m.extra.peer != m.peer.key || !l.extras.pin(m.extra, m.from)) {
 		return // another socket of ours was hit before
 	}

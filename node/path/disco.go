@@ -180,6 +180,10 @@ func Sender(pkt []byte) (key.DiscoPublic, bool) {
 	return key.DiscoPublicFromRaw([key.Size]byte(pkt[len(magic):])), true
 }
 
+// Nonce is what tells a message from all others of the same sender, but not from a copy of itself: a relay may pass one on
+// twice, by UDP and by WebSocket. The packet must be one that Sender knows.
+func Nonce(pkt []byte) uint64 { return binary.BigEndian.Uint64(pkt[len(magic)+key.Size:]) }
+
 var errForged = errors.New("path: message is not the peer's")
 
 // Open authenticates and decodes a message of the peer.

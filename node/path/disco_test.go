@@ -98,6 +98,9 @@ func TestSealOpen(t *testing.T) {
 		if from, ok := Sender(pkt); !ok || from.Raw() != a.from {
 			t.Error("Sender does not know its own")
 		}
+		if Nonce(pkt) != Nonce(append([]byte(nil), pkt...)) || Nonce(pkt) == Nonce(a.Seal(nil, m)) {
+			t.Error("a copy is not told from another message")
+		}
 		for i := range pkt {
 			bad := bytes.Clone(pkt)
 			bad[i] ^= 0x40

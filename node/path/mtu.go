@@ -20,7 +20,7 @@ const (
 	mtuLeast = 576                    // everything carries that (RFC 1122 section 3.3.2)
 	mtuGap   = 32                     // the search ends when it is that close
 	mtuTries = 3                      // pings of one size,
-	mtuWait  = 200 * time.Millisecond // each with so long for its answer at least
+	mtuWait  = 100 * time.Millisecond // each with so long for its answer at least
 	mtuAgain = 10 * time.Minute       // until a larger one is tried again (RFC 8899 section 5.1.1)
 	mtuDoubt = time.Second            // between doubts about the one in use,
 	mtuQuiet = 5 * time.Second        // where the peer has nothing to say
@@ -112,6 +112,9 @@ func (pr *peer) doubtMTU(now time.Time) {
 	pr.askMTU(now)
 }
 
+// doubted reports whether a size in use is being asked for again.
+func (m *mtu) doubted(base int) bool { return m.tries > 0 && m.size != 0 && m.size <= max(m.ok, base) }
+
 // findMTU goes on with the search.
 func (pr *peer) findMTU(now time.Time) {
 	if pr.best == nil || pr.doubt || pr.p.cfg.LinkMTU == nil || pr.best.mtu.due.After(now) {
@@ -122,6 +125,9 @@ func (pr *peer) findMTU(now time.Time) {
 	b := base(c.addr.Addr())
 	if m.size != 0 { // not answered
 		if m.tries >= mtuTries {
+			if m.doubted(b) {
+				pr.stir(now) // what was lost was too long, and says nothing of what is not
+			}
 			m.failed(now, b)
 		} else if m.tries > 0 && m.size <= m.ok {
 			m.ok = 0 // until it is answered
@@ -147,7 +153,7 @@ func (pr *peer) askMTU(now time.Time) {
 	c := pr.best
 	m := &c.mtu
 	m.tries++
-	m.due = now.Add(min(max(mtuWait, 2*c.rtt), pongMost))
+	m.due = now.Add(min(max(mtuWait, 2*c.rtt+4*c.rttvar), pongMost))
 	pad := m.size - headers(c.addr.Addr()) - Shortest
 	if len(pr.pings) >= maxPings || pad < 0 {
 		return

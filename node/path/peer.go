@@ -33,6 +33,7 @@ type peer struct {
 	trial    []time.Duration // round trips of best, beside the relay's
 	counts   Counts
 	countsAt time.Time
+	lossSaid time.Time // the last report of ours
 	stirred  time.Time // when one side moved
 	rate     int       // packets a second from the peer,
 	rateAt   time.Time

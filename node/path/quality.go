@@ -17,6 +17,7 @@ const (
 	lossKeeps  = 3 * time.Second       // a report; then the path is clean
 	lossLeast  = 20                    // packets, to say anything about them
 	lossTell   = 20                    // per mille
+	lossSoon   = 5                     // packets missing, to tell of them in half the time
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
 	lossyTwice = 2                     // reports running that decide
 	lossAfter  = 2 * lossEvery         // a move: reports of before then may be of what it cost
@@ -113,13 +114,16 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 		return
 	}
 	span, got, took := c.Top-pr.counts.Top, c.Got-pr.counts.Got, now.Sub(pr.countsAt)
-	if took < lossEvery || span < lossLeast {
+	// The first of some that are missing is told of soon: it may be the long ones, for which the path is too narrow of late.
+	soon := took >= lossEvery/2 && got+lossSoon <= span && !recent(now, pr.lossSaid, lossKeeps)
+	if took < lossEvery && !soon || span < lossLeast {
 		return
 	}
 	pr.counts, pr.countsAt = c, now
 	pr.rate, pr.rateAt = int(float64(span)/took.Seconds()), now
 	if got < span && pr.rate < lossFlood {
 		if lost := (span - got) * 1000 / span; lost >= lossTell {
+			pr.lossSaid = now
 			pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Loss{uint16(lost)}})
 		}
 	}
@@ -136,6 +140,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		return
 	}
 	c.lost(now, int(m.PerMille))
+	asking := c.mtu.doubted(base(c.addr.Addr()))
 	pr.doubtMTU(now)
 	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
@@ -143,6 +148,9 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	// It must be much both of late and on the whole.
 	if alone := c.score(now) - time.Duration(c.loss-min(c.loss, int(m.PerMille)))*lossCost/10; !clearly(pr.relayScore(now), alone) {
 		return
+	}
+	if asking {
+		return // whether it is only the long ones that are lost, as will be known in a moment
 	}
 	if c.lossy == 0 && pr.compared == 0 {
 		pr.compareAt = now // another address may do better than both

@@ -49,9 +49,6 @@ func TestPaths(t *testing.T) {
 			if len(bad) == 0 {
 				return
 			}
-			if why := known[s.name()]; why != "" {
-				t.Skipf("%q: known, as %s", bad, why)
-			}
 			if time.Since(began) > patience {
 				t.Fatalf("%q, and no time to measure it again", bad)
 			}
@@ -78,11 +75,6 @@ func coldCases() (list []spec) {
 		}
 	}
 	return append(list, spec{"easy", "easyopen", ""}, spec{"easyopen", "hard", ""})
-}
-
-// known are cases that miss a goal, and why they do.
-var known = map[string]string{
-	"easy/easy/mtu-all": "long packets lost are taken for a lossy path, and it is left for the relay",
 }
 
 // What a table says of pairs must be the same both ways.
