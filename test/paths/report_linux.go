@@ -71,7 +71,8 @@ const tail = `
 
 * Around a switch packets go both ways, and WireGuard drops the copies. The datagrams lost above are lost before it, where
   the machine is short of time.
-* hard x hard with ports all over the range stays on the relay, and ` + "`hedge status --why`" + ` says so: one would have to guess
+* hard x hard with ports all over the range stays on the relay, or on a peer relay if the policy grants one (none is in
+  these tables), and ` + "`hedge status --why`" + ` says so: one would have to guess
   54,000 times on each side for an even chance.
 * Where ports are guessed, a run may fail by luck: with 256 sockets and 1024 guesses two in a hundred do, and the pair stays
   on the relay until the next attempt.
