@@ -34,7 +34,8 @@ type Forwarder struct {
 	cfg ForwarderConfig
 
 	mu    sync.RWMutex
-	users map[key.NodePublic]*user // who may; nil for nobody, and no relay at all
+	relay bool
+	users map[key.NodePublic]*user // who may use it
 	legs  map[uint64]*Leg
 	pairs map[pairKey]*pair
 	swept time.Time
@@ -55,6 +56,8 @@ const (
 	askRate  = 4                // a second, of one node
 	askBurst = 64
 	askSeen  = 32 // asks of a node that are remembered: a copy of one means nothing
+
+	drainFor = time.Second // a relay that wants to be none any more serves its pairs on: for what is under way, and until they know
 )
 
 // Refusal is why a node is given no leg. Zero is none.
@@ -99,6 +102,7 @@ type pair struct {
 	limit *rate.Limiter
 	since time.Time
 	used  atomic.Int64 // Unix ns of the last genuine datagram
+	until atomic.Int64 // Unix ns; 0 for as long as it is used
 	n     atomic.Uint64
 	size  atomic.Uint64
 }
@@ -150,31 +154,47 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 }
 
 // Allow says whether this node is a relay, and which others may use it so, any two of them. Pairs that are not allowed any
-// more end at once; it returns their legs.
-func (f *Forwarder) Allow(users []key.NodePublic, relay bool) (ended []Ended) {
+// more end at once, those that are when this node is no relay any more, a second later. It returns the legs of either.
+func (f *Forwarder) Allow(now time.Time, users []key.NodePublic, relay bool) (ended []Ended) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.users
-	f.users = nil
-	if relay {
-		f.users = make(map[key.NodePublic]*user, len(users))
-		for _, k := range users {
-			if f.users[k] = old[k]; f.users[k] == nil {
-				f.users[k] = &user{asks: rate.NewLimiter(askRate, askBurst)}
-			}
+	f.relay, f.users = relay, make(map[key.NodePublic]*user, len(users))
+	for _, k := range users {
+		if f.users[k] = old[k]; f.users[k] == nil {
+			f.users[k] = &user{asks: rate.NewLimiter(askRate, askBurst)}
 		}
 	}
 	for k, p := range f.pairs {
-		if f.users[k[0]] == nil || f.users[k[1]] == nil {
+		revoked := f.users[k[0]] == nil || f.users[k[1]] == nil
+		if relay && !revoked {
+			p.until.Store(0)
+			continue
+		}
+		if !relay && p.until.CompareAndSwap(0, now.Add(drainFor).UnixNano()) || revoked {
 			for _, e := range p.ends {
 				if l := e.leg.Load(); l != nil {
 					ended = append(ended, Ended{e.node, e.other.node, l.tx})
 				}
 			}
+		}
+		if revoked {
 			f.drop(k, p)
 		}
 	}
 	return ended
+}
+
+// Open is how many pairs are served.
+func (f *Forwarder) Open() (n int) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, p := range f.pairs {
+		if p.patience() == pairIdle {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *Forwarder) drop(k pairKey, p *pair) {
@@ -209,7 +229,7 @@ func (f *Forwarder) Ask(now time.Time, from, to key.NodePublic, tx [12]byte) (o 
 func (f *Forwarder) may(now time.Time, from, to key.NodePublic, tx [12]byte) Refusal {
 	u := f.users[from]
 	switch {
-	case f.users == nil:
+	case !f.relay:
 		return NotRelay
 	case u == nil || from == to:
 		return NotAllowed
@@ -270,10 +290,16 @@ func (f *Forwarder) sweep(now time.Time) {
 	}
 	f.swept = now
 	for k, p := range f.pairs {
-		if now.Sub(time.Unix(0, p.used.Load())) >= p.patience() {
+		if now.Sub(time.Unix(0, p.used.Load())) >= p.patience() || p.over(now) {
 			f.drop(k, p)
 		}
 	}
+}
+
+// over reports whether the pair has been served long enough after its relay has ended.
+func (p *pair) over(now time.Time) bool {
+	until := p.until.Load()
+	return until != 0 && now.UnixNano() >= until
 }
 
 func (p *pair) patience() time.Duration {
@@ -299,7 +325,7 @@ func (f *Forwarder) Take(now time.Time, b []byte) (l *Leg, newest bool) {
 	f.mu.RLock()
 	l = f.legs[id]
 	f.mu.RUnlock()
-	if l == nil {
+	if l == nil || l.end.pair.over(now) {
 		return nil, false
 	}
 	kind, _, newest, ok := l.in.open(b)

@@ -23,7 +23,7 @@ func newFerry(t *testing.T, cfg ForwarderConfig) *ferry {
 	for range 5 {
 		x.nodes = append(x.nodes, key.ExchangePublic(key.NewNode()))
 	}
-	x.f.Allow(x.nodes[:3], true)
+	x.f.Allow(x.now, x.nodes[:3], true)
 	return x
 }
 
@@ -170,7 +170,7 @@ func TestForwardAsk(t *testing.T) {
 	if _, no := x.ask(0, 1); no != Repeated || no.Answered() {
 		t.Error("a copy of an ask was heeded")
 	}
-	x.f.Allow(x.nodes, false)
+	x.f.Allow(x.now, x.nodes, false)
 	if _, no := x.ask(0, 1); no != NotRelay {
 		t.Errorf("no relay any more: %v", no)
 	}
@@ -181,7 +181,7 @@ func TestForwardRevoked(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{})
 	a, b := x.opened(0, 1)
 	c, d := x.opened(0, 2)
-	ended := x.f.Allow([]key.NodePublic{x.nodes[0], x.nodes[2]}, true)
+	ended := x.f.Allow(x.now, []key.NodePublic{x.nodes[0], x.nodes[2]}, true)
 	if len(ended) != 2 || ended[0].Node != ended[1].Peer || ended[0].Tx == ended[1].Tx {
 		t.Errorf("to be told: %+v", ended)
 	}
@@ -191,16 +191,50 @@ func TestForwardRevoked(t *testing.T) {
 	if !x.passes(c, d, 0, 2) {
 		t.Error("another pair has ended")
 	}
-	x.f.Allow(x.nodes[:3], true)
+	x.f.Allow(x.now, x.nodes[:3], true)
 	if x.passes(a, b, 0, 1) {
 		t.Error("the old legs are good again")
 	}
-	x.f.Allow(nil, false)
+	x.f.Allow(x.now, nil, false)
 	if x.passes(c, d, 0, 2) {
-		t.Error("no relay any more, and it forwards")
+		t.Error("nobody may use it any more, and it forwards")
 	}
 	if s := x.f.Stats(x.now); len(s.Pairs) != 0 || len(x.f.legs) != 0 {
 		t.Errorf("%d pairs and %d legs are left", len(s.Pairs), len(x.f.legs))
+	}
+}
+
+// TestForwardDrains: a relay that wants to be none any more serves its pairs for another second, and no new ones.
+func TestForwardDrains(t *testing.T) {
+	x := newFerry(t, ForwarderConfig{})
+	a, b := x.opened(0, 1)
+	if ended := x.f.Allow(x.now, x.nodes[:3], false); len(ended) != 2 {
+		t.Errorf("to be told: %+v", ended)
+	}
+	if ended := x.f.Allow(x.now, x.nodes[:3], false); len(ended) != 0 {
+		t.Errorf("to be told again: %+v", ended)
+	}
+	if _, no := x.ask(0, 2); no != NotRelay {
+		t.Errorf("a new pair: %v", no)
+	}
+	x.now = x.now.Add(drainFor - 1)
+	if !x.passes(a, b, 0, 1) {
+		t.Error("what is under way is lost")
+	}
+	x.now = x.now.Add(1)
+	if x.passes(a, b, 0, 1) {
+		t.Error("it goes on for ever")
+	}
+	if s := x.f.Stats(x.now.Add(time.Second)); len(s.Pairs) != 0 || len(x.f.legs) != 0 {
+		t.Errorf("%d pairs and %d legs are left", len(s.Pairs), len(x.f.legs))
+	}
+	// Revoked meanwhile, they end at once.
+	x.f.Allow(x.now, x.nodes[:3], true)
+	a, b = x.opened(0, 1)
+	x.f.Allow(x.now, x.nodes[:3], false)
+	x.f.Allow(x.now, x.nodes[:1], false)
+	if x.passes(a, b, 0, 1) {
+		t.Error("a revoked pair goes on")
 	}
 }
 
@@ -227,7 +261,7 @@ func TestForwardAnew(t *testing.T) {
 
 func TestForwardBounds(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{Pairs: 2, PerNode: 1})
-	x.f.Allow(x.nodes, true)
+	x.f.Allow(x.now, x.nodes, true)
 	x.hop(0, 1)
 	if _, no := x.ask(0, 2); no != Full {
 		t.Errorf("a second pair of a node: %v", no)
@@ -302,7 +336,7 @@ func TestForwardGolden(t *testing.T) {
 func FuzzForward(f *testing.F) {
 	x := &ferry{f: NewForwarder(ForwarderConfig{}), now: time.Unix(1_700_000_000, 0)}
 	a, b := key.ExchangePublic(key.NewNode()), key.ExchangePublic(key.NewNode())
-	x.f.Allow([]key.NodePublic{a, b}, true)
+	x.f.Allow(x.now, []key.NodePublic{a, b}, true)
 	o, _ := x.f.Ask(x.now, a, b, [12]byte{1})
 	hop := NewHop(o)
 	f.Add(hop.Wrap(nil, data("hello")))
@@ -322,7 +356,7 @@ func BenchmarkPeerRelay(b *testing.B) {
 	for range 2 {
 		x.nodes = append(x.nodes, key.ExchangePublic(key.NewNode()))
 	}
-	x.f.Allow(x.nodes, true)
+	x.f.Allow(x.now, x.nodes, true)
 	one, two := x.hop(0, 1), x.hop(1, 0)
 	x.send(one.Wrap(nil, data("x")), 0)
 	x.send(two.Wrap(nil, data("x")), 1)

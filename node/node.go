@@ -417,11 +417,18 @@ func (n *Node) end() { n.stop.Do(func() { close(n.done) }) }
 // Close it then.
 func (n *Node) Done() <-chan struct{} { return n.done }
 
+// farewell is how long a peer relay that is stopped still forwards what is under way: until those who use it have been
+// told, and have left.
+const farewell = 250 * time.Millisecond
+
 // Close stops the node and waits until all that it started has ended.
 func (n *Node) Close() error {
 	n.end()
 	n.close.Do(func() {
 		n.cancel()
+		if n.bind != nil && n.bind.EndPeerRelay() {
+			<-time.After(farewell)
+		}
 		if n.proxy != nil {
 			_ = n.proxy.Close()
 		}

@@ -302,10 +302,21 @@ func (b *Bind) SetPeerRelay(on bool, users []key.NodePublic) {
 	b.hops.allow(b.table.Load())
 }
 
+// EndPeerRelay has this node be no relay any more, and reports whether it was one for anybody: they are told, and what is
+// under way is forwarded until Stop.
+func (b *Bind) EndPeerRelay() bool {
+	serves := b.hops.forward.Open() > 0
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hops.on = false
+	b.hops.allow(b.table.Load())
+	return serves
+}
+
 // allow lets the users that are peers use this node as their relay. The caller holds Bind.mu.
 func (h *hops) allow(t *table) {
 	users := slices.DeleteFunc(slices.Clone(h.users), func(k key.NodePublic) bool { return t.byNode[k] == nil })
-	if ended := h.forward.Allow(users, h.on); len(ended) > 0 {
+	if ended := h.forward.Allow(time.Now(), users, h.on); len(ended) > 0 {
 		h.ended = append(h.ended, ended...)
 		h.b.stir()
 	}
@@ -316,11 +327,15 @@ func (l *loop) tellEnded() {
 	l.b.mu.Lock()
 	ended := l.b.hops.ended
 	l.b.hops.ended = nil
+	why := derp.NotAllowed
+	if !l.b.hops.on {
+		why = derp.NotRelay
+	}
 	l.b.mu.Unlock()
 	t := l.b.table.Load()
 	for _, e := range ended {
 		if p := t.byNode[e.Node]; p != nil {
-			m := path.Offer{Tx: e.Tx, Peer: e.Peer, Refusal: byte(derp.NotAllowed)}
+			m := path.Offer{Tx: e.Tx, Peer: e.Peer, Refusal: byte(why)}
 			l.send(p, path.Send{To: p.routes.Load().primary, Msg: m})
 			l.send(p, path.Send{Msg: m})
 		}

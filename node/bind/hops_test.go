@@ -150,10 +150,14 @@ func TestPeerRelayRevoked(t *testing.T) {
 		revoke func(*trio)
 		lost   int // packets that are on their way, or go into the void until that is noticed
 	}{
-		"all are told":         {func(m *trio) { m.grant(false) }, 8},
-		"the two are told":     {func(m *trio) { m.tell(false) }, 0},
-		"the relay is told":    {func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) }, 12},
-		"it is switched off":   {func(m *trio) { m.r.SetPeerRelay(false, nil) }, 12},
+		"all are told":       {func(m *trio) { m.grant(false) }, 8},
+		"the two are told":   {func(m *trio) { m.tell(false) }, 0},
+		"the relay is told":  {func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) }, 12},
+		"it is switched off": {func(m *trio) { m.r.SetPeerRelay(false, []key.NodePublic{m.a.cfg.Node, m.b.cfg.Node}) }, 0},
+		"the relay ends": {func(m *trio) {
+			m.r.EndPeerRelay()
+			time.AfterFunc(250*time.Millisecond, m.r.stop)
+		}, 0},
 		"the relay is killed":  {func(m *trio) { m.r.stop() }, 160},
 		"the relay goes a way": {func(m *trio) { m.r.SetPeers(nil) }, 160},
 	} {
