@@ -75,6 +75,9 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep := new(report.Report)
+	if steps, err := plan(rep, o, builds{}, t.Logf); err != nil || len(steps) != 2 {
+		t.Errorf("without a binary of hedge: %d steps, %v; want netstack and scale", len(steps), err)
+	}
 	steps, err := plan(rep, o, builds{hedge: "x"}, t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +102,17 @@ func bench(args ...string) *exec.Cmd {
 	c := exec.Command(os.Args[0], args...)
 	c.Env = append(os.Environ(), "HEDGE_TEST_BENCH=1")
 	return c
+}
+
+// Where nothing can be measured it says why.
+func TestNothing(t *testing.T) {
+	c := bench("-only", "relay", "-quick")
+	c.Dir = t.TempDir() // where there is no module to build hedge of
+	var said bytes.Buffer
+	c.Stderr = &said
+	if out, err := c.Output(); err == nil || !strings.Contains(said.String(), "nothing of it can be measured here: hosts, relayed and relay: build") {
+		t.Errorf("%v\n%s%s", err, out, &said)
+	}
 }
 
 // A tiny run from flags to figures.

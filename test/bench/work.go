@@ -50,6 +50,9 @@ func work(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if len(steps) == 0 {
+		return fmt.Errorf("nothing of it can be measured here: %s", strings.Join(rep.LeftOut, "; "))
+	}
 	for _, s := range steps {
 		p.cost += s.cost
 	}
@@ -63,7 +66,7 @@ func work(ctx context.Context, o options) (err error) {
 				break
 			}
 			err = errors.Join(err, e)
-			rep.Failed = append(rep.Failed, strings.ReplaceAll(e.Error(), "\n", " "))
+			rep.Failed = append(rep.Failed, oneLine(e))
 		}
 	}
 	p.done()
@@ -93,13 +96,17 @@ func prepare(ctx context.Context, rep *report.Report, o options, dir string, say
 		say("building hedge")
 		b.hedge = filepath.Join(dir, "hedge")
 		if err := build(ctx, "", b.hedge, "github.com/hedge-mesh/hedge/cmd/hedge"); err != nil {
-			return b, err
+			if ctx.Err() != nil || o.against != "" {
+				return b, err
+			}
+			b.hedge = ""
+			rep.LeftOut = append(rep.LeftOut, "hosts, relayed and relay: "+oneLine(err)+"; -hedge names a binary")
 		}
 	}
-	if slices.Contains(o.only, "relay") {
+	if slices.Contains(o.only, "relay") && b.hedge != "" {
 		say("building derper")
 		if b.derper, err = relays.BuildDerper(ctx, o.quick); err != nil {
-			rep.LeftOut = append(rep.LeftOut, "derper: "+err.Error())
+			rep.LeftOut = append(rep.LeftOut, "derper: "+oneLine(err))
 		}
 	}
 	if o.against == "" {
@@ -160,6 +167,9 @@ func plan(rep *report.Report, o options, b builds, say func(string, ...any)) (st
 			cost += time.Duration(n) * 6 * time.Millisecond
 		}
 		steps = append(steps, step{cost, func(ctx context.Context) error { return process.Scale(ctx, rep, scaled, sizes) }})
+	}
+	if b.hedge == "" { // prepare has said why, if any of the following were wanted
+		return steps, nil
 	}
 	if slices.Contains(o.only, "hosts") || slices.Contains(o.only, "relayed") {
 		if why := hosts.Missing(); why != nil {
@@ -229,6 +239,9 @@ func planHosts(rep *report.Report, o options, b builds, say func(string, ...any)
 	}
 	return steps, nil
 }
+
+// oneLine is an error for a list of them.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // possible leaves out worlds whose tools are not here.
 func possible(rep *report.Report, worlds []string) (out []string) {
