@@ -9,6 +9,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/hedge-mesh/hedge/acl/filter"
+	"github.com/hedge-mesh/hedge/node/bind"
 )
 
 // tunnel is a tun.Device with the filter in both of its directions. "Read" and "Write" are named as the device does:
@@ -32,6 +33,7 @@ type tunnel struct {
 	in  *window // what bind receives into the device, until Write
 
 	// of the one goroutine that Reads
+	sparse  sparse
 	answer  [answerOffset + answerMax]byte
 	answers [1][]byte
 }
@@ -72,6 +74,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			continue
 		}
 		pkt := bufs[i][offset : offset+sizes[i]]
+		bind.MarkSparse(bufs[i], t.sparse.is(pkt, now.UnixNano()))
 		if t.own.take(pkt) {
 			t.need(pkt, now)
 			continue

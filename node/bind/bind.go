@@ -315,7 +315,10 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 				b.ses = nil
 				return nil, 0, fmt.Errorf("bind: %s socket: %w", u.network, err)
 			}
-			fns = append(fns, b.receiver(u, b.ses))
+			fns = append(fns, b.receiver(u, false, b.ses))
+			if s.sparse != nil {
+				fns = append(fns, b.receiver(u, true, b.ses))
+			}
 		}
 	}
 	done := b.ses.done
@@ -362,11 +365,13 @@ func (b *Bind) SetMark(mark uint32) error {
 		if s == nil {
 			continue
 		}
-		if c, err := s.SyscallConn(); err != nil {
-			return err
-		} else if c != nil {
-			if err := udp.Mark(c, mark); err != nil && mark != 0 {
-				return fmt.Errorf("bind: cannot set the firewall mark: %w", err)
+		for _, s := range s.both() {
+			if c, err := s.SyscallConn(); err != nil {
+				return err
+			} else if c != nil {
+				if err := udp.Mark(c, mark); err != nil && mark != 0 {
+					return fmt.Errorf("bind: cannot set the firewall mark: %w", err)
+				}
 			}
 		}
 	}

@@ -52,17 +52,18 @@ func (l *lookup) is(from netip.AddrPort, index uint32) bool {
 //
 // What a relay brings goes the same ways (fromRelay), with the relay's word on whose it is.
 type receiver struct {
-	b    *Bind
-	f    *family
-	ses  *session
-	from []netip.AddrPort
-	last lookup
-	on   onward
+	b      *Bind
+	f      *family
+	sparse bool // the companion's
+	ses    *session
+	from   []netip.AddrPort
+	last   lookup
+	on     onward
 }
 
-// receiver makes the device's receive function of one socket.
-func (b *Bind) receiver(f *family, ses *session) conn.ReceiveFunc {
-	r := &receiver{b: b, f: f, ses: ses, from: make([]netip.AddrPort, udp.Batch), on: onward{h: &b.hops}}
+// receiver makes the device's receive function of one socket, or of its companion.
+func (b *Bind) receiver(f *family, sparse bool, ses *session) conn.ReceiveFunc {
+	r := &receiver{b: b, f: f, sparse: sparse, ses: ses, from: make([]netip.AddrPort, udp.Batch), on: onward{h: &b.hops}}
 	return r.receive
 }
 
@@ -71,7 +72,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		r.from = make([]netip.AddrPort, len(bufs))
 	}
 	for {
-		n, err := r.f.read(r.ses, bufs, sizes, r.from)
+		n, err := r.f.read(r.sparse, r.ses, bufs, sizes, r.from)
 		if err != nil {
 			return 0, err
 		}

@@ -25,6 +25,7 @@ type sock struct {
 	*udp.Socket
 	reader *udp.Reader // nil if datagrams are read one by one
 	port   uint16
+	sparse *sock // for flows that send little, on the same port; nil where there can be none
 }
 
 // listen opens both sockets on one port. A family this machine does not have is left out.
@@ -54,9 +55,10 @@ func (b *Bind) listen(port uint16) (s4, s6 *sock, err error) {
 			}
 			return nil, nil, err
 		}
-		for _, s := range []*sock{s4, s6} {
-			if s != nil {
+		for i, f := range []*family{&b.udp4, &b.udp6} {
+			if s := []*sock{s4, s6}[i]; s != nil {
 				s.reader = s.Reader()
+				b.companion(f, s)
 			}
 		}
 		return s4, s6, nil
@@ -78,14 +80,17 @@ func (b *Bind) listenOne(network string, port uint16) (*sock, error) {
 }
 
 func (b *Bind) listenSystem(ctx context.Context, network, address string) (net.PacketConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		udp.DontFragment(c)
-		return b.markConn("", "", c)
-	}}
+	lc := net.ListenConfig{Control: b.control}
 	if b.cfg.Loopback {
 		address = map[string]string{"udp4": "127.0.0.1", "udp6": "[::1]"}[network] + address
 	}
 	return lc.ListenPacket(ctx, network, address)
+}
+
+// control sets up a new socket.
+func (b *Bind) control(network, address string, c syscall.RawConn) error {
+	udp.DontFragment(c)
+	return b.markConn(network, address, c)
 }
 
 // markConn puts the device's firewall mark on a new socket.
@@ -102,18 +107,32 @@ func (f *family) write(bufs [][]byte, to netip.AddrPort) error {
 	if s == nil {
 		return fmt.Errorf("bind: no %s socket: %w", f.network, syscall.EAFNOSUPPORT)
 	}
-	return s.Write(bufs, to)
+	if s.sparse == nil {
+		return s.Write(bufs, to)
+	}
+	sparse, rest := divideSparse(bufs)
+	if len(sparse) > 0 {
+		if err := s.sparse.Write(sparse, to); err != nil || len(rest) == 0 {
+			return err
+		}
+	}
+	return s.Write(rest, to)
 }
 
 // read waits for datagrams until the session is closed. It mends what it can: any error but net.ErrClosed would end
 // the device's receiver for good.
-func (f *family) read(ses *session, bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+func (f *family) read(sparse bool, ses *session, bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
 	for bad := 0; ; {
 		if ses.closed() {
 			return 0, net.ErrClosed
 		}
 		s := f.cur.Load()
-		n, err := s.reader.Read(bufs, sizes, from)
+		n, err := 0, error(syscall.EAFNOSUPPORT)
+		if !sparse {
+			n, err = s.reader.Read(bufs, sizes, from)
+		} else if s.sparse != nil {
+			n, err = s.sparse.reader.Read(bufs, sizes, from)
+		}
 		if err == nil && n > 0 {
 			return n, nil
 		}

@@ -3,6 +3,7 @@
 //	Socket  Write     bufs  ┬ ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒  one message: a run, which the kernel or the network card splits (UDP_SEGMENT)
 //	                        └ ▒▒▒▒▒▒ ▒▒▒▒▒▒      the next           all of them by one sendmmsg(2)
 //	        WriteRun        the same of a run that is in one piece
+//	        Beside          another on the same port, for what is not to wait behind the rest
 //	Reader  Next      ▒▒▒▒▒▒▒▒▒▒▒▒▒▒ from whom   a run as the kernel has joined it (UDP_GRO), several by one recvmmsg(2)
 //	        Read      bufs   ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒    the same, each datagram in a buffer of its own
 //

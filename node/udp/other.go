@@ -26,6 +26,11 @@ func Mark(syscall.RawConn, uint32) error {
 	return errors.New("udp: firewall marks exist on Linux only")
 }
 
+// Beside opens a second socket on the port of this one, for datagrams that are not to wait behind its.
+func (s *Socket) Beside(func(network, address string, c syscall.RawConn) error) (*Socket, error) {
+	return nil, errors.ErrUnsupported
+}
+
 type sender struct{}
 
 func newSender(c *net.UDPConn) *sender {

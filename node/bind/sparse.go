@@ -1,0 +1,91 @@
+package bind
+
+import (
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/hedge-mesh/hedge/node/udp"
+)
+
+// Packets of flows that send little pass what bulk flows have filled: they have a socket of their own at both ends, on
+// the same port, so that they wait neither in the receiver's buffer nor for a batch. Which packets these are only the
+// reader of the tunnel can tell. WireGuard's device takes a packet from there to Send in one buffer:
+//
+//	│ header 16 │ packet … tag 16 │ …          │ mark │      device.MaxMessageSize bytes
+//	 ▲ Send gets this much         no packet is longer
+const sparseMark = 0xa5
+
+// MarkSparse says of a packet in a buffer of the device's whether it is one of a flow that sends little.
+func MarkSparse(buf []byte, sparse bool) {
+	if len(buf) != device.MaxMessageSize {
+		return
+	}
+	buf[len(buf)-1] = 0
+	if sparse {
+		buf[len(buf)-1] = sparseMark
+	}
+}
+
+// isSparse reports what MarkSparse has said. Of packets that were not read from the tunnel it may be either.
+func isSparse(pkt []byte) bool {
+	return cap(pkt) == device.MaxMessageSize && len(pkt) < cap(pkt) && pkt[:cap(pkt)][cap(pkt)-1] == sparseMark
+}
+
+// divideSparse moves packets of flows that send little to the front, each kind in its order.
+func divideSparse(bufs [][]byte) (sparse, rest [][]byte) {
+	var later [udp.Batch][]byte
+	if len(bufs) > len(later) {
+		return nil, bufs
+	}
+	k, n := 0, 0
+	for _, b := range bufs {
+		if isSparse(b) {
+			bufs[k] = b
+			k++
+		} else {
+			later[n] = b
+			n++
+		}
+	}
+	copy(bufs[k:], later[:n])
+	return bufs[:k], bufs[k:]
+}
+
+// companion gives a socket that is to be a family's its own for flows that send little, where there can be one. Who reads
+// a family is settled when the device opens us, so that where there was none there will be none.
+func (b *Bind) companion(f *family, s *sock) {
+	if old := f.cur.Load(); old != nil && old.sparse == nil {
+		return
+	}
+	if two, err := s.Beside(b.control); err == nil {
+		s.sparse = &sock{Socket: two, reader: two.Reader(), port: s.port}
+	}
+}
+
+// Close ends the companion too.
+func (s *sock) Close() error {
+	if s.sparse != nil {
+		s.sparse.Close()
+	}
+	return s.Socket.Close()
+}
+
+// SetReadDeadline is for both.
+func (s *sock) SetReadDeadline(at time.Time) error {
+	if s.sparse != nil {
+		if err := s.sparse.SetReadDeadline(at); err != nil {
+			return err
+		}
+	}
+	return s.Socket.SetReadDeadline(at)
+}
+
+// both are a socket and its companion.
+func (s *sock) both() []*udp.Socket {
+	all := []*udp.Socket{s.Socket}
+	if s.sparse != nil {
+		all = append(all, s.sparse.Socket)
+	}
+	return all
+}

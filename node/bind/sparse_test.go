@@ -1,0 +1,60 @@
+package bind
+
+import (
+	"testing"
+
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// buffer is a packet as the device has it, in a buffer of its own.
+func buffer(b byte, sparse bool) []byte {
+	buf := make([]byte, device.MaxMessageSize)
+	MarkSparse(buf, sparse)
+	return append(buf[:0], b)
+}
+
+func TestDivideSparse(t *testing.T) {
+	for _, c := range []struct{ in, sparse, rest string }{ // upper case: sparse
+		{"", "", ""},
+		{"abc", "", "abc"},
+		{"ABC", "ABC", ""},
+		{"aBcDDe", "BDD", "ace"},
+	} {
+		var bufs [][]byte
+		for _, b := range []byte(c.in) {
+			bufs = append(bufs, buffer(b, b < 'a'))
+		}
+		sparse, rest := divideSparse(bufs)
+		text := func(bufs [][]byte) (s string) {
+			for _, b := range bufs {
+				s += string(b)
+			}
+			return s
+		}
+		if text(sparse) != c.sparse || text(rest) != c.rest {
+			t.Errorf("%q is %q and %q, want %q and %q", c.in, text(sparse), text(rest), c.sparse, c.rest)
+		}
+		if n := testing.AllocsPerRun(10, func() { divideSparse(bufs) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	}
+}
+
+// What is not in one of the device's buffers, or fills it, is not sparse, whatever its last byte.
+func TestMarkElsewhere(t *testing.T) {
+	short := make([]byte, 100)
+	MarkSparse(short, true)
+	for i := range short {
+		short[i] = sparseMark
+	}
+	full := make([]byte, device.MaxMessageSize)
+	MarkSparse(full, true)
+	if isSparse(short) || isSparse(full) || isSparse(nil) {
+		t.Error("sparse without being said to be")
+	}
+	again := buffer('a', true)
+	MarkSparse(again[:cap(again)], false)
+	if isSparse(again) {
+		t.Error("a mark stays for the next packet in the buffer")
+	}
+}
