@@ -107,7 +107,7 @@ func valid(p []byte, mtu int) error {
 	case 4:
 		h := header.IPv4(p)
 		if !h.IsValid(len(p)) || int(h.TotalLength()) != len(p) || !h.IsChecksumValid() {
-			return fmt.Errorf("bad IPv4 header % x", p[:20])
+			return fmt.Errorf("bad IPv4 header % x", p[:min(len(p), 20)])
 		}
 		if h.More() || h.FragmentOffset() != 0 {
 			return nil // the transport checksum covers all fragments
@@ -117,7 +117,7 @@ func valid(p []byte, mtu int) error {
 	case 6:
 		h := header.IPv6(p)
 		if !h.IsValid(len(p)) || int(h.PayloadLength())+header.IPv6MinimumSize != len(p) {
-			return fmt.Errorf("bad IPv6 header % x", p[:40])
+			return fmt.Errorf("bad IPv6 header % x", p[:min(len(p), 40)])
 		}
 		proto, body = h.NextHeader(), h.Payload()
 		pseudo = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(proto), h.SourceAddress(), h.DestinationAddress(), uint16(len(body)))
@@ -130,7 +130,7 @@ func valid(p []byte, mtu int) error {
 	case uint8(header.ICMPv4ProtocolNumber):
 		pseudo = 0
 	case uint8(header.UDPProtocolNumber):
-		if header.UDP(body).Checksum() == 0 {
+		if len(body) < header.UDPMinimumSize || header.UDP(body).Checksum() == 0 {
 			return errors.New("no UDP checksum")
 		}
 	}
