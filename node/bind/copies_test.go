@@ -28,6 +28,7 @@ func TestCopiedMessages(t *testing.T) {
 		if i := m.path(m.a, m.b); !i.Direct {
 			t.Errorf("one report, five times, made it leave the path: %s", i.Why)
 		}
+		m.talk(time.Second, nil) // in which it is seen that long packets still pass
 		for range 2 {
 			m.a.fromRelay(1, m.b.cfg.Node, [][]byte{box.Seal(nil, path.Loss{PerMille: 200})})
 		}
