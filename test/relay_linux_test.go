@@ -31,12 +31,15 @@ type relayMesh struct {
 
 const relayMetrics = "127.0.0.1:9100"
 
-func newRelayMesh(t testing.TB) *relayMesh {
+func newRelayMesh(t testing.TB) *relayMesh { return newRelayMeshWith(t, policyWeb80) }
+
+// newRelayMeshWith has another policy, and web come up with more arguments.
+func newRelayMeshWith(t testing.TB, policy string, up ...string) *relayMesh {
 	t.Helper()
 	m := &relayMesh{mesh: bare(t), relays: map[string]*exec.Cmd{}}
 	m.hub, m.relay, m.second = m.lab.Host("hub"), m.lab.Host("relay"), m.lab.Host("second")
 	m.alice, m.web = m.lab.Host("alice"), m.lab.Host("web")
-	m.writePolicy(policyWeb80)
+	m.writePolicy(policy)
 	args := m.coordinatorArgs()
 	for _, h := range []*lab.Host{m.relay, m.second} {
 		m.startRelay(h)
@@ -46,7 +49,7 @@ func newRelayMesh(t testing.TB) *relayMesh {
 	m.adminStatus()
 	m.must(m.hub, "admin", "user", "create", "alice@lab")
 	m.serve(m.web, 80)
-	m.join(m.web, "--tag", "tag:web")
+	m.joinWith(m.web, up, "--tag", "tag:web")
 	m.end(func() { // before the relays, which would wait for them
 		m.hedge(m.alice, "down")
 		m.hedge(m.web, "down")
