@@ -315,6 +315,10 @@ func (b *Bind) EndPeerRelay() bool {
 
 // allow lets the users that are peers use this node as their relay. The caller holds Bind.mu.
 func (h *hops) allow(t *table) {
+	if !h.on && h.forward.Open() == 0 { // as most nodes
+		h.forward.Allow(time.Now(), nil, false)
+		return
+	}
 	users := slices.DeleteFunc(slices.Clone(h.users), func(k key.NodePublic) bool { return t.byNode[k] == nil })
 	if ended := h.forward.Allow(time.Now(), users, h.on); len(ended) > 0 {
 		h.ended = append(h.ended, ended...)
