@@ -94,6 +94,7 @@ func jobs() map[string]func([]string) error {
 	maps.Copy(all, hosts.Jobs)
 	maps.Copy(all, relays.Jobs)
 	maps.Copy(all, crowd.Jobs)
+	maps.Copy(all, kid.Jobs)
 	return all
 }
 

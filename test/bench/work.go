@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hedge-mesh/hedge/test/bench/hosts"
+	"github.com/hedge-mesh/hedge/test/bench/kid"
 	"github.com/hedge-mesh/hedge/test/bench/process"
 	"github.com/hedge-mesh/hedge/test/bench/relays"
 	"github.com/hedge-mesh/hedge/test/bench/report"
@@ -36,11 +37,14 @@ func work(ctx context.Context, o options) (err error) {
 	rep := &report.Report{Version: version(), Began: time.Now(), Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH,
 		CPU: processor(), Cores: runtime.NumCPU()}
 	rep.Load[0] = load()
-	dir, err := os.MkdirTemp("", "hedge-bench")
+	dir, sweep, err := kid.Broom(ctx)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer sweep()
+	if err := os.Setenv("TMPDIR", dir); err != nil { // for all that is temporary, the kids' too
+		return err
+	}
 	p := &progress{began: rep.Began, tty: term.IsTerminal(int(os.Stderr.Fd()))}
 	b, err := prepare(ctx, rep, o, dir, p.say)
 	if err != nil {

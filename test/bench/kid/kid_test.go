@@ -14,6 +14,15 @@ import (
 // TestMain makes this test's own binary the program that has kids.
 func TestMain(m *testing.M) {
 	Main(map[string]func([]string) error{
+		"broom": sweep,
+		// litter leaves something in a folder that is to be removed, and says where.
+		"litter": func([]string) error {
+			dir, _, err := Broom(context.Background())
+			if err != nil {
+				return err
+			}
+			return Serve(dir, func(string) (string, error) { return dir, os.WriteFile(dir+"/litter", nil, 0o600) })
+		},
 		"double": func(args []string) error {
 			return Serve(len(args), func(n int) (int, error) {
 				if n < 0 {
@@ -86,6 +95,42 @@ func TestWrap(t *testing.T) {
 	defer k.Stop()
 	if n, err := k.Ask(1); n != 2 || err != nil {
 		t.Errorf("behind other words: %d, %v", n, err)
+	}
+}
+
+// A folder goes with the process that had it made, at its order or when it is killed.
+func TestBroom(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dir, stop, err := Broom(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after stop: %v", err)
+	}
+	k, err := Start[string, string](t.Context(), "litter", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Ask(""); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	k.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(20 * time.Second); ; {
+		if _, err := os.Stat(k.Ready); errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatal("the folder of a killed process is left")
+		}
 	}
 }
 
