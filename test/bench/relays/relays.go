@@ -162,6 +162,9 @@ func (r *relay) run(ctx context.Context, dir string, ready func(said []byte) boo
 				return nil
 			}
 		}
+		if _, err := r.keeper.Ask(struct{}{}); err != nil {
+			break
+		}
 	}
 	r.keeper.Stop()
 	said, _ := os.ReadFile(log)
@@ -169,7 +172,7 @@ func (r *relay) run(ctx context.Context, dir string, ready func(said []byte) boo
 }
 
 // keep runs the program of its second and following arguments until its parent ends, and writes what it says to the file
-// that is the first. It answers with the program's process ID.
+// that is the first. It answers with the program's process ID while that runs.
 func keep(args []string) error {
 	f, err := os.Create(args[0])
 	if err != nil {
@@ -181,11 +184,23 @@ func keep(args []string) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = c.Wait()
+		close(ended)
+	}()
 	defer func() {
 		_ = c.Process.Kill()
-		_ = c.Wait()
+		<-ended
 	}()
-	return kid.Serve(c.Process.Pid, func(struct{}) (int, error) { return c.Process.Pid, nil })
+	return kid.Serve(c.Process.Pid, func(struct{}) (int, error) {
+		select {
+		case <-ended:
+			return 0, errors.New("it has ended")
+		default:
+			return c.Process.Pid, nil
+		}
+	})
 }
 
 // idle is the relay's memory for each of n clients that are connected and quiet, in kilobytes.
