@@ -22,9 +22,11 @@ const (
 	freshLost  = 3               // rounds of the search, where there was a direct path
 	freshCold  = tryRound        // and where there was none yet
 	freshAsk   = time.Second     // for STUN to answer
-	freshLeast = 2 * time.Second // between two, though the peer asks for it
-	freshAgain = 8 * time.Second // between two, doubling
+	freshAgain = 2 * time.Second // between two, doubling
 	freshMost  = 10 * time.Minute
+	freshBurst = 4               // times that the peer may have us do it, and then
+	freshEvery = 8 * time.Second // so often
+	freshShift = 100 * time.Millisecond
 )
 
 // freshWaits are the times between pings by the fresh socket, and then to the end of the attempt.
@@ -45,7 +47,7 @@ func (pr *peer) refresh(now time.Time) {
 }
 
 func (pr *peer) openFresh(now time.Time) {
-	pr.try, pr.freshed = &try{fresh: true, start: now, next: now.Add(freshAsk)}, now
+	pr.try = &try{fresh: true, start: now, next: now.Add(freshAsk)}
 	pr.p.do(Sockets{pr.key, 1, true})
 }
 
@@ -88,8 +90,13 @@ func (pr *peer) gotFresh(now time.Time, m Here) {
 	case ours && pr.fresh != old:
 		pr.sayFresh(now)
 	case ours && t.sent == 0 && m.Opened == sum(pr.here().Endpoints):
+		if pr.freshes > 1 && pr.p.rand(2) == 0 {
+			// In vain so far. It may be that an opener dies before a second NAT, so that one of us must be the first to ping.
+			t.next = now.Add(freshShift)
+			return
+		}
 		pr.bySocket(now, 0)
-	case pr.meetable() && !recent(now, pr.freshed, freshLeast):
+	case pr.meetable() && pr.freshened.take(now, 1/freshEvery.Seconds(), freshBurst):
 		pr.openFresh(now)
 	}
 }

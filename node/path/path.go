@@ -309,6 +309,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.heres.fill(now, hereBurst)
 			pr.moods.fill(now, fickleBurst)
 			pr.stops.fill(now, stopBurst)
+			pr.freshened.fill(now, freshBurst)
 			p.peers[s.Key] = pr
 		}
 		pr.kept, pr.told = p.sets, s.Candidates

@@ -50,17 +50,17 @@ type peer struct {
 	compared  int       // rounds of it
 	young     bool      // it is the first since we went direct
 
-	began   time.Time // of the search; in its beginning addresses are opened, not pinged
-	clear   time.Time // when we knew that the peer has opened its side
-	nat     NAT       // the peer's
-	try     *try
-	tried   time.Time // the last attempt
-	tryWait time.Duration
-	unlucky bool           // one has failed since there was a direct path
-	freshAt time.Time      // when a fresh socket may be tried again
-	freshes int            // times it was, in vain
-	freshed time.Time      // the last time
-	fresh   netip.AddrPort // of the peer's fresh socket, if it has one
+	began     time.Time // of the search; in its beginning addresses are opened, not pinged
+	clear     time.Time // when we knew that the peer has opened its side
+	nat       NAT       // the peer's
+	try       *try
+	tried     time.Time // the last attempt
+	tryWait   time.Duration
+	unlucky   bool           // one has failed since there was a direct path
+	freshAt   time.Time      // when a fresh socket may be tried again
+	freshes   int            // times it was, in vain
+	freshened bucket         // of those that the peer asked for
+	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
 
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight

@@ -258,6 +258,7 @@ func (r *Router) translate(now time.Time, in, far netip.AddrPort) *mapping {
 // that no ghost has towards its far end, or else a new one, which those that follow take from then on.
 func (r *Router) trapped(now time.Time, k mapKey, far netip.AddrPort) *mapping {
 	list := slices.DeleteFunc(r.trap[k.in], func(m *mapping) bool { return !r.fresh(now, m.used) })
+	r.trap[k.in] = list
 	for _, m := range list {
 		if r.fresh(now, m.sent[r.cfg.NAT.Filtering.of(far)]) {
 			return m
