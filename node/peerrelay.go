@@ -30,7 +30,7 @@ func relayRules(m *wire.Map, now time.Time, doubted bool) (out []acl.Rule) {
 func usersOf(m *wire.Map, now time.Time, doubted bool) (out []key.NodePublic) {
 	rules := relayRules(m, now, doubted)
 	for i := range m.Peers {
-		if p := &m.Peers[i]; len(rules) > 0 && acl.MayRelay(rules, m.Sets, &p.Node, &m.Self.Node, now) != nil {
+		if p := &m.Peers[i]; len(rules) > 0 && !expired(p, now) && acl.MayRelay(rules, m.Sets, &p.Node, &m.Self.Node, now) != nil {
 			out = append(out, p.Key)
 		}
 	}

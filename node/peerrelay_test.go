@@ -81,6 +81,14 @@ func TestRelayUsers(t *testing.T) {
 	if p, _ := planFor(m, someKey, nil, p.next, false); len(p.users) != 0 {
 		t.Errorf("after its end: %v", p.users)
 	}
+	ends := someDay.Add(time.Minute)
+	m.Peers[0].Expires = ends // its pairs end with its key, also while the coordinator is down
+	if p, _ := planFor(m, someKey, nil, someDay, false); len(p.users) != 2 || !p.next.Equal(ends) {
+		t.Errorf("before a user's key expires: %v, next %v", p.users, p.next)
+	}
+	if p, _ := planFor(m, someKey, nil, ends, false); len(p.users) != 1 || p.users[0] != m.Peers[1].Key {
+		t.Errorf("after a user's key has expired: %v", p.users)
+	}
 }
 
 // TestRelayOrder: relays that are there come first, in the same order at both ends.
