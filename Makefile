@@ -19,8 +19,8 @@ demo: build ## a mesh of three nodes in one process, on loopback
 
 test: ## every test; those that need root or a tool say so when they skip
 	$(GO) vet ./...
-	$(GO) test -timeout 5m $$($(GO) list ./... | grep -v /test/paths)
-	$(GO) test -timeout 9m ./test/paths # after the others: it measures times, and wants the machine for itself
+	$(GO) test -timeout 5m $$($(GO) list ./... | grep -v '/test/paths\|/test/bench')
+	$(GO) test -timeout 9m -p 1 ./test/paths ./test/bench/... # after the others: they measure times, and want the machine for themselves
 
 paths: ## docs/paths.md anew: every kind of NAT against every other, and what may happen meanwhile; ten minutes, as root
 	$(GO) run ./test/paths -o docs/paths.md
