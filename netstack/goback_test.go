@@ -125,3 +125,73 @@ func TestStamp(t *testing.T) {
 		}
 	}
 }
+
+// slowly carries packets from one Stack to another, each after a while and all in order, until from is closed.
+func slowly(from, to *Stack, delay time.Duration, see func([]byte) bool) {
+	type batch struct {
+		due  time.Time
+		pkts [][]byte
+	}
+	queue := make(chan batch, 4096)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(queue)
+	wg.Go(func() {
+		for b := range queue {
+			<-time.After(time.Until(b.due))
+			to.Write(b.pkts, 0)
+		}
+	})
+	bufs, sizes := make([][]byte, batchSize), make([]int, batchSize)
+	for i := range bufs {
+		bufs[i] = make([]byte, 65535)
+	}
+	for {
+		n, err := from.Read(bufs, sizes, 0)
+		if err != nil {
+			return
+		}
+		b := batch{due: time.Now().Add(delay)}
+		for i := range n {
+			if p := bufs[i][:sizes[i]]; see(p) {
+				b.pkts = append(b.pkts, append([]byte(nil), p...))
+			}
+		}
+		if len(b.pkts) > 0 {
+			queue <- b
+		}
+	}
+}
+
+// BenchmarkOutage is what a stream carries in the 3 s after an outage of 1.4 s, and before it.
+func BenchmarkOutage(b *testing.B) {
+	for _, rtt := range []time.Duration{time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond} {
+		b.Run("rtt="+rtt.String(), func(b *testing.B) {
+			var cut atomic.Bool
+			see := func([]byte) bool { return !cut.Load() }
+			x, y := newStack(b, Options{}, a4), newStack(b, Options{}, b4)
+			var wg sync.WaitGroup
+			wg.Go(func() { slowly(x, y, rtt/2, see) })
+			wg.Go(func() { slowly(y, x, rtt/2, see) })
+			b.Cleanup(func() { x.Close(); y.Close(); wg.Wait() })
+			n := streamTo(b, x, y, b4)
+			in := func(d time.Duration) float64 {
+				before := n.Load()
+				<-time.After(d)
+				return float64(n.Load()-before) / 1e6
+			}
+			var before, after float64
+			for range b.N {
+				in(time.Second)
+				before += in(3 * time.Second)
+				cut.Store(true)
+				in(1400 * time.Millisecond)
+				cut.Store(false)
+				after += in(3 * time.Second)
+			}
+			b.ReportMetric(before/float64(b.N), "MB-before")
+			b.ReportMetric(after/float64(b.N), "MB-after")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
