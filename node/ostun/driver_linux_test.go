@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -205,6 +206,51 @@ func TestDatagrams(t *testing.T) {
 				t.Fatalf("%s: a datagram of %d bytes, want %d", to, n, len(part))
 			}
 		}
+	}
+}
+
+// A datagram that is longer than the interface's packets comes in fragments, and one that may not be fragmented is
+// refused to its sender: none vanishes.
+func TestLongDatagrams(t *testing.T) {
+	p := newPair(t, Options{}, Options{})
+	longest := wire(t, p.da, p.db)
+	for _, to := range []string{"100.64.0.2", "fd7a::2"} {
+		transfer(t, p, to, 1) // an IPv6 address is there some time after it was set
+		var l *net.UDPConn
+		var c net.Conn
+		must(t, p.b.Do(func() (err error) {
+			l, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(to)})
+			return err
+		}))
+		defer l.Close()
+		must(t, p.a.Do(func() (err error) { c, err = net.Dial("udp", l.LocalAddr().String()); return err }))
+		defer c.Close()
+		must(t, l.SetReadDeadline(time.Now().Add(10*time.Second)))
+		for _, size := range []int{1400, 8000, 60_000} {
+			msg, buf := make([]byte, size), make([]byte, maxPacket)
+			_, _ = rand.NewChaCha8([32]byte{4}).Read(msg)
+			_, err := c.Write(msg)
+			must(t, err)
+			n, err := l.Read(buf)
+			if err != nil || !bytes.Equal(buf[:n], msg) {
+				t.Fatalf("%s: of %d bytes %d came, %v", to, size, n, err)
+			}
+		}
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		must(t, err)
+		must(t, raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+			if strings.Contains(to, ":") {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
+			}
+		}))
+		must(t, err)
+		if _, err := c.Write(make([]byte, 1400)); !errors.Is(err, unix.EMSGSIZE) {
+			t.Errorf("%s: 1400 bytes that may not be fragmented: %v, want %v", to, err, unix.EMSGSIZE)
+		}
+	}
+	if n := longest(); n > MinMTU {
+		t.Errorf("a packet of %d bytes, %d fit everywhere", n, MinMTU)
 	}
 }
 
