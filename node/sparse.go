@@ -12,7 +12,7 @@ import (
 //	level  0 │ sparse       │ sparseBurst: bulk, for sparseRest after the last packet above │ sparseMost
 //	         └ falls by sparseRate
 //
-// A flow is not sparse again before what it sent as bulk must have arrived, or its packets would overtake each other.
+// Acknowledgements of TCP alone are not: they are a transfer's. A flow is not sparse again before what it sent as bulk must have arrived, or its packets would overtake each other.
 type sparse struct {
 	meters [1024]meter
 }
@@ -24,7 +24,7 @@ type meter struct {
 }
 
 const (
-	sparseRate  = 640 << 10 // bytes a second: a call, a game, a terminal, the acknowledgements of a transfer
+	sparseRate  = 640 << 10 // bytes a second: a call, a game, a terminal
 	sparseBurst = 8 << 10   // at once
 	sparseMost  = 64 << 10  // no flow takes longer than 0.1 s of silence to be sparse again
 	sparseRest  = 100 * time.Millisecond
@@ -41,5 +41,5 @@ func (s *sparse) is(pkt []byte, now int64) bool {
 	if m.level > sparseBurst {
 		m.bulk = now + int64(sparseRest)
 	}
-	return now >= m.bulk
+	return now >= m.bulk && !fair.Bare(pkt)
 }

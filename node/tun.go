@@ -74,7 +74,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			continue
 		}
 		pkt := bufs[i][offset : offset+sizes[i]]
-		bind.MarkSparse(bufs[i], t.sparse.is(pkt, now.UnixNano()))
+		bind.MarkSparse(bufs[i], sizes[i], t.sparse.is(pkt, now.UnixNano()))
 		if t.own.take(pkt) {
 			t.need(pkt, now)
 			continue

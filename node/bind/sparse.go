@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -12,30 +13,34 @@ import (
 // the same port, so that they wait neither in the receiver's buffer nor for a batch. Which packets these are only the
 // reader of the tunnel can tell. WireGuard's device takes a packet from there to Send in one buffer:
 //
-//	│ header 16 │ packet … tag 16 │ …          │ mark │      device.MaxMessageSize bytes
-//	 ▲ Send gets this much         no packet is longer
+//	│ header 16 │ packet, padded to 16 │ tag 16 │ mark │ …      device.MaxMessageSize bytes
+//	 ▲ Send gets this much                       ▲ in memory that is at hand: the end of the buffer would cost a miss
 const sparseMark = 0xa5
 
-// MarkSparse says of a packet in a buffer of the device's whether it is one of a flow that sends little.
-func MarkSparse(buf []byte, sparse bool) {
-	if len(buf) != device.MaxMessageSize {
+// MarkSparse says of a packet of so many bytes in a buffer of the device's whether it is one of a flow that sends little.
+func MarkSparse(buf []byte, size int, sparse bool) {
+	at := wgOverhead + (size+15)&^15
+	if len(buf) != device.MaxMessageSize || at >= len(buf) {
 		return
 	}
-	buf[len(buf)-1] = 0
+	buf[at] = 0
 	if sparse {
-		buf[len(buf)-1] = sparseMark
+		buf[at] = sparseMark
 	}
 }
 
 // isSparse reports what MarkSparse has said. Of packets that were not read from the tunnel it may be either.
 func isSparse(pkt []byte) bool {
-	return cap(pkt) == device.MaxMessageSize && len(pkt) < cap(pkt) && pkt[:cap(pkt)][cap(pkt)-1] == sparseMark
+	return cap(pkt) == device.MaxMessageSize && len(pkt) < cap(pkt) && pkt[:len(pkt)+1][len(pkt)] == sparseMark
 }
 
 // divideSparse moves packets of flows that send little to the front, each kind in its order.
 func divideSparse(bufs [][]byte) (sparse, rest [][]byte) {
 	var later [udp.Batch][]byte
 	if len(bufs) > len(later) {
+		return nil, bufs
+	}
+	if !slices.ContainsFunc(bufs, isSparse) {
 		return nil, bufs
 	}
 	k, n := 0, 0

@@ -6,11 +6,15 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// buffer is a packet as the device has it, in a buffer of its own.
+// buffer is a packet as the device has it after it was sealed, in a buffer of its own: with a number where the header
+// and the tag are, and as long as one of 1 to 16 bytes.
 func buffer(b byte, sparse bool) []byte {
 	buf := make([]byte, device.MaxMessageSize)
-	MarkSparse(buf, sparse)
-	return append(buf[:0], b)
+	for i := range buf {
+		buf[i] = sparseMark // of what was in it before
+	}
+	MarkSparse(buf, 1+int(b)%16, sparse)
+	return append(append(buf[:0], b), make([]byte, wgOverhead+16-1)...)
 }
 
 func TestDivideSparse(t *testing.T) {
@@ -27,7 +31,7 @@ func TestDivideSparse(t *testing.T) {
 		sparse, rest := divideSparse(bufs)
 		text := func(bufs [][]byte) (s string) {
 			for _, b := range bufs {
-				s += string(b)
+				s += string(b[:1])
 			}
 			return s
 		}
@@ -43,17 +47,17 @@ func TestDivideSparse(t *testing.T) {
 // What is not in one of the device's buffers, or fills it, is not sparse, whatever its last byte.
 func TestMarkElsewhere(t *testing.T) {
 	short := make([]byte, 100)
-	MarkSparse(short, true)
+	MarkSparse(short, 10, true)
 	for i := range short {
 		short[i] = sparseMark
 	}
 	full := make([]byte, device.MaxMessageSize)
-	MarkSparse(full, true)
+	MarkSparse(full, len(full), true)
 	if isSparse(short) || isSparse(full) || isSparse(nil) {
 		t.Error("sparse without being said to be")
 	}
 	again := buffer('a', true)
-	MarkSparse(again[:cap(again)], false)
+	MarkSparse(again[:cap(again)], 16, false)
 	if isSparse(again) {
 		t.Error("a mark stays for the next packet in the buffer")
 	}

@@ -66,6 +66,9 @@ func New[T any](packets int16, bytes int, lose func(T)) *Queue[T] {
 // Len is how many packets wait.
 func (q *Queue[T]) Len() int { return q.n }
 
+// Bytes is how many bytes wait.
+func (q *Queue[T]) Bytes() int { return q.bytes }
+
 // Put queues a packet of so many bytes, and reports whether it is queued. If it is, others may have gone for it.
 func (q *Queue[T]) Put(flow uint32, size int, pkt T) bool {
 	to := int16(flow * 0x9e3779b1 >> 24) // Fibonacci hashing: the upper bits depend on all
@@ -200,6 +203,22 @@ func Flow(p []byte) uint32 {
 		h = Mix(h, p[at:at+4]) ^ uint32(proto)
 	}
 	return h
+}
+
+// Bare reports whether an IP packet without options or extensions is nothing but an acknowledgement of TCP. Those belong
+// to what is sent the other way, and gain nothing from being early: they only come in smaller batches.
+func Bare(p []byte) bool {
+	at, end := 0, 0
+	switch {
+	case len(p) >= 20 && p[0] == 0x45 && p[9] == tcp:
+		at, end = 20, int(binary.BigEndian.Uint16(p[2:]))
+	case len(p) >= 40 && p[0]>>4 == 6 && p[6] == tcp:
+		at, end = 40, 40+int(binary.BigEndian.Uint16(p[4:]))
+	default:
+		return false
+	}
+	const flags, ack = 13, 0x10
+	return len(p) >= at+20 && p[at+flags] == ack && at+int(p[at+12]>>4)*4 == end
 }
 
 const tcp, udp = 6, 17

@@ -178,6 +178,43 @@ func TestFlow(t *testing.T) {
 	}
 }
 
+func TestBare(t *testing.T) {
+	// segment is one of TCP, with so many bytes of options and payload.
+	segment := func(six bool, flags byte, options, payload int) []byte {
+		h := make([]byte, 20+options+payload)
+		h[12], h[13] = byte((20+options)/4)<<4, flags
+		if six {
+			p := append(v6(6, 1)[:40], h...)
+			p[5] = byte(len(h))
+			return p
+		}
+		p := append(v4(0x45, 6, 0, 2)[:20], h...)
+		p[3] = byte(len(p))
+		return p
+	}
+	for _, c := range []struct {
+		name string
+		p    []byte
+		want bool
+	}{
+		{"an acknowledgement", segment(false, 0x10, 0, 0), true},
+		{"with options", segment(false, 0x10, 12, 0), true},
+		{"of IPv6", segment(true, 0x10, 12, 0), true},
+		{"data", segment(false, 0x10, 12, 1), false},
+		{"data of IPv6", segment(true, 0x10, 0, 1), false},
+		{"SYN", segment(false, 0x02, 0, 0), false},
+		{"FIN", segment(false, 0x11, 0, 0), false},
+		{"RST", segment(true, 0x14, 0, 0), false},
+		{"UDP", v4(0x45, 17, 0, 2, 1, 2, 3, 4), false},
+		{"cut off", segment(false, 0x10, 0, 0)[:30], false},
+		{"nothing", nil, false},
+	} {
+		if got := Bare(c.p); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
 func FuzzFlow(f *testing.F) {
 	f.Add(v4(0x45, 6, 0, 2, 1, 2, 3, 4))
 	f.Add(v6(6, 1, 1, 2, 3, 4))
@@ -185,6 +222,7 @@ func FuzzFlow(f *testing.F) {
 		if Flow(p) != Flow(slices.Clone(p)) {
 			t.Error("a packet is of two flows")
 		}
+		Bare(p)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,8 @@ type driver struct {
 
 	reading sync.Mutex // all of the following
 	waiting *fair.Queue[held]
+	long    uint32     // the flow of the last long packet
+	others  time.Time  // when a short one of another flow came behind others
 	in      *bigBuffer // of the next read; nil until there is one
 	split   splitter
 	cut     held     // what split cuts
