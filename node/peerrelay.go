@@ -81,6 +81,7 @@ type PeerRelay struct {
 	Refused uint64      `json:"refused"`         // asks for a way
 	Limited uint64      `json:"limited_packets"` // held back by the rate of a pair
 	Forged  uint64      `json:"forged_packets"`  // not genuine, or copies
+	Unmet   uint64      `json:"unmet_packets"`   // dropped, for the other end had not come, or is not known to be where it says
 }
 
 // RelayPair is two peers that reach each other by this node.
@@ -100,7 +101,7 @@ func (n *Node) peerRelay(m *wire.Map, now time.Time) *PeerRelay {
 	}
 	s := n.bind.PeerRelayStats()
 	out := &PeerRelay{Users: len(usersOf(m, now, n.enforce.doubted())), Pairs: []RelayPair{}, Packets: s.Packets, Bytes: s.Bytes,
-		Refused: s.Refused, Limited: s.Limited, Forged: s.Forged}
+		Refused: s.Refused, Limited: s.Limited, Forged: s.Forged, Unmet: s.Unmet}
 	name := func(k key.NodePublic) string {
 		if i := slices.IndexFunc(m.Peers, func(p wire.Peer) bool { return p.Key == k }); i >= 0 {
 			return m.Peers[i].Name

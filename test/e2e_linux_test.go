@@ -323,7 +323,8 @@ func (m *mesh) pathIs(want string, h *lab.Host, peer string) {
 			Path string `json:"path"`
 		}
 		if err := json.Unmarshal([]byte(out), &p); err != nil || p.Path != want {
-			return fmt.Errorf("%v: %s", err, out)
+			why, _, _ := m.hedge(h, "status", "--why", peer)
+			return fmt.Errorf("%v: %s\n%s", err, out, why)
 		}
 		return nil
 	})

@@ -21,8 +21,8 @@ const (
 	grantThird = `{"src": ["alice@lab", "tag:web"], "dst": ["tag:third"], "app": {"tailscale.com/cap/relay": []}}`
 )
 
-// newThirdMesh is alice and web behind NATs that give each far end a port of its own, and third, which is in the open.
-// The relay is as far away as third.
+// newThirdMesh is alice and web behind NATs that give each far end a port of its own, and third, which is in the open. By
+// it a round trip takes 80 ms, by the relay 160.
 func newThirdMesh(t *testing.T) (m *relayMesh, third *lab.Host) {
 	t.Helper()
 	if err := lab.CanWorld(); err != nil {
@@ -42,6 +42,9 @@ func newThirdMesh(t *testing.T) (m *relayMesh, third *lab.Host) {
 		s, err := world.Server(n)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if name == "relay" {
+			s.Wire.Set(func(l *lab.Line) { l.Delay = 3 * lab.Half })
 		}
 		return m.lab.At(name, s.Space, s.Addr)
 	}
@@ -142,13 +145,13 @@ func TestPeerRelay(t *testing.T) {
 		return nil
 	})
 	ended := time.Since(begin)
-	t.Logf("%v after the policy changed nothing went by the peer relay; a megabyte more came within %v", ended.Round(time.Millisecond), m.flows(n, 10*time.Second).Round(time.Millisecond))
+	t.Logf("%v after the policy changed nothing went by the peer relay; a megabyte more came within %v", ended.Round(time.Millisecond), m.flows(n, 30*time.Second).Round(time.Millisecond))
 	if ended > 2*time.Second { // of it the coordinator takes a moment to see the file, and hedge status to say so
 		t.Errorf("%v after the policy changed a pair was still there", ended)
 	}
 	m.pathIs("relay", m.alice, "web")
 	was := m.forwarded(third)
-	m.flows(n, 10*time.Second)
+	m.flows(n, 30*time.Second)
 	if now := m.forwarded(third); now != was {
 		t.Errorf("%d bytes went by the peer relay without a grant", now-was)
 	}
@@ -156,11 +159,11 @@ func TestPeerRelay(t *testing.T) {
 	// With it, it is used again, and when it is killed the stream goes on by the relay.
 	m.writePolicy(fmt.Sprintf(policyThird, grantThird))
 	m.pathIs("peer-relay", m.alice, "web")
-	m.flows(n, 10*time.Second)
+	m.flows(n, 30*time.Second)
 	if err := syscall.Kill(m.relaying(third).PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("a megabyte more came within %v of the peer relay being killed", m.flows(n, 10*time.Second).Round(time.Millisecond))
+	t.Logf("a megabyte more came within %v of the peer relay being killed", m.flows(n, 30*time.Second).Round(time.Millisecond))
 	m.pathIs("relay", m.alice, "web")
 
 	// It comes back, with its flag; and without.
@@ -168,9 +171,9 @@ func TestPeerRelay(t *testing.T) {
 	m.pathIs("peer-relay", m.alice, "web")
 	m.must(third, "set", "--peer-relay=false")
 	m.pathIs("relay", m.alice, "web")
-	m.flows(n, 10*time.Second)
+	m.flows(n, 30*time.Second)
 	if out := m.must(m.alice, "ping", "web", "-c", "5"); strings.Contains(out, "peer relay") {
 		t.Errorf("it is no peer relay any more, and hedge ping says\n%s", out)
 	}
-	m.flows(n, 10*time.Second)
+	m.flows(n, 30*time.Second)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/pion/stun/v3"
 	"golang.zx2c4.com/wireguard/conn"
 
+	"github.com/hedge-mesh/hedge/derp"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/node/udp"
@@ -138,6 +139,7 @@ func (x *extras) close() {
 func (b *Bind) drain(e *extra) {
 	buf := make([]byte, slotSize)
 	var last lookup
+	on := onward{h: &b.hops}
 	for bad := 0; bad < 100; {
 		n, a, err := e.ReadOne(buf)
 		switch {
@@ -147,13 +149,18 @@ func (b *Bind) drain(e *extra) {
 			bad++ // an ICMP error, perhaps
 			continue
 		}
-		pkt := buf[:n]
+		pkt, by := buf[:n], e
+		if leg, ok := derp.Forwarded(pkt); ok {
+			pkt, a = b.hops.take(pkt, leg, a, b.now(), &on)
+			by = nil // its source is no address of this socket's
+			on.flush()
+		}
 		if t := messageType(pkt); t != 0 {
 			if ep := b.attribute(pkt, t, a, b.now(), &last); ep != nil {
 				b.ring.push(pkt, ep)
 			}
 		} else if d, ok := path.Sender(pkt); ok {
-			b.disco(pkt, d, message{from: a, extra: e}, nil)
+			b.disco(pkt, d, message{from: a, extra: by}, nil)
 		} else if stun.IsMessage(pkt) && len(pkt) <= maxSTUN {
 			select {
 			case b.stunIn <- message{pkt: slices.Clone(pkt), from: a, extra: e}:
