@@ -172,10 +172,16 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		t.target = func(int) netip.AddrPort { return to }
 		return t, ""
 	case ours.Kind == Sequential && theirs.Kind == Sequential:
-		// Each goes for the middle of the window in which the other is about to be.
-		at := netip.AddrPortFrom(to.Addr(), theirs.Low+window/2*max(theirs.High, 1))
-		t = &try{socks: min(b.Sockets, window), most: 2 * window, rate: b.Rate}
-		t.target = func(int) netip.AddrPort { return at }
+		// Each goes for the middle of the window in which the other is about to be, twice; and then, in case the other's ports
+		// have gone on by more than that, for the end of the next window, which is where they are by now.
+		t = &try{socks: min(b.Sockets, window), most: 4 * window, rate: b.Rate}
+		step := max(theirs.High, 1)
+		t.target = func(i int) netip.AddrPort {
+			if i < 2*window {
+				return netip.AddrPortFrom(to.Addr(), theirs.Low+window/2*step)
+			}
+			return netip.AddrPortFrom(to.Addr(), theirs.Low+(2*window-4)*step)
+		}
 		return t, ""
 	case ours.Kind == Sequential && theirs.Kind == Block:
 		// Our ports are in order, each open for another of the peer's block; the peer probes ours from anywhere in its block.
