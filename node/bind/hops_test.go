@@ -87,14 +87,18 @@ func (m *trio) until(t *testing.T, by bool, most time.Duration) fate {
 }
 
 func TestPeerRelay(t *testing.T) {
-	for _, place := range []string{"none", "fullcone", "addrrestr"} {
+	for _, place := range []string{"none", "fullcone", "addrrestr", "easy"} {
 		t.Run(place, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := meetBy(t, "hard", "hard", place)
 				defer m.end()
 				m.shake()
 				begin := time.Now()
-				if f := m.until(t, true, 5*time.Second); f.lost > 0 {
+				most := 5 * time.Second
+				if place == "easy" { // the ways to it are by sockets of their own, whose ports had to be guessed
+					most = 40 * time.Second
+				}
+				if f := m.until(t, true, most); f.lost > 0 {
 					t.Errorf("%d packets lost on the way there", f.lost)
 				}
 				t.Logf("by the peer relay after %v", time.Since(begin))
