@@ -1,6 +1,7 @@
 package node
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -15,19 +16,21 @@ import (
 //	tunnel.Write ◀── leave ── device ◀── enter ── bind's receivers  or in the socket
 //
 // The device also drops packets, and does not say so. So nobody waits long: when nothing at all has come out for
-// windowPatience, what is inside is written off, and nobody waits for windowRest. A peer whose packets all get lost
-// costs the others no more than that.
+// windowPatience, in which whoever else wanted a processor had one, what is inside is written off, and for windowRest
+// the bound is loose. A peer whose packets all get lost costs the others little.
 type window struct {
 	inside atomic.Int64
 	left   atomic.Uint64 // times that some came out
-	rest   atomic.Int64  // nobody waits until then
+	rest   atomic.Int64  // the bound is loose until then
 	ready  chan struct{} // capacity 1: some came out while somebody waited
 	wanted atomic.Int32  // who wait
 }
 
 const (
-	windowSize     = 256 // packets: two batches, one being sealed and one being sent
-	windowPatience = 20 * time.Millisecond
+	windowSize     = 256  // packets: two batches, one being sealed and one being sent
+	windowLoose    = 4096 // packets, while it is not known how many are inside
+	windowPatience = windowTurns * 2500 * time.Microsecond
+	windowTurns    = 8 // in as many parts, since on a busy machine the device may get no processor for longer
 	windowRest     = time.Second
 )
 
@@ -64,12 +67,21 @@ type door struct {
 	timer *time.Timer // of the first wait on
 }
 
+// bound is how many packets may be inside.
+func (w *window) bound() int64 {
+	if rest := w.rest.Load(); rest != 0 && time.Now().UnixNano() < rest {
+		return windowLoose
+	}
+	return windowSize
+}
+
 // wait returns when there is room, or when it is not worth waiting for.
 func (d *door) wait() {
 	if d.inside.Load() < windowSize {
 		return
 	}
-	if now := time.Now().UnixNano(); now < d.rest.Load() {
+	bound := d.bound()
+	if d.inside.Load() < bound {
 		return
 	}
 	if d.timer == nil {
@@ -77,16 +89,21 @@ func (d *door) wait() {
 	}
 	d.wanted.Add(1)
 	defer d.wanted.Add(-1)
-	for d.inside.Load() >= windowSize {
-		left := d.left.Load()
-		d.timer.Reset(windowPatience)
+	left, turns := d.left.Load(), 0
+	for d.inside.Load() >= bound {
+		d.timer.Reset(windowPatience / windowTurns)
 		select {
 		case <-d.ready:
 		case <-d.timer.C:
-			if d.left.Load() == left {
-				d.inside.Store(0)
-				d.rest.Store(time.Now().Add(windowRest).UnixNano())
-			}
+			runtime.Gosched() // behind all who can run
+			turns++
+		}
+		if now := d.left.Load(); now != left {
+			left, turns = now, 0
+		} else if turns == windowTurns {
+			turns = 0
+			d.inside.Store(0)
+			d.rest.Store(time.Now().Add(windowRest).UnixNano())
 		}
 	}
 	d.timer.Stop()

@@ -38,6 +38,11 @@ func TestWindow(t *testing.T) {
 		if n := took(d); n != 0 {
 			t.Errorf("waited %v again", n)
 		}
+		w.enter(windowLoose)
+		if n := took(d); n != windowPatience {
+			t.Errorf("waited %v for what is beyond the loose bound, want %v", n, windowPatience)
+		}
+		w.enter(10 * windowSize)
 		<-time.After(windowRest)
 		if n := took(d); n != windowPatience {
 			t.Errorf("waited %v after a rest, want %v", n, windowPatience)
