@@ -124,14 +124,14 @@ func (c *control) refused(r *wire.Refused) int {
 	case wire.RefusedBusy:
 		return soon
 	case wire.RefusedRemoved, wire.RefusedExpired, wire.RefusedUnknown:
-		if c.join != "" && c.hello.Enrol == "" {
-			c.hello.Enrol = c.join // the person who started us means to join anew
-			return again
-		}
 		c.enforce.refuse(r, time.Now())
 		c.whole = true // if it is ever let in again
 		if err := c.state.dropMap(); err != nil {
 			c.log.Error().Err(err).Msg("forget the map")
+		}
+		if c.join != "" && c.hello.Enrol == "" {
+			c.hello.Enrol = c.join // the person who started us means to join anew
+			return again
 		}
 		c.log.Error().Str("code", string(r.Code)).Msg("refused by the coordinator; all traffic is stopped: " + r.Message)
 	default:
@@ -236,6 +236,7 @@ func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 		conn.Beat(0)
 	}
 	if cur.m != nil && cur.refused == nil && m.Revision == cur.m.Revision && d.Empty() {
+		c.join = "" // a member has no use for it
 		c.tell(nil)
 		return conn.Send(&wire.Ack{Revision: m.Revision}) // connected again, and nothing was missed
 	}
@@ -247,9 +248,9 @@ func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 	took := time.Since(begin)
 	c.whole = false
 	c.save(m)
+	c.join = ""
 	if !c.id.joined || c.hello.Enrol != "" {
-		c.hello.Enrol, c.join = "", ""
-		c.id.joined = true
+		c.hello.Enrol, c.id.joined = "", true
 		if err := c.state.saveIdentity(c.id); err != nil {
 			c.tell(err)
 			return err

@@ -184,6 +184,30 @@ func TestMeshWithoutCoordinator(t *testing.T) {
 	}
 }
 
+// A node that was started again with the join string it had used, and is removed then, stops as any other, though the
+// coordinator may tell it in the end only that the key has been used.
+func TestMeshRemovedNodeWithUsedKey(t *testing.T) {
+	m := newMesh(t)
+	key := m.key("tag:web")
+	db, web := m.join("db", "tag:db"), m.run(m.config("web", key))
+	echo(t, db, 5432)
+	until(t, web, "seeing db", sees("db"))
+	web.Close()
+	web = m.run(m.config("web", key))
+	if err := say(t, web, "db:5432"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.admin.Remove(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, web, "refused", func(s Status) bool { return s.State == StateRefused })
+	web.Close()
+	var refused *wire.Refused
+	if _, err := Start(t.Context(), m.config("web", key)); !errors.As(err, &refused) {
+		t.Errorf("restart with the used key: %v, want a refusal", err)
+	}
+}
+
 // A node that is removed is cut off at once, by its peers and by itself, and does not come back from its disk.
 func TestMeshRemovedNode(t *testing.T) {
 	m := newMesh(t)
