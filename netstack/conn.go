@@ -9,6 +9,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -18,6 +19,7 @@ type tcpConn struct {
 	ep            tcpip.Endpoint
 	local, remote *net.TCPAddr
 	closed        atomic.Bool
+	still         stillness
 }
 
 func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
@@ -28,6 +30,7 @@ func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
 	if a, err := ep.GetRemoteAddress(); err == nil {
 		c.remote = net.TCPAddrFromAddrPort(addrPort(a))
 	}
+	c.still.stats, _ = ep.Stats().(*tcp.Stats)
 	keepAlive(ep)
 	return c
 }
@@ -45,6 +48,7 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 }
 
 func (c *tcpConn) Write(b []byte) (int, error) {
+	c.still.wait(&c.closed)
 	n, err := c.TCPConn.Write(b)
 	return n, c.fix("write", err)
 }

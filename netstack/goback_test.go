@@ -34,6 +34,47 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// TestOutageOfOneWhoWrites: a program that goes on writing does not keep TCP from sending again what was lost.
+func TestOutageOfOneWhoWrites(t *testing.T) {
+	var cut atomic.Bool
+	a, b := pair(t, Options{}, Options{}, func([]byte) bool { return !cut.Load() })
+	l, err := b.ListenTCP(port(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.DialContext(timeout(t), "tcp", port(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 1000 { // until a round trip is known
+		if _, err := c.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(d, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut.Store(true)
+	before := a.timeouts()
+	for n := 0; a.timeouts() == before; n++ {
+		if n == 400<<10 { // the buffer is not full yet
+			t.Fatal("TCP has never timed out")
+		}
+		start := time.Now()
+		if _, err := c.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		for time.Since(start) < 5*time.Microsecond {
+		}
+	}
+}
+
 // streamTo writes from a to b, until both are closed. It returns how many bytes have come.
 func streamTo(t testing.TB, a, b *Stack, at netip.Addr) *atomic.Int64 {
 	t.Helper()
