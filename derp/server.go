@@ -317,9 +317,9 @@ func (s *Server) enter(c *session) *ending {
 	m.nodes[c.ticket.Node] = c
 	if old != nil {
 		old.q.moveTo(&c.q)
-		c.limit = old.limit
+		c.limit.Store(old.limit.Load())
 	} else if s.cfg.Rate > 0 {
-		c.limit = rate.NewLimiter(rate.Limit(s.cfg.Rate), s.cfg.Burst)
+		c.limit.Store(rate.NewLimiter(rate.Limit(s.cfg.Rate), s.cfg.Burst))
 	}
 	m.mu.Unlock()
 	if old != nil {

@@ -52,10 +52,11 @@ type session struct {
 	raw    net.Conn // under ws
 	twin   *twin    // nil without UDP
 	q      queue
-	greet  bool          // the writer's: it has not said welcome
-	limit  *rate.Limiter // of bytes; nil for none
+	greet  bool // the writer's: it has not said welcome
 	pings  *rate.Limiter
 	gones  *rate.Limiter
+
+	limit atomic.Pointer[rate.Limiter] // of bytes, nil for none; set by enter, used by the reader of the UDP side too
 
 	muted    atomic.Bool
 	mu       sync.Mutex
@@ -312,7 +313,7 @@ func (c *session) deliver(run []byte, n int, t *tally) {
 	if c.muted.Load() {
 		return
 	}
-	if c.limit != nil && !c.limit.AllowN(time.Now(), len(run)) {
+	if limit := c.limit.Load(); limit != nil && !limit.AllowN(time.Now(), len(run)) {
 		t.limited += n
 		return
 	}
