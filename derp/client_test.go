@@ -301,13 +301,20 @@ func TestClientThroughProxy(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
+		wg.Add(2) // before the server lets go of the connection
 		down, _, _ := w.(http.Hijacker).Hijack()
 		io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
-		wg.Add(2)
 		for _, p := range [][2]net.Conn{{up, down}, {down, up}} {
 			go func() { defer wg.Done(); io.Copy(p[0], p[1]); p[0].Close() }()
 		}
-	})}
+	}), ConnState: func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew: // by Serve itself, which ends before Wait begins
+			wg.Add(1)
+		case http.StateHijacked, http.StateClosed:
+			wg.Done()
+		}
+	}}
 	done := make(chan error)
 	go func() { done <- proxy.Serve(ln) }()
 	t.Cleanup(func() { proxy.Close(); <-done; r.stop(); wg.Wait() })

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -17,8 +19,23 @@ import (
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
-// kept keeps peers from the collector: wireguard-go's finalizers touch their channels, which a bubble forbids.
-var kept []*device.Peer
+// letGo takes the finalizers of a peer's queues away. They would drain channels from outside the bubble these were made in,
+// which is forbidden, and to keep all peers for ever instead would cost 15 MB each.
+func letGo(p *device.Peer) {
+	for _, name := range [...]string{"outbound", "inbound"} {
+		q := reflect.ValueOf(p).Elem().FieldByName("queue").FieldByName(name)
+		runtime.SetFinalizer(reflect.NewAt(q.Type().Elem(), q.UnsafePointer()).Interface(), nil)
+	}
+}
+
+// A device keeps a buffer of 64 KiB for each packet of a batch and each of its readers. Few packets are enough here.
+type (
+	fewTUN  struct{ *memTUN }
+	fewBind struct{ *Bind }
+)
+
+func (fewTUN) BatchSize() int  { return 4 }
+func (fewBind) BatchSize() int { return 4 }
 
 // crossers are two real WireGuard devices over two Binds in memory, in fake time; the relay takes half as long again.
 type crossers struct {
@@ -45,7 +62,7 @@ func newCrossers(t *testing.T, delay time.Duration, lose func([]byte) bool) *cro
 			t.Fatal(err)
 		}
 		n.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}}})
-		n.dev = device.NewDevice(n.tun, n.Bind, device.NewLogger(device.LogLevelSilent, ""))
+		n.dev = device.NewDevice(fewTUN{n.tun}, fewBind{n.Bind}, device.NewLogger(device.LogLevelSilent, ""))
 		n.dev.DisableSomeRoamingForBrokenMobileSemantics()
 		return n
 	}
@@ -53,7 +70,7 @@ func newCrossers(t *testing.T, delay time.Duration, lose func([]byte) bool) *cro
 	c.a.meet(t, c.b)
 	c.b.meet(t, c.a)
 	for _, n := range [][2]*wgNode{{c.a, c.b}, {c.b, c.a}} {
-		kept = append(kept, n[0].dev.LookupPeer(device.NoisePublicKey(key.ExchangePublic(n[1].node).Raw())))
+		letGo(n[0].dev.LookupPeer(device.NoisePublicKey(key.ExchangePublic(n[1].node).Raw())))
 	}
 	synctest.Wait()
 	c.net.lose, c.rel.lose = lose, lose
