@@ -24,7 +24,7 @@ var Kinds = []string{
 	"none", "easy", "easyopen", "fullcone", "addrrestr", "hard", "hardseq", "hardblk", "cgn", "cgn+hp", "blocked", "v6", "dual",
 }
 
-// MoreKinds are places of the internet in memory only, less usual ones.
+// MoreKinds are places that are less usual.
 //
 //	easyrand  easy, at a random port
 //	short     easy, and forgets in 5 s what nobody uses
@@ -35,6 +35,20 @@ var Kinds = []string{
 //	hardcgn   easy behind a provider's NAT that is hard
 //	hardhard  hard behind a provider's NAT that is hard
 var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort", "opencgn", "hardcgn", "hardhard"}
+
+// WorldKinds are MoreKinds of a [World] only.
+//
+//	hardseq2  hardseq, but every other port
+//	hardblk64 hardblk, but of 64 ports
+//	pool      easy, but with one of four outside addresses for each far address ("arbitrary pooling", RFC 4787 section 4.1)
+//	hardpool  the same, at random ports
+//	firewall  a public address behind a firewall; no NAT
+//	nat66     IPv6 only, behind a NAT
+//	dualhard  hard, and IPv6 behind a firewall
+//	ports     easy, and UDP gets out to ports 53, 443 and 3478 only
+//	quota     hard, and 96 mappings at most
+//	wary      easy, and has nothing to do for 30 s with an address that sends many packets that nobody asked for
+var WorldKinds = []string{"hardseq2", "hardblk64", "pool", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary"}
 
 var (
 	easy = NAT{Filtering: AddressAndPortDependent}

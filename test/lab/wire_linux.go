@@ -17,6 +17,8 @@ type Line struct {
 	Delay  time.Duration // one way
 	Jitter time.Duration // up to so much more; order is kept
 	Loss   float64       // the share of packets lost, 0 to 1
+	Late   float64       // the share of packets that those of the next Delay/2 overtake
+	Dup    float64       // the share of packets that arrive twice
 	MTU    int           // larger packets vanish without a word: a black hole; 0 for none
 	Rate   int           // bits a second, behind a queue of 50 ms; 0 for no limit
 	Down   bool          // nothing passes
@@ -59,7 +61,7 @@ func newWire(a Space, nameA string, b Space, nameB string, l Line) (*Wire, error
 	}
 	for i := range w.ends {
 		queue := make(chan flying, wireQueue)
-		w.wg.Go(func() { w.read(w.ends[i], queue) })
+		w.wg.Go(func() { w.read(w.ends[i], w.ends[1-i], queue) })
 		w.wg.Go(func() { write(w.ends[1-i], queue) })
 	}
 	return w, nil
@@ -100,8 +102,10 @@ func (w *Wire) Set(change func(*Line)) {
 	w.line.Store(&l)
 }
 
-func (w *Wire) read(f *os.File, out chan<- flying) {
+func (w *Wire) read(f, to *os.File, out chan<- flying) {
 	defer close(out)
+	var late sync.WaitGroup
+	defer late.Wait()
 	var last, free time.Time
 	buf := make([]byte, 1<<16)
 	for {
@@ -132,11 +136,29 @@ func (w *Wire) read(f *os.File, out chan<- flying) {
 			due = last
 		}
 		last = due
-		select {
-		case out <- flying{due, append([]byte(nil), buf[:n]...)}:
-		default: // full
+		p := flying{due, append([]byte(nil), buf[:n]...)}
+		if l.Late > 0 && rand.Float64() < l.Late {
+			late.Go(func() {
+				time.Sleep(time.Until(p.due) + l.Delay/2)
+				to.Write(p.b)
+			})
+			continue
+		}
+		for range 1 + copies(l.Dup) {
+			select {
+			case out <- p:
+			default: // full
+			}
 		}
 	}
+}
+
+// copies is one more with that probability.
+func copies(share float64) int {
+	if share > 0 && rand.Float64() < share {
+		return 1
+	}
+	return 0
 }
 
 func write(f *os.File, in <-chan flying) {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -29,12 +28,30 @@ type World struct {
 // Half is what one wire takes; two are between any two edges.
 const Half = 10 * time.Millisecond
 
+// layers are the routers of a kind: the home's and, where there is one, its provider's.
+func layers(kind string) (home, provider string) {
+	switch kind {
+	case "cgn":
+		return "easy", "provider"
+	case "cgn+hp":
+		return "easy", "provider+hp"
+	case "opencgn":
+		return "easyopen", "provider+open"
+	case "hardcgn":
+		return "easy", "provider+hard"
+	case "hardhard":
+		return "hard", "provider+hard"
+	}
+	return kind, ""
+}
+
 // Server is a host in the middle of the internet, without NAT.
 type Server struct {
 	Space
 	Addr  netip.Addr
 	Addr6 netip.Addr
 	Wire  *Wire
+	w     *World
 }
 
 // Site is a home: a router of some kind with a client behind it.
@@ -45,17 +62,24 @@ type Site struct {
 	Router Space
 	Wire   *Wire // to the internet; the provider's, where there is one
 
-	w   *World
-	n   int
-	wan netip.Addr // the router's outside
-	via netip.Addr // the client's gateway
-	seq int        // of uplinks and addresses made since
+	w     *World
+	isp   *provider // nil without
+	n     int
+	wan   netip.Addr // the router's outside
+	via   netip.Addr // the client's gateway
+	via2  netip.Addr // that of its second way out
+	addr6 netip.Addr // the client's, of IPv6
+	seq   int        // of uplinks and addresses made since
 }
 
 // provider is a router between homes and the internet.
 type provider struct {
 	Space
+	w    *World
+	kind string // of its NAT
 	wire *Wire
+	wan  netip.Addr
+	seq  int // of addresses since
 }
 
 var worlds atomic.Int32
@@ -137,7 +161,7 @@ func (w *World) wire(s Space, dev, far string, nets ...string) (*Wire, error) {
 
 // Server adds the n-th server, n from 0: 198.51.(100+n).1 and 2001:db8:ff0n::1.
 func (w *World) Server(n int) (*Server, error) {
-	s := &Server{Addr: netip.AddrFrom4([4]byte{198, 51, byte(100 + n), 1}), Addr6: netip.MustParseAddr(fmt.Sprintf("2001:db8:ff0%d::1", n))}
+	s := &Server{w: w, Addr: netip.AddrFrom4([4]byte{198, 51, byte(100 + n), 1}), Addr6: netip.MustParseAddr(fmt.Sprintf("2001:db8:ff0%d::1", n))}
 	var err error
 	if s.Space, err = w.space(fmt.Sprintf("server%d", n)); err != nil {
 		return nil, err
@@ -149,7 +173,7 @@ func (w *World) Server(n int) (*Server, error) {
 		"route add default dev eth0", "route add ::/0 dev eth0")
 }
 
-// Site adds a site of one of [Kinds]. Sites of one of the provider's kinds are customers of the same provider, unless
+// Site adds a site of one of [Kinds] or [MoreKinds]. Sites of one of the provider's kinds are customers of the same provider, unless
 // they are apart.
 func (w *World) Site(kind string, apart bool) (*Site, error) {
 	s := &Site{Kind: kind, w: w, n: len(w.Sites) + 1}
@@ -162,7 +186,7 @@ func (w *World) Site(kind string, apart bool) (*Site, error) {
 		return nil, err
 	}
 	lan := netip.AddrFrom4([4]byte{192, 168, byte(s.n), 0})
-	if kind == "none" {
+	if kind == "none" || kind == "firewall" {
 		lan = netip.AddrFrom4([4]byte{203, 0, byte(113 + s.n), 0})
 	}
 	if err := s.lan(s.Router, "eth0", lan); err != nil {
@@ -172,8 +196,11 @@ func (w *World) Site(kind string, apart bool) (*Site, error) {
 	if err := s.uplink(apart); err != nil {
 		return nil, err
 	}
-	if kind == "v6" || kind == "dual" {
+	switch kind {
+	case "v6", "dual", "dualhard", "nat66":
 		err = s.ipv6()
+	case "short", "hardshort":
+		err = s.Timeouts(5)
 	}
 	return s, err
 }
@@ -194,7 +221,7 @@ func (s *Site) lan(router Space, dev string, net netip.Addr) error {
 		return err
 	}
 	lines := []string{"link set " + dev + " up"}
-	if dev == "eth0" && s.Kind != "v6" {
+	if dev == "eth0" && !s.six() {
 		lines = append(lines, "addr add "+host(net, 2).String()+"/24 dev "+dev, "route add default via "+host(net, 1).String())
 	}
 	return s.IP(lines...)
@@ -202,30 +229,33 @@ func (s *Site) lan(router Space, dev string, net netip.Addr) error {
 
 // uplink joins the router to the internet, or to its provider.
 func (s *Site) uplink(apart bool) (err error) {
-	if _, ok := map[string]bool{"cgn": true, "cgn+hp": true}[s.Kind]; ok {
-		return s.customer(apart)
+	if home, isp := layers(s.Kind); isp != "" {
+		return s.customer(home, isp, apart)
 	}
 	far := fmt.Sprintf("site%d", s.n)
 	s.wan = netip.AddrFrom4([4]byte{203, 0, byte(113 + s.n), 2})
 	if s.Wire, err = s.w.wire(s.Router, "wan", far, host(s.wan, 0).String()+"/24"); err != nil {
 		return err
 	}
-	if s.Kind == "none" {
+	switch s.Kind {
+	case "none":
 		return s.Router.IP("route add default dev wan")
+	case "firewall":
+		return errors.Join(s.Router.IP("route add default dev wan"), s.Router.NFT(nat(s.Kind, s.wan.String())))
 	}
 	return errors.Join(s.Router.IP("addr add "+s.wan.String()+"/32 dev wan", "route add default dev wan"), s.Router.NFT(nat(s.Kind, s.wan.String())))
 }
 
-// customer joins the router to the provider of its kind.
-func (s *Site) customer(apart bool) (err error) {
-	p := s.w.shared[s.Kind]
+// customer joins the router to its provider's.
+func (s *Site) customer(home, isp string, apart bool) (err error) {
+	p := s.w.shared[isp]
 	if p == nil || apart {
-		if p, err = s.w.provider(s.Kind, s.n); err != nil {
+		if p, err = s.w.provider(isp, s.n); err != nil {
 			return err
 		}
-		s.w.shared[s.Kind] = p
+		s.w.shared[isp] = p
 	}
-	s.Wire = p.wire
+	s.isp, s.Wire = p, p.wire
 	s.wan = netip.AddrFrom4([4]byte{100, 64, byte(s.n), 2})
 	dev := fmt.Sprintf("home%d", s.n)
 	if err := s.Router.IP(fmt.Sprintf("link add wan type veth peer name %s netns %s", dev, p.ns)); err != nil {
@@ -234,7 +264,7 @@ func (s *Site) customer(apart bool) (err error) {
 	return errors.Join(
 		p.IP("addr add "+host(s.wan, 1).String()+"/24 dev "+dev, "link set "+dev+" up"),
 		s.Router.IP("addr add "+s.wan.String()+"/24 dev wan", "link set wan up", "route add default via "+host(s.wan, 1).String()),
-		s.Router.NFT(nat("easy", s.wan.String())))
+		s.Router.NFT(nat(home, s.wan.String())))
 }
 
 func (w *World) provider(kind string, n int) (*provider, error) {
@@ -243,24 +273,44 @@ func (w *World) provider(kind string, n int) (*provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	wan := netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}).String()
-	l, err := w.wire(s, "wan", name, wan)
+	wan := netip.AddrFrom4([4]byte{203, 0, 113, byte(n)})
+	l, err := w.wire(s, "wan", name, wan.String())
 	if err != nil {
 		return nil, err
 	}
-	return &provider{s, l}, errors.Join(s.IP("addr add "+wan+"/32 dev wan", "route add default dev wan"),
-		s.NFT(nat(strings.Replace(kind, "cgn", "provider", 1), wan)))
+	return &provider{Space: s, w: w, kind: kind, wire: l, wan: wan}, errors.Join(s.IP("addr add "+wan.String()+"/32 dev wan", "route add default dev wan"),
+		s.NFT(nat(kind, wan.String())))
 }
 
-// ipv6 gives the site a routed network, behind the same stateful firewall.
+// six reports whether the site has IPv6 only.
+func (s *Site) six() bool { return s.Kind == "v6" || s.Kind == "nat66" }
+
+// ipv6 gives the site a routed network, behind the same stateful firewall; or one of its own behind one address (NAT66).
 func (s *Site) ipv6() error {
 	net := fmt.Sprintf("2001:db8:%d::", s.n)
-	if s.Kind == "v6" {
-		s.Addr = netip.MustParseAddr(net + "2")
+	if s.Kind == "nat66" {
+		if err := s.Router.IP("addr add " + net + "1/128 dev wan nodad"); err != nil {
+			return err
+		}
+	}
+	return errors.Join(s.lan6(s.inside6()), s.w.net.IP(fmt.Sprintf("route add %s/64 dev site%d", net, s.n)), s.Router.IP("route add ::/0 dev wan"))
+}
+
+// inside6 is the IPv6 network inside.
+func (s *Site) inside6() string {
+	if s.Kind == "nat66" {
+		return fmt.Sprintf("fd00:%d::", s.n)
+	}
+	return fmt.Sprintf("2001:db8:%d::", s.n)
+}
+
+// lan6 gives the client and the router addresses of a network, ::2 and ::1.
+func (s *Site) lan6(net string) error {
+	s.addr6 = netip.MustParseAddr(net + "2")
+	if s.six() {
+		s.Addr = s.addr6
 	}
 	return errors.Join(
-		s.IP("addr add "+net+"2/64 dev eth0 nodad"),
-		s.Router.IP("addr add "+net+"1/64 dev lan nodad", "route add ::/0 dev wan"),
-		s.IP("route add ::/0 via "+net+"1"),
-		s.w.net.IP(fmt.Sprintf("route add %s/64 dev site%d", net, s.n)))
+		s.Router.IP("addr add "+net+"1/64 dev lan nodad"),
+		s.IP("addr add "+net+"2/64 dev eth0 nodad", "route replace ::/0 via "+net+"1"))
 }

@@ -152,7 +152,7 @@ func (r *run) cold(ctx context.Context, s spec, e *event, res *result) (err erro
 		return err
 	}
 	start := r.flow.start()
-	look := map[string]time.Duration{"direct": lookPlain, "guess": lookGuess, "relay": lookRelay}[expected(s.a, s.b)]
+	look := map[string]time.Duration{"direct": lookPlain, "guess": lookGuess, "any": lookGuess, "relay": lookRelay}[expected(s.a, s.b)]
 	if e != nil && e.name == "udp-on" {
 		look = lookRelay
 	}

@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // eventCases are the pairs that each event is tried on.
 var eventCases = pairs(map[string][]string{
@@ -36,9 +39,47 @@ var eventCases = pairs(map[string][]string{
 	"jitter":      {"easy easy", "blocked easy"},
 })
 
+// moreCases are the pairs that more is tried on.
+var moreCases = pairs(map[string][]string{
+	"v6-prefix":   {"dual dual", "v6 v6", "dual v6"},
+	"v6-gone":     {"dual dual", "dual dualhard"},
+	"v6-dead":     {"dual dual"},
+	"route":       {"easy easy", "easy easyopen"},
+	"vpn":         {"easy easy", "hard addrrestr", "none easy"},
+	"vpn-over":    {"easy easy", "easy fullcone"},
+	"forget-5":    {"easy easy", "easyopen easyopen", "hard fullcone"},
+	"wan-3":       {"easy easy", "easy easyopen"},
+	"wan-both":    {"easy easy", "easyopen easyopen", "fullcone addrrestr", "blocked blocked"},
+	"wan-hard":    {"easy easy", "easy fullcone"},
+	"wan-easy":    {"hard easy", "hard hard", "blocked easy"},
+	"wan":         {"cgn easy", "opencgn easy", "hardcgn none", "easyrand easy", "pool easy", "nat66 dual"},
+	"lan":         {"opencgn easy", "easyrand easy", "hardaddr none", "firewall easy", "short short"},
+	"forget":      {"opencgn easy", "easyrand easyrand", "wary easy", "firewall firewall", "hardfree easy"},
+	"rest":        {"firewall easy", "easyrand easyopen", "hardaddr none"},
+	"swap":        {"easy easy", "easyopen easy", "easy hard"},
+	"flap":        {"easy easy", "blocked easy"},
+	"dark":        {"easy easy", "easyopen easy", "hard fullcone", "blocked easy", "dual dual"},
+	"captive":     {"easy easy", "blocked easy"},
+	"police":      {"easy easy", "none easy", "hard hard"},
+	"loss-up":     {"none fullcone", "easy easy"},
+	"loss-down":   {"easy easy"},
+	"up-off":      {"easy easy"},
+	"down-off":    {"easy easy"},
+	"late":        {"easy easy", "hard hard", "blocked easy"},
+	"copies":      {"easy easy", "hard hard"},
+	"slow":        {"easy easy", "hard hard", "blocked easy"},
+	"slow-over":   {"easy easy", "hard hard"},
+	"narrow":      {"easy easy", "hard hard", "blocked easy"},
+	"mtu-told":    {"easy easy", "blocked easy"},
+	"hub-roam":    {"easy easy", "hard addrrestr", "blocked easy"},
+	"hub-wan":     {"easy easy", "easy easyopen"},
+	"relay-moves": {"easy easy", "hard hard", "blocked easy"},
+	"relays-dead": {"easy easy", "none easy"},
+})
+
 // pairs makes cases of events' names and "a b", in the order of events.
 func pairs(m map[string][]string) (list []spec) {
-	for _, e := range events {
+	for _, e := range slices.Concat(events, more) {
 		for _, ab := range m[e.name] {
 			var s spec
 			s.a, s.b, _ = strings.Cut(ab, " ")

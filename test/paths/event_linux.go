@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -136,7 +137,7 @@ var events = []event{
 }
 
 func eventNamed(name string) (event, error) {
-	for _, e := range events {
+	for _, e := range slices.Concat(events, more) {
 		if e.name == name {
 			return e, nil
 		}

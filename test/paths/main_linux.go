@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,15 +117,25 @@ func all(ctx context.Context, g rig, todo []spec, parallel int, done func(result
 	return results
 }
 
-// everything is every kind against every other, and every event on the pairs of eventPairs.
+// everything is every kind against every other, the less usual ones against some, both ways, and every event on the
+// pairs of its cases.
 func everything() (list []spec) {
 	for _, a := range lab.Kinds {
 		for _, b := range lab.Kinds {
 			list = append(list, spec{a, b, ""})
 		}
 	}
-	return append(list, eventCases...)
+	for _, a := range slices.Concat(lab.MoreKinds, lab.WorldKinds) {
+		for _, b := range partners {
+			list = append(list, spec{a, b, ""}, spec{b, a, ""})
+		}
+		list = append(list, spec{a, a, ""})
+	}
+	return slices.Concat(list, eventCases, moreCases)
 }
+
+// partners are whom the less usual kinds are set against.
+var partners = []string{"none", "easy", "easyopen", "hard", "dual"}
 
 // String is one line for people.
 func (r result) String() string {

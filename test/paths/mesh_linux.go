@@ -106,7 +106,7 @@ func urls(s *lab.Server) []string {
 	return []string{"--url", "https://" + s.Addr.String() + ":443", "--url", "https://[" + s.Addr6.String() + "]:443"}
 }
 
-// servers starts the relay and the coordinator.
+// servers starts the other relay and the coordinator.
 func (m *mesh) servers(ctx context.Context) (err error) {
 	if m.hub, err = m.world.Server(0); err != nil {
 		return err
@@ -118,6 +118,14 @@ func (m *mesh) servers(ctx context.Context) (err error) {
 	if err := errors.Join(os.MkdirAll(hub, 0o700), os.WriteFile(filepath.Join(hub, "acl.hujson"), []byte(policy), 0o600)); err != nil {
 		return err
 	}
+	if err := m.startRelay(ctx); err != nil {
+		return err
+	}
+	return m.startHub(ctx)
+}
+
+// startRelay starts the other relay, and takes note of its line for the coordinator.
+func (m *mesh) startRelay(ctx context.Context) error {
 	key, err := m.hedge(ctx, m.hub.Space, "hub", "coordinator", "--print-key")
 	if err != nil {
 		return err
@@ -138,7 +146,7 @@ func (m *mesh) servers(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		return fmt.Errorf("the relay does not start: %w", ctx.Err())
 	}
-	return m.startHub(ctx)
+	return nil
 }
 
 func (m *mesh) startHub(ctx context.Context) (err error) {

@@ -79,11 +79,21 @@ func coldCases() (list []spec) {
 
 // What a table says of pairs must be the same both ways.
 func TestExpected(t *testing.T) {
-	for _, a := range lab.Kinds {
-		for _, b := range lab.Kinds {
-			if x, y := expected(a, b), expected(b, a); x != y || !slices.Contains([]string{"direct", "guess", "relay"}, x) {
+	all := slices.Concat(lab.Kinds, lab.MoreKinds, lab.WorldKinds)
+	for _, a := range all {
+		for _, b := range all {
+			if x, y := expected(a, b), expected(b, a); x != y || !slices.Contains([]string{"direct", "guess", "relay", "any"}, x) {
 				t.Errorf("%s and %s: %q, the other way %q", a, b, x, y)
 			}
+		}
+	}
+}
+
+// Every case names an event that there is.
+func TestCases(t *testing.T) {
+	for _, s := range append(eventCases, moreCases...) {
+		if _, err := eventNamed(s.event); err != nil {
+			t.Error(err)
 		}
 	}
 }

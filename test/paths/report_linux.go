@@ -32,6 +32,7 @@ func report(results []result, parallel int) string {
 		})
 		b.WriteString("\n## First echo\n\nFrom the first datagram, WireGuard's handshake included, until its answer: by relay, or directly where that is sooner.\n\n")
 		grid(&b, cold, func(r result) string { return millis(r.First) })
+		lessUsual(&b, cold)
 		summary(&b, cold)
 		beside(&b, cold)
 	}
@@ -64,6 +65,19 @@ where a thousand seeds cost little: HEDGE_MATRIX_SEEDS=100 asks for more than on
 | blocked | nothing but TCP to port 443 gets out |
 | v6 | IPv6 only, behind a firewall |
 | dual | easy, and IPv6 behind a firewall |
+| easyrand | easy, at a random port |
+| short, hardshort | easy and hard, and what nobody uses for 5 s is forgotten |
+| hardaddr | an outside port of its own for each far address, any port of which gets in |
+| hardfree | hard, and anybody gets in |
+| hardseq2, hardblk64 | hardseq with every other port, hardblk with 64 ports |
+| opencgn, hardcgn, hardhard | easyopen behind a provider's NAT that is one too; easy behind one that is hard; hard behind one that is hard |
+| pool, hardpool | easy and hard, with one of four outside addresses for each far address |
+| firewall | a public address behind a firewall, no NAT |
+| nat66 | IPv6 only, behind a NAT |
+| dualhard | hard, and IPv6 behind a firewall |
+| ports | easy, but UDP gets out to ports 53, 443 and 3478 only |
+| quota | hard, and no more than 96 mappings |
+| wary | easy, but an address that sends many packets that nobody asked for is shut out for 30 s |
 `
 
 const tail = `
@@ -116,6 +130,35 @@ func grid(b *strings.Builder, cold map[string]result, cell func(result) string) 
 			}
 		}
 		b.WriteString("\n")
+	}
+}
+
+// lessUsual is a table of the less usual kinds against some others, both ways.
+func lessUsual(b *strings.Builder, cold map[string]result) {
+	kinds := slices.DeleteFunc(slices.Concat(lab.MoreKinds, lab.WorldKinds), func(k string) bool { _, ok := cold[k+"/"+k]; return !ok })
+	if len(kinds) == 0 {
+		return
+	}
+	b.WriteString("\n## Less usual places\n\nTime until direct both ways where the row speaks first / where the column does; the last column is two of the row's kind.\n\n")
+	fmt.Fprintf(b, "| | %s | itself |\n|---%s|\n", strings.Join(partners, " | "), strings.Repeat("|--:", len(partners)+1))
+	cell := func(name string) string {
+		switch r, ok := cold[name]; {
+		case !ok:
+			return ""
+		case r.Err != "":
+			return "failed"
+		case r.DirectA == 0 || r.DirectB == 0:
+			return "relay"
+		default:
+			return millis(max(r.DirectA, r.DirectB))
+		}
+	}
+	for _, k := range kinds {
+		fmt.Fprintf(b, "| **%s** |", k)
+		for _, p := range partners {
+			fmt.Fprintf(b, " %s / %s |", cell(k+"/"+p), cell(p+"/"+k))
+		}
+		fmt.Fprintf(b, " %s |\n", cell(k+"/"+k))
 	}
 }
 
@@ -207,7 +250,7 @@ func summary(b *strings.Builder, cold map[string]result) {
 // happenings are the events, with their outages.
 func happenings(b *strings.Builder, results []result) {
 	said := false
-	for _, e := range events {
+	for _, e := range slices.Concat(events, more) {
 		for _, r := range results {
 			pair, ok := strings.CutSuffix(r.Name, "/"+e.name)
 			if !ok {
