@@ -28,7 +28,7 @@ func nat(kind string, wan string) string {
 	return fmt.Sprintf(`
 table ip nat {
  map ours { type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 60s; }
- set met { type ipv4_addr; flags dynamic,timeout; timeout 60s; }
+ set met { type inet_service . ipv4_addr; flags dynamic,timeout; timeout 60s; }
  map forwarded { type inet_service : ipv4_addr . inet_service; }
  chain pre { type nat hook prerouting priority dstnat;
   iifname "wan" meta l4proto udp dnat ip to udp dport map @forwarded
@@ -71,8 +71,8 @@ const (
 	// Who was sent to is remembered by these, since a port that conntrack has mapped lets in only its own far end.
 	remember = toUDP + `ct direction original update @ours { udp sport : ct original ip saddr . ct original proto-src }`
 	anybody  = inUDP + `dnat ip to udp dport map @ours`
-	met      = toUDP + `update @met { ip daddr }`
-	byMet    = `iifname "wan" ip saddr @met meta l4proto udp dnat ip to udp dport map @ours`
+	met      = toUDP + `update @met { udp sport . ip daddr }`
+	byMet    = inUDP + `udp dport . ip saddr @met dnat ip to udp dport map @ours`
 )
 
 // usual are the chains of Kinds.
