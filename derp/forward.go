@@ -52,7 +52,7 @@ type ForwarderConfig struct {
 
 const (
 	pairIdle = 2 * time.Minute  // without a packet a pair is forgotten after that,
-	pairHalf = 30 * time.Second // and one of which an end has never come, after that
+	pairHalf = 30 * time.Second // and one of which an end has never come is so old at most, whatever the other sends
 	askRate  = 4                // a second, of one node
 	askBurst = 64
 	askSeen  = 32 // asks of a node that are remembered: a copy of one means nothing
@@ -90,7 +90,7 @@ const OfferLen = offerLen
 
 type user struct {
 	asks  *rate.Limiter
-	pairs int
+	pairs int // that it has asked for: what others ask of it is theirs
 	seen  [askSeen][12]byte
 	next  int
 }
@@ -112,6 +112,7 @@ type end struct {
 	pair  *pair
 	node  key.NodePublic
 	other *end
+	asked bool                // it counts among the node's pairs
 	leg   atomic.Pointer[Leg] // in use: a genuine datagram has come by it
 	next  *Leg                // given, and not used yet
 }
@@ -190,7 +191,7 @@ func (f *Forwarder) Open() (n int) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	for _, p := range f.pairs {
-		if p.patience() == pairIdle {
+		if p.open() {
 			n++
 		}
 	}
@@ -205,7 +206,7 @@ func (f *Forwarder) drop(k pairKey, p *pair) {
 				delete(f.legs, l.in.session)
 			}
 		}
-		if u := f.users[e.node]; u != nil {
+		if u := f.users[e.node]; u != nil && e.asked {
 			u.pairs--
 		}
 	}
@@ -245,29 +246,37 @@ func (f *Forwarder) may(now time.Time, from, to key.NodePublic, tx [12]byte) Ref
 	return 0
 }
 
-// end finds or makes a node's end of a pair.
+// end finds or makes a node's end of a pair. A pair counts for those of its ends that have asked, so that nobody can use
+// up what is another's.
 func (f *Forwarder) end(now time.Time, from, to key.NodePublic) (*end, Refusal) {
 	k, at := pairKey{from, to}, 0
 	if a, b := from.Raw(), to.Raw(); bytes.Compare(a[:], b[:]) > 0 {
 		k, at = pairKey{to, from}, 1
 	}
-	if p := f.pairs[k]; p != nil {
-		return p.ends[at], 0
+	u := f.users[from]
+	full := func() bool {
+		p := f.pairs[k]
+		return p == nil && len(f.pairs) >= f.cfg.Pairs || (p == nil || !p.ends[at].asked) && u.pairs >= f.cfg.PerNode
 	}
-	a, b := f.users[from], f.users[to]
-	if len(f.pairs) >= f.cfg.Pairs || a.pairs >= f.cfg.PerNode || b.pairs >= f.cfg.PerNode {
-		if f.sweep(now); len(f.pairs) >= f.cfg.Pairs || a.pairs >= f.cfg.PerNode || b.pairs >= f.cfg.PerNode {
+	if full() {
+		if f.sweep(now); full() {
 			return nil, Full
 		}
 	}
-	p := &pair{limit: rate.NewLimiter(rate.Limit(f.cfg.Rate), max(f.cfg.Rate/10, 1<<18)), since: now}
-	p.ends = [2]*end{{pair: p, node: k[0]}, {pair: p, node: k[1]}}
-	p.ends[0].other, p.ends[1].other = p.ends[1], p.ends[0]
-	p.used.Store(now.UnixNano())
-	f.pairs[k] = p
-	a.pairs++
-	b.pairs++
-	return p.ends[at], 0
+	p := f.pairs[k]
+	if p == nil {
+		p = &pair{limit: rate.NewLimiter(rate.Limit(f.cfg.Rate), max(f.cfg.Rate/10, 1<<18)), since: now}
+		p.ends = [2]*end{{pair: p, node: k[0]}, {pair: p, node: k[1]}}
+		p.ends[0].other, p.ends[1].other = p.ends[1], p.ends[0]
+		p.used.Store(now.UnixNano())
+		f.pairs[k] = p
+	}
+	e := p.ends[at]
+	if !e.asked {
+		e.asked = true
+		u.pairs++
+	}
+	return e, 0
 }
 
 // give makes a leg that is not used yet.
@@ -290,7 +299,7 @@ func (f *Forwarder) sweep(now time.Time) {
 	}
 	f.swept = now
 	for k, p := range f.pairs {
-		if now.Sub(time.Unix(0, p.used.Load())) >= p.patience() || p.over(now) {
+		if p.stale(now) || p.over(now) {
 			f.drop(k, p)
 		}
 	}
@@ -302,11 +311,15 @@ func (p *pair) over(now time.Time) bool {
 	return until != 0 && now.UnixNano() >= until
 }
 
-func (p *pair) patience() time.Duration {
-	if p.ends[0].leg.Load() == nil || p.ends[1].leg.Load() == nil {
-		return pairHalf
+// open reports whether both have come.
+func (p *pair) open() bool { return p.ends[0].leg.Load() != nil && p.ends[1].leg.Load() != nil }
+
+// stale reports whether a pair may be forgotten: one end alone cannot keep it.
+func (p *pair) stale(now time.Time) bool {
+	if !p.open() {
+		return now.Sub(p.since) >= pairHalf
 	}
-	return pairIdle
+	return now.Sub(time.Unix(0, p.used.Load())) >= pairIdle
 }
 
 // Forwarded returns which leg a datagram claims to be of, without believing it.
@@ -419,7 +432,7 @@ func (f *Forwarder) Stats(now time.Time) ForwarderStats {
 		Forged: f.forged.Load(), Refused: f.refused.Load()}
 	for k, p := range f.pairs {
 		s.Pairs = append(s.Pairs, PairStats{A: k[0], B: k[1], Since: p.since, Packets: p.n.Load(), Bytes: p.size.Load(),
-			Open: p.ends[0].leg.Load() != nil && p.ends[1].leg.Load() != nil})
+			Open: p.open()})
 	}
 	slices.SortFunc(s.Pairs, func(a, b PairStats) int { return a.Since.Compare(b.Since) })
 	return s

@@ -266,10 +266,10 @@ func TestForwardBounds(t *testing.T) {
 	if _, no := x.ask(0, 2); no != Full {
 		t.Errorf("a second pair of a node: %v", no)
 	}
-	if _, no := x.ask(2, 1); no != Full {
-		t.Errorf("a second pair of the other: %v", no)
-	}
 	a, b := x.opened(2, 3)
+	if _, no := x.ask(4, 1); no != Full {
+		t.Errorf("a third pair in all: %v", no)
+	}
 	if _, no := x.ask(4, 4); no != NotAllowed {
 		t.Errorf("with itself: %v", no)
 	}
@@ -292,6 +292,43 @@ func TestForwardBounds(t *testing.T) {
 	}
 	if !hasty || len(x.f.legs) > 2 {
 		t.Errorf("a node that asks all the time is heeded (%d legs)", len(x.f.legs))
+	}
+}
+
+// TestForwardOneSided: whom a node asks for pays nothing for it, and the one that asks cannot keep a pair alone, however
+// much it sends.
+func TestForwardOneSided(t *testing.T) {
+	x := newFerry(t, ForwarderConfig{Pairs: 8, PerNode: 2})
+	x.f.Allow(x.now, x.nodes, true)
+	for _, from := range []int{2, 3, 4} { // more than a node may have
+		x.hop(from, 0)
+	}
+	x.opened(0, 1)
+	alone := x.hop(2, 1)
+	if _, no := x.ask(2, 3); no != Full {
+		t.Errorf("a third pair that a node asks for: %v", no)
+	}
+	x.hop(0, 2) // which 2 has asked for before
+	if _, no := x.ask(0, 3); no != Full {
+		t.Errorf("a pair that another has asked for does not count: %v", no)
+	}
+	for range 2 * int(pairHalf/time.Second) {
+		x.now = x.now.Add(time.Second)
+		x.send(alone.Wrap(nil, data("still here")), 2)
+		x.f.Stats(x.now)
+	}
+	if l, _ := x.f.Take(x.now, alone.Wrap(nil, data("still here"))); l != nil {
+		t.Error("a node keeps a pair that the other has never come to")
+	}
+	if s := x.f.Stats(x.now); len(s.Pairs) != 1 || !s.Pairs[0].Open {
+		t.Errorf("left: %+v, want the one that both have come to", s.Pairs)
+	}
+	// All that was counted is given back.
+	x.hop(2, 3)
+	x.hop(2, 4)
+	x.hop(0, 3)
+	if _, no := x.ask(0, 4); no != Full {
+		t.Errorf("beside a pair that is open: %v", no)
 	}
 }
 
