@@ -29,7 +29,7 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.listen, "listen", defaultListen, "`HOST:PORT` to listen on, TCP and UDP; :PORT for all addresses")
 	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this; may be repeated (default: this machine's addresses)")
 	fs.StringVar(&f.acl, "acl", "", "ACL `FILE` (default: acl.hujson in the configuration folder)")
-	fs.StringSliceVar(&f.relays, "relay", nil, "relay to use, as hedge relay prints it: `URL#relay:KEY`; may be repeated")
+	fs.StringSliceVar(&f.relays, "relay", nil, "relay to use, as hedge relay prints it: `URL[,URL…]#relay:KEY`; may be repeated")
 	fs.BoolVar(&f.noRelay, "no-relay", false, "run no relay and no STUN here")
 	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed, nodes trust the pinned key inside)")
@@ -59,17 +59,16 @@ func (f *meshFlags) config(a *app) (meshConfig, error) {
 	if err := checkMetrics(f.metrics); err != nil {
 		return c, err
 	}
+	if c.relays, err = parseRelays(f.relays); err != nil {
+		return c, err
+	}
 	seen := map[uint16]string{embeddedRelay: "the relay here"}
-	for _, s := range f.relays {
-		r, err := parseRelay(s)
-		if err != nil {
-			return c, err
-		}
+	for _, r := range c.relays {
 		if other, ok := seen[r.ID]; ok {
-			return c, usage(fmt.Errorf("--relay %s has the number %d, as has %s", s, r.ID, other), "give each relay once; if they are two, make a new key for one of them")
+			return c, usage(fmt.Errorf("--relay %s has the number %d, as has %s", r.URLs[0], r.ID, other),
+				"give each relay once, with all its URLs: URL,URL#relay:KEY; if they are two, make a new key for one of them")
 		}
-		seen[r.ID] = s
-		c.relays = append(c.relays, r)
+		seen[r.ID] = r.URLs[0]
 	}
 	return c, nil
 }

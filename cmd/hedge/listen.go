@@ -169,24 +169,42 @@ func stunOf(urls []string, port uint16) []string {
 	return out
 }
 
-// parseRelay reads a relay as hedge relay prints it: https://HOST:PORT#relay:KEY. Its number comes from its key, so
-// that it stays the same however the list is written.
-func parseRelay(s string) (wire.Relay, error) {
-	const next = "copy the line that hedge relay printed when it started: https://HOST:PORT#relay:…"
-	addr, fragment, ok := strings.Cut(s, "#")
-	if !ok {
-		return wire.Relay{}, usage(fmt.Errorf("--relay %q has no key", s), next)
+// parseRelays reads relays as hedge relay prints them: https://HOST:PORT[,https://HOST:PORT…]#relay:KEY. A list that a
+// flag or a variable has split at its commas is put together again: what has no key belongs to the next.
+func parseRelays(list []string) (relays []wire.Relay, err error) {
+	var urls []string
+	for _, s := range list {
+		addr, fragment, ok := strings.Cut(s, "#")
+		if err := checkURL(addr); err != nil {
+			return nil, err
+		}
+		if urls = append(urls, addr); !ok {
+			continue
+		}
+		r, err := parseRelay(urls, fragment)
+		if err != nil {
+			return nil, err
+		}
+		relays, urls = append(relays, r), nil
 	}
-	if err := checkURL(addr); err != nil {
-		return wire.Relay{}, err
+	if len(urls) > 0 {
+		return nil, usage(fmt.Errorf("--relay %q has no key", strings.Join(urls, ",")), relayLine)
 	}
+	return relays, nil
+}
+
+const relayLine = "copy the line that hedge relay printed when it started: https://HOST:PORT#relay:…"
+
+// parseRelay makes a relay of its URLs and its key. Its number comes from the key, so that it stays the same however the
+// list is written.
+func parseRelay(urls []string, fragment string) (wire.Relay, error) {
 	var k key.RelayPublic
 	if err := k.UnmarshalText([]byte(fragment)); err != nil {
-		return wire.Relay{}, usage(fmt.Errorf("--relay %q: %w", s, err), next)
+		return wire.Relay{}, usage(fmt.Errorf("--relay %q: %w", strings.Join(urls, ",")+"#"+fragment, err), relayLine)
 	}
 	raw := k.Raw()
 	id := uint16(raw[0])<<8 | uint16(raw[1])
-	return wire.Relay{ID: max(id, embeddedRelay+1), Key: k, URLs: []string{addr}, STUN: stunOf([]string{addr}, 0)}, nil
+	return wire.Relay{ID: max(id, embeddedRelay+1), Key: k, URLs: urls, STUN: stunOf(urls, 0)}, nil
 }
 
 // embeddedRelay is the number of the coordinator's own relay.

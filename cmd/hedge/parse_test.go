@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,18 +84,24 @@ func TestParseWhy(t *testing.T) {
 	}
 }
 
-func TestParseRelay(t *testing.T) {
-	k := key.PublicOf(key.NewRelay())
-	r, err := parseRelay("https://relay.example.com#" + k.String())
-	if err != nil || r.Key != k || r.ID <= embeddedRelay || len(r.STUN) != 1 || r.STUN[0] != "relay.example.com:443" {
-		t.Errorf("%+v, %v", r, err)
+func TestParseRelays(t *testing.T) {
+	k, other := key.PublicOf(key.NewRelay()), key.PublicOf(key.NewRelay())
+	one, err := parseRelays([]string{"https://relay.example.com#" + k.String()})
+	if err != nil || len(one) != 1 || one[0].Key != k || one[0].ID <= embeddedRelay || !slices.Equal(one[0].STUN, []string{"relay.example.com:443"}) {
+		t.Errorf("%+v, %v", one, err)
 	}
-	if again, _ := parseRelay("https://other.example.com:7443#" + k.String()); again.ID != r.ID || again.STUN[0] != "other.example.com:7443" {
-		t.Errorf("the number is not the key's: %+v", again)
+	// As a flag and a variable give it: split at the commas.
+	line := "https://192.0.2.1:7443,https://[2001:db8::1]:7443#" + k.String()
+	many, err := parseRelays(append(strings.Split(line, ","), "https://other.example.com:7443#"+other.String()))
+	if err != nil || len(many) != 2 || many[0].ID != one[0].ID || many[1].Key != other ||
+		!slices.Equal(many[0].URLs, []string{"https://192.0.2.1:7443", "https://[2001:db8::1]:7443"}) ||
+		!slices.Equal(many[0].STUN, []string{"192.0.2.1:7443", "[2001:db8::1]:7443"}) {
+		t.Errorf("%+v, %v", many, err)
 	}
-	for _, bad := range []string{"", "https://relay.example.com", "relay.example.com#" + k.String(), "https://r#" + strings.Replace(k.String(), "relay", "control", 1)} {
-		if _, err := parseRelay(bad); err == nil {
-			t.Errorf("%q was taken for a relay", bad)
+	for _, bad := range []string{"", "https://relay.example.com", "relay.example.com#" + k.String(), "https://r#" + strings.Replace(k.String(), "relay", "control", 1),
+		"https://r#" + k.String() + ",https://r", "r,https://r#" + k.String()} {
+		if r, err := parseRelays(strings.Split(bad, ",")); err == nil {
+			t.Errorf("%q was taken for %+v", bad, r)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,7 @@ answers STUN. Nodes reach it over TCP, and over UDP on the same port where that 
 carries is encrypted end to end. It serves the nodes of the coordinators whose public keys it is given, and asks nobody;
 hedge coordinator --print-key prints such a key.
 
-When it has started it prints the line that hedge coordinator --relay takes. On SIGTERM it tells its nodes to go
+When it has started it prints the line that hedge coordinator --relay takes, with all its URLs. On SIGTERM it tells its nodes to go
 elsewhere and waits for them, ten seconds at most.`,
 		Example: `  hedge relay --coordinator-key control:… --url https://relay.example.com:7443`,
 		Args:    cobra.NoArgs,
@@ -146,7 +147,7 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	if ml != nil {
 		g.Go(func() error { return unlessClosed(counts.Serve(ml)) })
 	}
-	line := urls[0] + "#" + key.PublicOf(k).String()
+	line := strings.Join(urls, ",") + "#" + key.PublicOf(k).String()
 	if a.notify {
 		a.ready(map[string]any{"relay": line, "urls": urls})
 	} else if err := a.print(map[string]any{"relay": line, "urls": urls}, func(w io.Writer) { fmt.Fprintln(w, line) }); err != nil {

@@ -156,8 +156,8 @@ func (r *relays) list() []Relay {
 }
 
 // tend closes idle connections and chooses the home relay. It makes before it breaks: as long as the old home is up, the
-// new one becomes home when it is up as well.
-func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool) {
+// new one becomes home when it is up as well. None is passed over for its latency before that is sure.
+func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool, sure func(id uint16) bool) {
 	home := r.b.Home()
 	down := map[uint16]bool{}
 	for id, c := range *r.conns.Load() {
@@ -169,7 +169,13 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool)
 	for _, l := range r.list() {
 		order = append(order, l.ID)
 	}
-	if next := chooseHome(home, order, latency, down, settled); next != home {
+	next := chooseHome(home, order, latency, down, settled)
+	for _, id := range passedOver(home, next, order) {
+		if !down[id] && !sure(id) {
+			next = home
+		}
+	}
+	if next != home {
 		c, old := r.get(next), (*r.conns.Load())[home]
 		if c == nil || c.up() || old == nil || !old.up() {
 			r.b.setHome(next)
@@ -201,6 +207,17 @@ func nearer(latency map[uint16]time.Duration, a, b uint16) bool {
 	la, ok := latency[a]
 	lb, measured := latency[b]
 	return ok && (!measured || lb-la >= 10*time.Millisecond && lb-la >= lb/3)
+}
+
+// passedOver are the relays that next was preferred to: the old home, or if there is none those before it in the list.
+func passedOver(home, next uint16, order []uint16) []uint16 {
+	switch {
+	case next == home:
+		return nil
+	case home != 0:
+		return []uint16{home}
+	}
+	return order[:max(0, slices.Index(order, next))]
 }
 
 // chooseHome picks the nearest relay, and stays there until another is nearer by enough. Of those about as near it is

@@ -2,6 +2,8 @@ package bind
 
 import (
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,4 +67,55 @@ func TestLostHomeIsLeft(t *testing.T) {
 			t.Error("it went back, though 2 is as near")
 		}
 	})
+}
+
+// One answer that is held up somewhere does not make a relay far; all of them do.
+func TestHomeIsSurelyNearest(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		slow func(answer int) bool // of relay 1, from 0 on
+		want uint16                // home after ten rounds
+	}{
+		{"never", func(int) bool { return false }, 1},
+		{"the first", func(i int) bool { return i == 0 }, 1},
+		{"the first two", func(i int) bool { return i < 2 }, 1},
+		{"now and then", func(i int) bool { return i%3 == 1 }, 1},
+		{"always", func(int) bool { return true }, 2},
+		{"later", func(i int) bool { return i > 4 }, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, rel := newFabric(10*time.Millisecond), newDoubles(10*time.Millisecond)
+				var answers atomic.Int32
+				var list []Relay
+				for id, at := range []string{"192.0.2.101:3478", "192.0.2.102:3478"} {
+					list = append(list, Relay{ID: uint16(id + 1), STUN: []string{at}})
+					defer stunHost(t, f, netip.MustParseAddrPort(at), func() netip.AddrPort {
+						if id == 0 && c.slow(int(answers.Add(1))-1) {
+							<-time.After(50 * time.Millisecond)
+						}
+						return netip.AddrPortFrom(hostA, 7000)
+					})()
+				}
+				var homes []uint16
+				var mu sync.Mutex
+				s := newSide(t, Config{Listen: f.host(hostA), DialRelay: rel.dial,
+					Interfaces: func() ([]netip.Addr, error) { return []netip.Addr{hostA}, nil },
+					Home:       func(id uint16) { mu.Lock(); defer mu.Unlock(); homes = append(homes, id) }})
+				defer s.stop()
+				s.attach()
+				s.SetRelays(list)
+				<-time.After(stunSettle + time.Millisecond)
+				if s.Home() == 0 {
+					t.Error("no home yet")
+				}
+				<-time.After(10 * 26 * time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				if n := len(homes); s.Home() != c.want || n > 2 || n > 1 && c.name != "later" {
+					t.Errorf("homes %v, want %d", homes, c.want)
+				}
+			})
+		})
+	}
 }

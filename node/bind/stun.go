@@ -23,6 +23,8 @@ const (
 	stunGiveUp     = 3 * time.Second
 	stunAgain      = 3 * time.Second        // between rounds out of turn
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
+	stunDoubts     = 2                      // times that a relay is asked again before it is passed over for its latency
+	stunDoubt      = 300 * time.Millisecond // for the answer to one of them
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
 )
@@ -52,6 +54,8 @@ type stunServer struct {
 	tries    int
 	answered bool
 	again    time.Time
+	doubts   int       // times it was asked again in this round, though it had answered
+	doubt    time.Time // when that was last, and is not answered yet
 }
 
 type question struct {
@@ -212,7 +216,7 @@ func (s *stunClient) answer(p message) {
 	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
 		s.latency[v.relay] = rtt
 	}
-	v.answered = true
+	v.answered, v.doubt = true, time.Time{}
 	if old, ok := s.seen[v.addr]; ok && old.addr != mapped { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
 			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
@@ -243,6 +247,31 @@ func readAnswer(pkt []byte) (mapped netip.AddrPort, id [stun.TransactionIDSize]b
 		return mapped, id, false
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), m.TransactionID, true
+}
+
+// sure reports whether a relay is surely as far as it seems, or asks it again: one answer that was held up, by a machine
+// that has just begun or by a queue, is not to decide on the home relay for hours. The least of its answers counts.
+func (s *stunClient) sure(relay uint16, now time.Time) bool {
+	sure := true
+	for i := range s.servers {
+		v := &s.servers[i]
+		if v.relay != relay || !v.answered {
+			continue
+		}
+		if v.doubt.IsZero() && v.doubts < stunDoubts {
+			v.doubt = now
+			v.doubts++
+			s.ask(now, i)
+		}
+		until := v.doubt.Add(stunDoubt)
+		if v.doubt.IsZero() || !until.After(now) {
+			continue
+		}
+		if sure = false; until.Before(s.next) {
+			s.next = until
+		}
+	}
+	return sure
 }
 
 // settled reports whether the first round has told enough to choose a home relay by.
