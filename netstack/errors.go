@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -46,42 +45,6 @@ func errno(e tcpip.Error) error {
 		return syscall.ENOTCONN
 	}
 	return errors.New(e.String())
-}
-
-// byText turns the text of a gVisor error, which is all that gonet keeps of it, back into an errno.
-var byText = func() map[string]error {
-	m := make(map[string]error)
-	for _, e := range []tcpip.Error{
-		&tcpip.ErrConnectionRefused{}, &tcpip.ErrConnectionReset{}, &tcpip.ErrConnectionAborted{}, &tcpip.ErrAborted{},
-		&tcpip.ErrHostUnreachable{}, &tcpip.ErrHostDown{}, &tcpip.ErrNoNet{}, &tcpip.ErrNetworkUnreachable{},
-		&tcpip.ErrTimeout{}, &tcpip.ErrPortInUse{}, &tcpip.ErrNoPortAvailable{}, &tcpip.ErrBadLocalAddress{},
-		&tcpip.ErrMessageTooLong{}, &tcpip.ErrNoBufferSpace{}, &tcpip.ErrClosedForSend{},
-		&tcpip.ErrInvalidEndpointState{}, &tcpip.ErrNotConnected{},
-	} {
-		m[e.String()] = errno(e)
-	}
-	return m
-}()
-
-// fix gives an error of gonet the cause and the addresses package net would give it. closed says that our own
-// side was closed, which is then the reason whatever gVisor says.
-func fix(err error, closed bool, op, network string, local, remote net.Addr) error {
-	e := &net.OpError{Op: op, Net: network, Source: local, Addr: remote, Err: err}
-	var oe *net.OpError
-	if errors.As(err, &oe) {
-		e.Err = oe.Err
-	}
-	switch t, ok := e.Err.(interface{ Timeout() bool }); {
-	case closed:
-		e.Err = net.ErrClosed
-	case ok && t.Timeout():
-		e.Err = os.ErrDeadlineExceeded
-	default:
-		if known := byText[e.Err.Error()]; known != nil {
-			e.Err = known
-		}
-	}
-	return e
 }
 
 // gone is the error of a dial or ping whose context ended.

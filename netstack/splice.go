@@ -11,16 +11,10 @@ import (
 	"time"
 )
 
-// streamBuf is what one direction of a spliced TCP connection reads at once; datagramBuf holds any UDP datagram.
-const (
-	streamBuf   = 32 << 10
-	datagramBuf = 64 << 10
-)
+// datagramBuf holds any UDP datagram.
+const datagramBuf = 64 << 10
 
-var (
-	streamBufs   = sync.Pool{New: func() any { return new([streamBuf]byte) }}
-	datagramBufs = sync.Pool{New: func() any { return new([datagramBuf]byte) }}
-)
+var datagramBufs = sync.Pool{New: func() any { return new([datagramBuf]byte) }}
 
 // splice copies both ways between an inbound connection and its backend until both directions have ended. The end
 // of one direction is passed on as a half-close; an error ends both, with a RST where that can be said.
@@ -45,27 +39,13 @@ func splice(ctx context.Context, in *tcpConn, backend net.Conn) {
 // copyStream copies src to dst until src ends, then half-closes dst. Any other end breaks the connection: both
 // sides are shut so that the other direction ends too.
 func copyStream(dst, src net.Conn, broken *atomic.Bool) {
-	buf := streamBufs.Get().(*[streamBuf]byte)
-	defer streamBufs.Put(buf)
-	for {
-		n, err := src.Read(buf[:])
-		if n > 0 {
-			if _, werr := dst.Write(buf[:n]); werr != nil {
-				err = werr
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if h, ok := dst.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
-				return
-			}
-			break // dst cannot be half-closed (or is gone): the whole connection ends with this direction
-		}
-		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) { // else the other direction ended the connection
-				broken.Store(true)
-			}
-			break
-		}
+	switch _, err := io.Copy(dst, src); {
+	case err == nil:
+		if h, ok := dst.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
+			return
+		} // else dst cannot be half-closed (or is gone): the whole connection ends with this direction
+	case !errors.Is(err, os.ErrDeadlineExceeded): // else the other direction ended the connection
+		broken.Store(true)
 	}
 	// Wake the other direction wherever it waits; the deadline, unlike Close, leaves the choice of FIN or RST open.
 	past := time.Unix(1, 0)

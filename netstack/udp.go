@@ -12,60 +12,49 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// udpConn is a gVisor UDP endpoint; it is a net.Conn when dialled and a net.PacketConn always. gonet's is not
-// used because its Read sleeps through ICMP errors.
+// udpConn is a gVisor UDP endpoint; it is a net.Conn when dialled and a net.PacketConn always.
 type udpConn struct {
-	ep          tcpip.Endpoint
-	wq          *waiter.Queue
-	local       *net.UDPAddr
-	remote      net.Addr // nil when not connected
-	six         bool     // an IPv6 endpoint, which wants IPv4 destinations mapped
-	closed      atomic.Bool
-	read, write deadline
+	ep     tcpip.Endpoint
+	local  *net.UDPAddr
+	remote net.Addr // nil when not connected
+	six    bool     // an IPv6 endpoint, which wants IPv4 destinations mapped
+	closed atomic.Bool
+
+	in  side
+	dst tcpip.SliceWriter // what is read to, guarded by in.mu
+	out side
+	src bytes.Reader // what is written, guarded by out.mu
 }
 
 func newUDPConn(wq *waiter.Queue, ep tcpip.Endpoint, connected, six bool) *udpConn {
-	c := &udpConn{ep: ep, wq: wq, local: new(net.UDPAddr), six: six}
+	c := &udpConn{ep: ep, local: new(net.UDPAddr), six: six}
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.UDPAddrFromAddrPort(addrPort(a))
 	}
 	if a, err := ep.GetRemoteAddress(); err == nil && connected {
 		c.remote = net.UDPAddrFromAddrPort(addrPort(a))
 	}
+	c.in.register(wq, waiter.ReadableEvents)
+	c.out.register(wq, waiter.WritableEvents)
 	return c
 }
 
-// retry calls f until it does not say ErrWouldBlock, waiting for events in between.
-func (c *udpConn) retry(op string, to net.Addr, events waiter.EventMask, d *deadline, f func() tcpip.Error) error {
-	fail := func(err error) error { return &net.OpError{Op: op, Net: "udp", Source: c.local, Addr: to, Err: err} }
-	if d.passed() {
-		return fail(os.ErrDeadlineExceeded)
+// after waits if err says so; else it returns the error that package net would give, if any.
+func (c *udpConn) after(err tcpip.Error, s *side, op string, to net.Addr) (again bool, _ error) {
+	var e error
+	switch _, wait := err.(*tcpip.ErrWouldBlock); {
+	case err == nil:
+		return false, nil
+	case wait:
+		if e = s.wait(); e == nil {
+			return true, nil
+		}
+	case c.closed.Load() || isClosed(err):
+		e = net.ErrClosed
+	default:
+		e = errno(err)
 	}
-	var ready chan struct{}
-	for {
-		err := f()
-		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
-			switch {
-			case err == nil:
-				return nil
-			case c.closed.Load() || isClosed(err):
-				return fail(net.ErrClosed)
-			}
-			return fail(errno(err))
-		}
-		if ready == nil {
-			var entry waiter.Entry
-			entry, ready = waiter.NewChannelEntry(events | waiter.EventErr | waiter.EventHUp)
-			c.wq.EventRegister(&entry)
-			defer c.wq.EventUnregister(&entry)
-			continue // it may have become possible before we registered
-		}
-		select {
-		case <-ready:
-		case <-d.wait():
-			return fail(os.ErrDeadlineExceeded)
-		}
-	}
+	return false, &net.OpError{Op: op, Net: "udp", Source: c.local, Addr: to, Err: e}
 }
 
 func isClosed(err tcpip.Error) bool {
@@ -89,14 +78,21 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, net.UDPAddrFromAddrPort(addrPort(from)), nil
 }
 
-func (c *udpConn) readFrom(b []byte) (n int, from tcpip.FullAddress, err error) {
-	err = c.retry("read", c.remote, waiter.ReadableEvents, &c.read, func() tcpip.Error {
-		w := tcpip.SliceWriter(b)
-		r, err := c.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
-		n, from = r.Count, r.RemoteAddr
-		return err
-	})
-	return n, from, err
+func (c *udpConn) readFrom(b []byte) (int, tcpip.FullAddress, error) {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	for {
+		if c.in.limit.passed() {
+			return 0, tcpip.FullAddress{}, &net.OpError{Op: "read", Net: "udp", Source: c.local, Addr: c.remote, Err: os.ErrDeadlineExceeded}
+		}
+		c.in.begin()
+		c.dst = b
+		r, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{NeedRemoteAddr: true})
+		c.dst = nil
+		if again, err := c.after(terr, &c.in, "read", c.remote); !again {
+			return r.Count, r.RemoteAddr, err
+		}
+	}
 }
 
 func (c *udpConn) Write(b []byte) (int, error) { return c.writeTo(b, c.remote, nil) }
@@ -116,15 +112,21 @@ func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return c.writeTo(b, to, &tcpip.FullAddress{Addr: tcpip.AddrFromSlice(ip), Port: uint16(ua.Port)})
 }
 
-func (c *udpConn) writeTo(b []byte, name net.Addr, to *tcpip.FullAddress) (n int, err error) {
-	r := bytes.NewReader(b)
-	err = c.retry("write", name, waiter.WritableEvents, &c.write, func() tcpip.Error {
-		r.Reset(b)
-		sent, err := c.ep.Write(r, tcpip.WriteOptions{To: to})
-		n = int(sent)
-		return err
-	})
-	return n, err
+func (c *udpConn) writeTo(b []byte, name net.Addr, to *tcpip.FullAddress) (int, error) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	defer c.src.Reset(nil)
+	for {
+		if c.out.limit.passed() {
+			return 0, &net.OpError{Op: "write", Net: "udp", Source: c.local, Addr: name, Err: os.ErrDeadlineExceeded}
+		}
+		c.out.begin()
+		c.src.Reset(b)
+		n, terr := c.ep.Write(&c.src, tcpip.WriteOptions{To: to})
+		if again, err := c.after(terr, &c.out, "write", name); !again {
+			return int(n), err
+		}
+	}
 }
 
 func (c *udpConn) Close() error {
@@ -139,12 +141,12 @@ func (c *udpConn) LocalAddr() net.Addr  { return c.local }
 func (c *udpConn) RemoteAddr() net.Addr { return c.remote }
 
 func (c *udpConn) SetDeadline(t time.Time) error {
-	c.read.set(t)
-	c.write.set(t)
+	c.in.limit.set(t)
+	c.out.limit.set(t)
 	return nil
 }
-func (c *udpConn) SetReadDeadline(t time.Time) error  { c.read.set(t); return nil }
-func (c *udpConn) SetWriteDeadline(t time.Time) error { c.write.set(t); return nil }
+func (c *udpConn) SetReadDeadline(t time.Time) error  { c.in.limit.set(t); return nil }
+func (c *udpConn) SetWriteDeadline(t time.Time) error { c.out.limit.set(t); return nil }
 
 // deadline is a time after which waiting ends. Setting it wakes nobody unless it has passed, and reaches those
 // who already wait.

@@ -138,7 +138,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, address string)
 		return
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // what the client sent without waiting
-	relay(c, io.MultiReader(bytes.NewReader(bytes.Clone(early)), c), conn)
+	relay(c, bytes.Clone(early), conn)
 }
 
 // refuse answers with a reason and closes the connection: what follows a refused request is not read as another.

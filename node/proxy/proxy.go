@@ -293,11 +293,26 @@ func (c *client) CloseWrite() error {
 	return c.Close()
 }
 
+// plain is the connection itself, so that a copy can go the short way that there is between two kinds of connections.
+func plain(c net.Conn) net.Conn {
+	if p, ok := c.(*client); ok && !p.unread {
+		return p.Conn
+	}
+	return c
+}
+
 // relay copies both ways until both directions have ended; the end of one is passed on as a half-close, an error
-// ends both. from is what to read of the client, which may have bytes buffered already. It closes both.
-func relay(c net.Conn, from io.Reader, target net.Conn) {
-	pipe := func(dst net.Conn, src io.Reader) {
-		if _, err := io.Copy(dst, src); err == nil {
+// ends both. early is what has been read of the client already. It closes both.
+func relay(c net.Conn, early []byte, target net.Conn) {
+	pipe := func(dst, src net.Conn, first []byte) {
+		var err error
+		if len(first) > 0 {
+			_, err = dst.Write(first)
+		}
+		if err == nil {
+			_, err = io.Copy(plain(dst), plain(src))
+		}
+		if err == nil {
 			if h, ok := dst.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
 				return
 			}
@@ -306,8 +321,8 @@ func relay(c net.Conn, from io.Reader, target net.Conn) {
 		target.Close()
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { pipe(target, from) })
-	pipe(c, target)
+	wg.Go(func() { pipe(target, c, early) })
+	pipe(c, target, nil)
 	wg.Wait()
 	c.Close()
 	target.Close()

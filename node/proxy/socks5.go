@@ -266,5 +266,5 @@ func (s *Server) serveSOCKS(c *client) {
 		conn.Close()
 		return
 	}
-	relay(c, c, conn)
+	relay(c, nil, conn)
 }
