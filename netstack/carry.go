@@ -14,7 +14,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // Echo asks dst, an address that is carried for others, for an ICMP echo reply with this data. It returns nil once
@@ -45,17 +44,6 @@ const (
 	maxEchoes   = 64
 	echoTimeout = 5 * time.Second
 )
-
-// outlet is a link by which packets come in, and go out by the stack's own.
-type outlet struct {
-	*link
-	out *link
-}
-
-// WritePackets implements stack.LinkWriter.
-func (o outlet) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
-	return o.out.WritePackets(list)
-}
 
 // Carry replaces the prefixes whose addresses others may reach through this stack: Options.Accept is asked about each
 // connection to one, with the address as local. Connections that are there are not ended. Without Accept nothing is
@@ -90,7 +78,7 @@ func (s *Stack) newCarrier() (*carrier, error) {
 	c.ran = ip.Stats().TCP.Timeouts
 	c.fwd.init(s, ip, s.opt)
 	c.fwd.takes = c.carries
-	err := setUp(ip, c.link, outlet{c.link, s.link})
+	err := setUp(ip, c.link, s.link)
 	if err == nil {
 		for _, terr := range []tcpip.Error{ip.SetPromiscuousMode(nicID, true), ip.SetSpoofing(nicID, true)} {
 			if terr != nil {

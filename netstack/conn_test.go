@@ -31,37 +31,6 @@ func connect(t testing.TB) (*tcpConn, *tcpConn) {
 	return c.(*tcpConn), d.(*tcpConn)
 }
 
-// TestReadAllocatesNothing, of what has come, and when it has to wait for its deadline first.
-func TestReadAllocatesNothing(t *testing.T) {
-	c, d := connect(t)
-	const runs = 1000
-	if _, err := c.Write(make([]byte, 8*runs)); err != nil {
-		t.Fatal(err)
-	}
-	wait(t, "all of it", func() bool {
-		d.in.mu.Lock()
-		defer d.in.mu.Unlock()
-		return d.ep.Readiness(d.in.entry.Mask()) != 0
-	})
-	b := make([]byte, 4)
-	if n := testing.AllocsPerRun(runs, func() {
-		if _, err := io.ReadFull(d, b); err != nil {
-			t.Fatal(err)
-		}
-	}); n != 0 {
-		t.Errorf("a read allocates %v times", n)
-	}
-	if n := testing.AllocsPerRun(runs, func() {
-		d.in.begin()
-		d.in.ready <- struct{}{}
-		if err := d.in.wait(); err != nil {
-			t.Fatal(err)
-		}
-	}); n != 0 {
-		t.Errorf("to wait allocates %v times", n)
-	}
-}
-
 // hostPair gives both ends of a connection of the host's.
 func hostPair(t testing.TB) (net.Conn, net.Conn) {
 	t.Helper()

@@ -43,8 +43,9 @@ type link struct {
 }
 
 var (
-	_ stack.LinkEndpoint = (*link)(nil)
-	_ stack.GSOEndpoint  = (*link)(nil)
+	_ stack.LinkEndpoint       = (*link)(nil)
+	_ stack.GSOEndpoint        = (*link)(nil)
+	_ stack.QueueingDiscipline = (*link)(nil)
 )
 
 func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
@@ -54,29 +55,34 @@ func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
 	return l
 }
 
-// WritePackets implements stack.LinkWriter: it queues references and wakes the reader.
-func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
-	pkts := list.AsSlice()
+// WritePacket implements stack.QueueingDiscipline: it queues a reference and wakes the reader. gVisor's own discipline,
+// which hands packets on to WritePackets, makes a list for each.
+func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return 0, &tcpip.ErrClosedForSend{}
+		return &tcpip.ErrClosedForSend{}
 	}
-	n := 0
-	for _, p := range pkts {
-		if l.q.Put(flowOf(p), p.Size(), p.IncRef()) {
-			n++
-		}
-	}
+	queued := l.q.Put(flowOf(p), p.Size(), p.IncRef())
 	l.mu.Unlock()
-	if n == 0 && len(pkts) > 0 {
-		return 0, &tcpip.ErrNoBufferSpace{}
+	if !queued {
+		return &tcpip.ErrNoBufferSpace{}
 	}
 	l.more.Signal()
 	if l.readable != nil {
 		l.readable()
 	}
-	return n, nil
+	return nil
+}
+
+// WritePackets implements stack.LinkWriter, for whoever has a list.
+func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
+	for i, p := range list.AsSlice() {
+		if err := l.WritePacket(p); err != nil {
+			return i, err
+		}
+	}
+	return list.Len(), nil
 }
 
 // lose is told of what the queue had no room for.

@@ -146,7 +146,7 @@ func newIP(handleLocal bool) *stack.Stack {
 //
 // Congestion control stays Reno and loss detection RACK, gVisor's defaults: with one packet in a hundred lost they
 // move about 100 MB/s here, Cubic a quarter of that, and either without RACK a tenth or less.
-func setUp(ip *stack.Stack, l *link, out stack.LinkEndpoint) error {
+func setUp(ip *stack.Stack, l, out *link) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
@@ -158,7 +158,7 @@ func setUp(ip *stack.Stack, l *link, out stack.LinkEndpoint) error {
 			return fmt.Errorf("netstack: tcp option %T: %s", opt, err)
 		}
 	}
-	if err := ip.CreateNIC(nicID, out); err != nil {
+	if err := ip.CreateNICWithOptions(nicID, l, stack.NICOptions{QDisc: out}); err != nil {
 		return fmt.Errorf("netstack: create the interface: %s", err)
 	}
 	var err4, err6 tcpip.Error
@@ -290,10 +290,9 @@ func (s *Stack) Inject(pkts [][]byte) {
 		if len(b) == 0 || len(b) > s.mtu {
 			continue
 		}
-		var list stack.PacketBufferList
-		list.PushBack(stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)}))
-		_, _ = s.link.WritePackets(list)
-		list.DecRef()
+		p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+		_ = s.link.WritePacket(p)
+		p.DecRef()
 	}
 }
 
