@@ -3,6 +3,8 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 )
 
 // The exit codes that programs give for this package's errors: each error type has an ExitCode method.
@@ -143,7 +145,14 @@ type NotRunningError struct {
 }
 
 func (e *NotRunningError) Error() string {
-	return fmt.Sprintf("no node is running (%v); start one with hedge up", e.Err)
+	why := ""
+	switch {
+	case errors.Is(e.Err, fs.ErrNotExist), errors.Is(e.Err, syscall.ECONNREFUSED):
+		why = fmt.Sprintf(" (nobody listens at %s)", e.Socket)
+	case e.Err != nil:
+		why = fmt.Sprintf(" (%v)", e.Err)
+	}
+	return fmt.Sprintf("no node is running%s; start one with hedge up", why)
 }
 func (e *NotRunningError) Unwrap() error { return e.Err }
 

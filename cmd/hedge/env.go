@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -25,7 +26,14 @@ func fromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) (err erro
 			return
 		}
 		if e := flags.Set(f.Name, v); e != nil {
-			err = usage(fmt.Errorf("%s in the environment: %w", envName(f.Name), e), "correct it or unset "+envName(f.Name))
+			next := "correct it or unset " + envName(f.Name)
+			if bad, ok := errors.AsType[*pflag.InvalidValueError](e); ok {
+				var hint string
+				if e, hint = wrongValue(bad); hint != "" {
+					next = hint + ", or unset " + envName(f.Name)
+				}
+			}
+			err = usage(fmt.Errorf("%s in the environment: %w", envName(f.Name), e), next)
 		}
 	})
 	return err

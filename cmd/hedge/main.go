@@ -91,14 +91,17 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not connected, 4 denied by policy, 5 unre
 			}
 			return nil
 		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err, "") })
+	root.SetFlagErrorFunc(wrongFlag)
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print JSON, for programs")
 	f.StringVar(&a.stateDir, "state-dir", "", "keep everything under this `DIR` (default: the XDG folders; /var/lib/hedge and /etc/hedge as root)")
 	f.StringVar(&a.logLevel, "log-level", "info", "least `LEVEL` that is logged: trace, debug, info, warn, error")
 	root.AddCommand(a.commands()...)
+	root.SetHelpCommand(helpCmd(root))
 	showEnv(root)
+	teach(root)
 	return root
 }
 

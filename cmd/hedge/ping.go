@@ -38,6 +38,9 @@ It exits with 5 if nothing answered; hedge status --why NAME tells what was trie
 			if p.interval <= 0 {
 				return usage(fmt.Errorf("--interval %s: there must be some time between pings", p.interval), "")
 			}
+			if p.timeout <= 0 {
+				return usage(fmt.Errorf("--timeout %s: there must be some time for an answer", p.timeout), "")
+			}
 			return p.ping(cmd.Context(), args[0])
 		},
 	}
