@@ -99,7 +99,7 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 func wrongFlag(cmd *cobra.Command, err error) error {
 	next := cmd.CommandPath() + " --help shows how it is used"
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		err, hint := wrongValue(e)
+		hint, err := wrongValue(e)
 		if hint == "" {
 			hint = next
 		}
@@ -118,19 +118,19 @@ func wrongFlag(cmd *cobra.Command, err error) error {
 }
 
 // wrongValue says what a flag's value should have been.
-func wrongValue(e *pflag.InvalidValueError) (err error, hint string) {
+func wrongValue(e *pflag.InvalidValueError) (hint string, err error) {
 	is := func(what string) error { return fmt.Errorf("%q is %s", e.GetValue(), what) }
 	switch kind := e.GetFlag().Value.Type(); kind {
 	case "bool":
-		return is("neither true nor false"), ""
+		return "", is("neither true nor false")
 	case "duration":
-		return is("no time"), "write 300ms, 5s or 2h"
+		return "write 300ms, 5s or 2h", is("no time")
 	case "uint16":
-		return is("no number from 0 to 65535"), ""
+		return "", is("no number from 0 to 65535")
 	case "int":
-		return is("no whole number"), ""
+		return "", is("no whole number")
 	}
-	return fmt.Errorf("%q: %w", e.GetValue(), e.Unwrap()), ""
+	return "", fmt.Errorf("%q: %w", e.GetValue(), e.Unwrap())
 }
 
 // nearFlags are those that are spelt nearly as a word. Cobra knows what is near, of commands only.

@@ -29,7 +29,7 @@ func fromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) (err erro
 			next := "correct it or unset " + envName(f.Name)
 			if bad, ok := errors.AsType[*pflag.InvalidValueError](e); ok {
 				var hint string
-				if e, hint = wrongValue(bad); hint != "" {
+				if hint, e = wrongValue(bad); hint != "" {
 					next = hint + ", or unset " + envName(f.Name)
 				}
 			}
