@@ -77,6 +77,7 @@ func TestMoreKinds(t *testing.T) {
 							t.Errorf("%d of %d packets are lost", f.lost, f.sent)
 						}
 						switch want := reach(a, b); {
+						case a == "opencgn" && b == "pool": // which has no one address for a fresh socket
 						case want == "direct" && (took == 0 || took > 700*time.Millisecond):
 							t.Errorf("direct after %v", took)
 						}
@@ -92,6 +93,31 @@ func TestMoreKinds(t *testing.T) {
 		table.WriteByte('\n')
 	}
 	t.Logf("milliseconds until both sides are direct:\n%10s %s\n%s", "", strings.Join(all, " "), table.String())
+}
+
+// TestOuterTrap sets two NATs in a row, the outer of which is spoilt by packets that come too early, against others, by links
+// that lose and delay some, so that the two sides do not act in step: an opener that dies before the outer one opens
+// nothing, so later ones come one router further.
+func TestOuterTrap(t *testing.T) {
+	for _, b := range []string{"easy", "easyopen", "cgn"} {
+		var took []time.Duration
+		for seed := range uint64(40) {
+			synctest.Test(t, func(t *testing.T) {
+				m := meet(t, seed, "opencgn", b)
+				defer m.end()
+				l := lab.Link{Latency: lab.Edge, Jitter: 80 * time.Millisecond, Loss: 0.03}
+				m.ra.Links(l, l)
+				m.rb.Links(l, l)
+				m.shake()
+				m.talk(8*time.Second, func() bool { return m.both() > 0 })
+				if took = append(took, m.both()); m.both() == 0 {
+					t.Errorf("opencgn to %s, seed %d: not direct", b, seed)
+				}
+			})
+		}
+		slices.Sort(took)
+		t.Logf("opencgn to %s: median %v, p90 %v, most %v", b, took[20].Round(time.Millisecond), took[36].Round(time.Millisecond), took[39].Round(time.Millisecond))
+	}
 }
 
 // TestGuess says how often ports are guessed, and how soon. HEDGE_MATRIX_SEEDS asks for more runs.

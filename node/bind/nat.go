@@ -84,12 +84,20 @@ func classify(mapped map[netip.AddrPort]netip.AddrPort, own []netip.Addr, port u
 	n.Answered = len(mapped)
 	n.None = n.None || servers == 0 && n.IPv6
 	switch {
+	case samePort(distinct) && len(distinct) > 1: // of several addresses, one for each of them, which are all offered
+		n.Kind = path.Easy
 	case len(distinct) == 0 && n.IPv6, len(distinct) == 1 && (servers > 1 || n.None || n.Preserved):
 		n.Kind = path.Easy
 	case len(distinct) > 1:
 		n.Kind, n.Ports = classifyPorts(ports)
 	}
 	return n
+}
+
+// samePort reports whether these have one port, and so differ by their addresses: some NATs have several, and take any of
+// them for a new far end ("arbitrary" pooling, RFC 4787 section 4.1).
+func samePort(list []netip.AddrPort) bool {
+	return !slices.ContainsFunc(list, func(a netip.AddrPort) bool { return a.Port() != list[0].Port() })
 }
 
 func classifyPorts(ports []uint16) (path.Kind, [2]uint16) {

@@ -23,6 +23,7 @@ func TestNAT(t *testing.T) {
 		"none": path.Easy, "easy": path.Easy, "easyopen": path.Easy, "fullcone": path.Easy, "addrrestr": path.Easy,
 		"cgn": path.Easy, "cgn+hp": path.Easy, "dual": path.Easy, "v6": path.Easy,
 		"hard": path.Random, "hardseq": path.Sequential, "hardblk": path.Block, "blocked": path.Blocked,
+		"pool": path.Easy,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := lab.NewInternet(1)

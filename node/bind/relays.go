@@ -81,6 +81,28 @@ func (r *relays) get(id uint16) *relayConn {
 	return c
 }
 
+const maxStray = 4 // relays asked for a peer that may be at any
+
+// everywhere sends to a peer at its relay, which is down, at our own and at some others: it is at one of them.
+func (r *relays) everywhere(bufs [][]byte, peer key.NodePublic, at uint16, now int64) (sent bool) {
+	r.mu.Lock()
+	ids := slices.Clone(r.order)
+	r.mu.Unlock()
+	home := r.b.Home()
+	ids = slices.DeleteFunc(ids, func(id uint16) bool { return id == at || id == home })
+	ids = append([]uint16{at}, ids[:min(len(ids), maxStray-2)]...)
+	if home != at {
+		ids = append(ids, home)
+	}
+	for _, id := range ids {
+		if c := r.get(id); c != nil {
+			c.used.Store(now)
+			sent = c.client.SendPriority(peer, bufs) || sent
+		}
+	}
+	return sent
+}
+
 // listenRelay opens the socket for a relay's UDP side. It is not one of those that peers use: what a relay's clients
 // say to it there is not for the device.
 func (b *Bind) listenRelay() (net.PacketConn, error) {

@@ -119,3 +119,28 @@ func TestHomeIsSurelyNearest(t *testing.T) {
 		})
 	}
 }
+
+// Two nodes whose home relay is lost while nobody can tell them of each other's new one find each other there, in either
+// of two places, if they have no direct path.
+func TestBothHomesAreLostUntold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+		p.a.SetRelays([]Relay{{ID: 1}, {ID: 2}, {ID: 3}})
+		p.b.SetRelays([]Relay{{ID: 1}, {ID: 3}, {ID: 2}}) // so that it prefers another
+		p.a.SetPeers([]Peer{p.b.peer(1)})
+		p.b.SetPeers([]Peer{p.a.peer(1)})
+		<-time.After(time.Second)
+		p.shake()
+		time.AfterFunc(time.Second, func() { p.rel.setDown(1, true) })
+		sent, got := p.talk(10 * time.Second)
+		if p.a.Home() != 2 || p.b.Home() != 3 {
+			t.Fatalf("homes %d and %d, want 2 and 3", p.a.Home(), p.b.Home())
+		}
+		n, gap := lost(sent, got)
+		t.Logf("%d of %d packets lost, %v without any", n, len(sent), gap)
+		if gap > 2*time.Second {
+			t.Errorf("nothing came through for %v", gap)
+		}
+	})
+}

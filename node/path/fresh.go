@@ -47,6 +47,7 @@ func (pr *peer) refresh(now time.Time) {
 }
 
 func (pr *peer) openFresh(now time.Time) {
+	pr.digs++
 	pr.try = &try{fresh: true, start: now, next: now.Add(freshAsk)}
 	pr.p.do(Sockets{pr.key, 1, true})
 }
@@ -71,7 +72,7 @@ func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
 // sayFresh opens our NAT by the fresh socket, and says where that is.
 func (pr *peer) sayFresh(now time.Time) {
 	if !pr.p.cfg.Plain {
-		pr.bySocket(now, openTTL)
+		pr.bySocket(now, openTTL+(pr.digs+1)%2)
 	}
 	pr.call(now, 0)
 	pr.try.next = now.Add(max(freshWaits[0], pr.relay.rtt/2+openFor/3))
@@ -90,8 +91,9 @@ func (pr *peer) gotFresh(now time.Time, m Here) {
 	case ours && pr.fresh != old:
 		pr.sayFresh(now)
 	case ours && t.sent == 0 && m.Opened == sum(pr.here().Endpoints):
-		if pr.freshes > 1 && pr.p.rand(2) == 0 {
-			// In vain so far. It may be that an opener dies before a second NAT, so that one of us must be the first to ping.
+		if pr.digs > 2 && pr.p.rand(2) == 0 {
+			// In vain so far, though the openers of the second time came one router further. It may be that they die before a
+			// third NAT, or spoil the peer's, so that one of us must be the first to ping.
 			t.next = now.Add(freshShift)
 			return
 		}

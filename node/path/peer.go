@@ -59,6 +59,7 @@ type peer struct {
 	unlucky   bool           // one has failed since there was a direct path
 	freshAt   time.Time      // when a fresh socket may be tried again
 	freshes   int            // times it was, in vain
+	digs      int            // the same, with those that the peer asked for
 	freshened bucket         // of those that the peer asked for
 	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
 
@@ -328,7 +329,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.other = pr.best.addr
 	}
 	had := pr.best != nil
-	pr.best, pr.doubt, pr.quiet, pr.freshes, pr.unlucky = c, false, 0, 0, false
+	pr.best, pr.doubt, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, 0, 0, 0, false
 	if had {
 		pr.stir(now) // the peer may have moved
 	}
@@ -409,7 +410,7 @@ func (pr *peer) moved(now time.Time) {
 	pr.stops.fill(now, stopBurst)
 	pr.unproven = nil // where we are now they may answer
 	pr.stir(now)
-	if pr.freshAt, pr.freshes = (time.Time{}), 0; pr.try != nil && pr.try.fresh {
+	if pr.freshAt, pr.freshes, pr.digs = (time.Time{}), 0, 0; pr.try != nil && pr.try.fresh {
 		pr.endTry()
 	}
 	pr.restart(now)

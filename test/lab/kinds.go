@@ -34,21 +34,22 @@ var Kinds = []string{
 //	opencgn   easyopen behind a provider's NAT that is one too
 //	hardcgn   easy behind a provider's NAT that is hard
 //	hardhard  hard behind a provider's NAT that is hard
-var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort", "opencgn", "hardcgn", "hardhard"}
+//	pool      easy, but with one of several outside addresses for each far address ("arbitrary pooling", RFC 4787 section
+//	          4.1): in memory of two, both of which STUN servers see; of four on kernels, where luck decides
+var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort", "opencgn", "hardcgn", "hardhard", "pool"}
 
 // WorldKinds are MoreKinds of a [World] only.
 //
 //	hardseq2  hardseq, but every other port
 //	hardblk64 hardblk, but of 64 ports
-//	pool      easy, but with one of four outside addresses for each far address ("arbitrary pooling", RFC 4787 section 4.1)
-//	hardpool  the same, at random ports
+//	hardpool  pool, at random ports
 //	firewall  a public address behind a firewall; no NAT
 //	nat66     IPv6 only, behind a NAT
 //	dualhard  hard, and IPv6 behind a firewall
 //	ports     easy, and UDP gets out to ports 53, 443 and 3478 only
 //	quota     hard, and 96 mappings at most
 //	wary      easy, and has nothing to do for 30 s with an address that sends many packets that nobody asked for
-var WorldKinds = []string{"hardseq2", "hardblk64", "pool", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary"}
+var WorldKinds = []string{"hardseq2", "hardblk64", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary"}
 
 var (
 	easy = NAT{Filtering: AddressAndPortDependent}
@@ -87,6 +88,8 @@ func Home(kind string) RouterConfig {
 		n.Timeout = 5 * time.Second
 	case "opencgn":
 		n.Trap = true
+	case "pool":
+		n.Pool = 2
 	case "hardcgn":
 	case "hardhard":
 		n = hard

@@ -52,6 +52,7 @@ type NAT struct {
 	Hairpin            bool          // its machines reach each other by their outside addresses
 	Trap               bool          // as Linux without a firewall of its own: a packet that nobody asked for spoils its port for the sender
 	Timeout            time.Duration // how long mappings and filters last; 0 for 2 min
+	Pool               int           // outside addresses, of which each far address gets one by its last byte ("arbitrary pooling", RFC 4787 section 4.1); 0 for one
 }
 
 // RouterConfig says what a router is. The zero value has a full-cone NAT and no IPv6.
@@ -70,6 +71,7 @@ type Router struct {
 	outside *segment
 	wire    *wire
 	addr    netip.Addr
+	pool    []netip.Addr // addr among them; empty if that is all there is
 	rng     *rand.Rand
 
 	maps  map[mapKey]*mapping
@@ -113,6 +115,14 @@ func (s *segment) Router(cfg RouterConfig) *Router {
 	r.wire = n.wire(r, s.linkDefault())
 	r.addr = s.next()
 	s.routes[r.addr] = r.wire
+	for i := range cfg.NAT.Pool {
+		if i == 0 {
+			r.pool = append(r.pool, r.addr)
+			continue
+		}
+		r.pool = append(r.pool, s.next())
+		s.routes[r.pool[i]] = r.wire
+	}
 	r.forget()
 	return r
 }
@@ -158,6 +168,9 @@ func (r *Router) Rebind() {
 	defer r.net.mu.Unlock()
 	delete(r.outside.routes, r.addr)
 	r.addr = r.outside.next()
+	if len(r.pool) > 0 {
+		r.pool[0] = r.addr
+	}
 	r.outside.routes[r.addr] = r.wire
 	r.forget()
 }
@@ -188,7 +201,7 @@ func (r *Router) outbound(p packet) {
 	m := r.translate(now, p.src, p.dst)
 	m.used = now
 	m.sent[r.cfg.NAT.Filtering.of(p.dst)] = now
-	p.src = netip.AddrPortFrom(r.addr, m.port)
+	p.src = netip.AddrPortFrom(r.pooled(p.dst.Addr()), m.port)
 	if p.dst.Addr() == r.addr {
 		if r.cfg.NAT.Hairpin {
 			r.receive(p)
@@ -198,9 +211,17 @@ func (r *Router) outbound(p packet) {
 	r.net.cross(&r.wire.up, p, r.outside.forward)
 }
 
+// pooled is the outside address that is used towards a far one.
+func (r *Router) pooled(far netip.Addr) netip.Addr {
+	if n := len(r.pool); n > 0 && far.Is4() {
+		return r.pool[int(far.As4()[3])%n]
+	}
+	return r.addr
+}
+
 // receive takes a packet from the outside.
 func (r *Router) receive(p packet) {
-	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP {
+	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP || p.dst.Addr().Is4() && p.dst.Addr() != r.pooled(p.src.Addr()) {
 		return
 	}
 	now := time.Now()
