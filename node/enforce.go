@@ -55,9 +55,10 @@ type enforced struct {
 	refused  *wire.Refused // set: no traffic at all
 	names    map[string]*wire.Peer
 	owner    map[netip.Addr]key.NodePublic
-	routes   []Route // in use, the longest first
-	exit     string  // the name of the exit in use
-	exitErr  error   // why the one that was chosen is not
+	addrs    map[key.NodePublic][]netip.Prefix // and what routers carry
+	routes   []Route                           // in use, the longest first
+	exit     string                            // the name of the exit in use
+	exitErr  error                             // why the one that was chosen is not
 }
 
 // peer finds a peer by its name, which is in lower case.
@@ -114,7 +115,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 		names[m.Peers[i].Name] = &m.Peers[i]
 	}
 	names[m.Self.Name] = &m.Self.Peer
-	next := &enforced{m: m, since: prev.since, fromDisk: fromDisk, names: names, owner: p.owner, routes: p.routes, exitErr: exitErr}
+	next := &enforced{m: m, since: prev.since, fromDisk: fromDisk, names: names, owner: p.owner, addrs: p.wg, routes: p.routes, exitErr: exitErr}
 	if exit != nil {
 		next.exit = exit.Name
 	}

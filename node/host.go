@@ -25,6 +25,7 @@ type host interface {
 	tun.Device
 	injector
 	Set(ostun.Config) error
+	SetPaths(map[netip.Addr]int) error
 	Wake(in time.Duration) bool
 }
 

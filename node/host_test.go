@@ -21,6 +21,8 @@ type fakeHost struct {
 	set []ostun.Config
 }
 
+func (h *fakeHost) SetPaths(map[netip.Addr]int) error { return nil }
+
 func (h *fakeHost) Wake(time.Duration) bool { return false }
 
 func (h *fakeHost) Set(c ostun.Config) error {

@@ -127,6 +127,7 @@ type Node struct {
 	wg      *device.Device
 	roster  *roster
 	enforce *enforcer
+	sizes   *sizes
 	control *control
 	proxy   *proxy.Server // nil for none
 	proxyAt netip.AddrPort
@@ -159,7 +160,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, started: time.Now(),
 		find: net.DefaultResolver.LookupNetIP, asking: make(chan struct{}, namesInAll),
-		done: make(chan struct{}), released: make(chan struct{}), cancel: func() {},
+		done: make(chan struct{}), released: make(chan struct{}), cancel: func() {}, sizes: newSizes(),
 	}
 	n.routing.Store(&cfg.Routing)
 	if err := n.start(ctx); err != nil {
@@ -217,6 +218,9 @@ func (n *Node) start(ctx context.Context) error {
 	n.run.Go(func() { n.enforce.clock(rctx.Done()) })
 	n.run.Go(func() { n.roster.serve(rctx.Done()) })
 	n.run.Go(func() { n.roster.answer(rctx.Done()) })
+	if n.host != nil {
+		n.run.Go(func() { n.tellSizes(rctx.Done()) })
+	}
 	if l != nil {
 		n.run.Go(func() { _ = n.proxy.Serve(l) })
 	}
@@ -274,6 +278,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		Moved:     n.moved,
 		Deaf:      n.deaf,
 		Changed:   n.pathChanged,
+		Sized:     n.sizes.mark,
 		Stale:     n.greet,
 		Crossed:   n.regreet,
 		Unheard:   n.confirm,
@@ -314,7 +319,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.enforce = &enforcer{
 		self: n.self, filter: n.filter, bind: n.bind, roster: n.roster, tun: n.tun, shape: n.shape, log: n.log,
 		exit: func() string { return n.Routing().ExitNode }, relay: n.control.relay,
-		news: n.news.tell, ask: n.control.ask, pin: n.control.id.pin, wake: make(chan struct{}, 1),
+		news: func() { n.news.tell(); n.sizes.markAll() }, ask: n.control.ask, pin: n.control.id.pin, wake: make(chan struct{}, 1),
 	}
 	n.enforce.cur.Store(&enforced{})
 	n.control.enforce = n.enforce

@@ -19,9 +19,10 @@ import (
 
 // pour is datagrams from one host to another at a steady rate, through their interfaces hedge0.
 //
-//	datagram   number, 8 bytes | when it was sent, nanoseconds, 8 bytes | zeros up to 100
+//	datagram   number, 8 bytes | when it was sent, nanoseconds, 8 bytes | zeros up to its size
 type pour struct {
 	from, to *net.UDPConn
+	size     int
 	sent     atomic.Int64
 	came     []atomic.Int64 // by number: nanoseconds it took, plus one; 0 if it has not come
 	at       []atomic.Int64 // when
@@ -41,7 +42,13 @@ func bigBuffer(_, _ string, c syscall.RawConn) (err error) {
 // late for is not sent.
 func newPour(t testing.TB, from, to *lab.Host, at netip.AddrPort, rate, most int) *pour {
 	t.Helper()
-	p := &pour{came: make([]atomic.Int64, most), at: make([]atomic.Int64, most), stop: make(chan struct{})}
+	return newPourOf(t, pourSize, from, to, at, rate, most)
+}
+
+// newPourOf pours datagrams of another size.
+func newPourOf(t testing.TB, size int, from, to *lab.Host, at netip.AddrPort, rate, most int) *pour {
+	t.Helper()
+	p := &pour{size: size, came: make([]atomic.Int64, most), at: make([]atomic.Int64, most), stop: make(chan struct{})}
 	if err := to.Do(func() error {
 		lc := net.ListenConfig{Control: bigBuffer}
 		pc, err := lc.ListenPacket(t.Context(), "udp", at.String())
@@ -65,7 +72,7 @@ func newPour(t testing.TB, from, to *lab.Host, at netip.AddrPort, rate, most int
 func (p *pour) send(rate int) {
 	tick := time.NewTicker(max(time.Millisecond, time.Second/time.Duration(rate)))
 	defer tick.Stop()
-	b := make([]byte, pourSize)
+	b := make([]byte, p.size)
 	burst := max(1, float64(rate)/200)
 	owed, last := 0.0, time.Now()
 	for {
@@ -92,13 +99,13 @@ func (p *pour) send(rate int) {
 }
 
 func (p *pour) receive() {
-	for b := make([]byte, 2048); ; {
+	for b := make([]byte, 64<<10); ; {
 		k, err := p.to.Read(b)
 		if err != nil {
 			return
 		}
 		n, now := binary.BigEndian.Uint64(b), time.Now().UnixNano()
-		if k != pourSize || n >= uint64(len(p.came)) {
+		if k != p.size || n >= uint64(len(p.came)) {
 			continue
 		}
 		if p.came[n].Load() != 0 {

@@ -87,12 +87,12 @@ func tunPlainPrograms(t *testing.T, m *mesh, web []netip.Addr) {
 		if out, err := m.alice.Command(t.Context(), "ping", "-c", "3", "-i", "0.2", "-W", "2", a.String()).CombinedOutput(); err != nil {
 			t.Errorf("ping %v: %v\n%s", a, err, out)
 		}
-		// Longer than the interface's MTU: in fragments, or refused on the spot where that is forbidden.
+		// Longer than the path carries: in fragments, or refused on the spot where that is forbidden.
 		if out, err := m.alice.Command(t.Context(), "ping", "-c", "2", "-i", "0.2", "-W", "2", "-s", "3000", a.String()).CombinedOutput(); err != nil {
 			t.Errorf("ping -s 3000 %v: %v\n%s", a, err, out)
 		}
-		if out, err := m.alice.Command(t.Context(), "ping", "-c", "1", "-W", "2", "-s", "1400", "-M", "do", a.String()).CombinedOutput(); err == nil || !strings.Contains(string(out), "too long") {
-			t.Errorf("ping -s 1400 -M do %v: %v, want that it is too long\n%s", a, err, out)
+		if out, err := m.alice.Command(t.Context(), "ping", "-c", "1", "-W", "2", "-s", "1600", "-M", "do", a.String()).CombinedOutput(); err == nil || !strings.Contains(string(out), "too long") {
+			t.Errorf("ping -s 1600 -M do %v: %v, want that it is too long\n%s", a, err, out)
 		}
 	}
 	if out, err := m.curl(m.alice, "http://web.hedge.internal/"); err != nil || !strings.Contains(out, marker) {

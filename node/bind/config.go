@@ -31,6 +31,7 @@ type Config struct {
 	Moved     func()                           // this machine's addresses changed
 	Deaf      func(mapped netip.AddrPort)      // nothing comes through what SetMapped set
 	Changed   func(PathChange)                 // a peer's path changed
+	Sized     func(key.NodePublic)             // what it carries did: see [Bind.MTU]. It may be called by SetPeers
 	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
 	Crossed   func(key.NodePublic)             // handshakes with a peer have undone each other: make WireGuard forget them, and begin
 	Unheard   func(key.NodePublic)             // a peer has not heard that its answer arrived: send it a keepalive

@@ -349,6 +349,9 @@ func (l *loop) use(p *peer, u path.Use) {
 		primary: u.Primary, both: u.Both, other: u.Other, until: b.nanos(u.Until),
 		first: u.First, rtt: u.RTT, mtu: u.MTU, since: u.Since, why: u.Why,
 	})
+	if p.routes.Load().inside() != old.inside() {
+		b.sized(p.key)
+	}
 	b.book.setAddrs(p, u.Proven)
 	l.hurry(p, old, u)
 	if old.primary == u.Primary {

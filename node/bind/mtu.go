@@ -44,6 +44,13 @@ func (b *Bind) MTU(k key.NodePublic) int {
 	return p.routes.Load().inside()
 }
 
+// sized says that what MTU returns for a peer has changed.
+func (b *Bind) sized(k key.NodePublic) {
+	if b.cfg.Sized != nil {
+		b.cfg.Sized(k)
+	}
+}
+
 // carries is the longest datagram that the direct path surely carries. As long as that is not known, longer ones go both
 // ways.
 func (r *routes) carries() int {

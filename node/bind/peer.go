@@ -160,8 +160,13 @@ func (b *Bind) SetPeers(set []Peer) {
 			delete(b.told, k)
 		}
 	}
-	b.table.Store(t)
+	was := b.table.Swap(t)
 	b.hops.allow(t)
+	for k, p := range was.byNode {
+		if t.byNode[k] != p && p.routes.Load().inside() != usualMTU {
+			b.sized(k)
+		}
+	}
 	b.peers = ev
 	b.stir()
 }

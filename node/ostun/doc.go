@@ -8,7 +8,10 @@
 //	Inject ── packets of our own ──────┘
 //
 // The driver is our own on Linux, and cuts TCP to what the path to each destination carries ([Options.PathMTU]), which may
-// be more than the interface's MTU. Elsewhere it is wireguard-go's, which cuts to that.
+// be more than what the kernel has agreed on. Elsewhere it is wireguard-go's, which cuts to that.
+//
+// On Linux the interface is as wide as packets can be, and its routes are not: 1280 bytes, but for the addresses of which
+// [Device.SetPaths] says something else. What is longer all the same is fragmented or refused, as by a router.
 //
 // [Device.Set] says what the interface is to be: its addresses, what is routed to it, its MTU. What is to be done for
 // that is found by comparing, without I/O, and then done one step at a time (by netlink on Linux):

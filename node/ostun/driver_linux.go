@@ -27,6 +27,7 @@ type driver struct {
 	name string
 	fits func(netip.Addr) (int, bool)
 	mtu  atomic.Int32
+	told atomic.Pointer[limits]
 
 	reading sync.Mutex // all of the following
 	waiting *fair.Queue[held]
@@ -34,7 +35,8 @@ type driver struct {
 	others  time.Time  // when a short one of another flow came behind others
 	in      *bigBuffer // of the next read; nil until there is one
 	split   splitter
-	cut     held     // what split cuts
+	cut     held // what split cuts
+	refusal refusal
 	batch   [][]byte // Read's, and so on
 	sizes   []int
 	offset  int
@@ -64,6 +66,7 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	}
 	d := &driver{name: name, fits: fits, waiting: fair.New(backlogPackets, backlogBytes, held.release)}
 	d.mtu.Store(MinMTU)
+	d.tell(nil)
 	switch {
 	case unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadECN|offloadUSO) == nil:
 		d.join.uso = true
@@ -134,7 +137,9 @@ func (d *driver) take(fd uintptr) bool {
 		if d.cut, ok = d.waiting.Get(); !ok {
 			return d.got > 0 || d.readErr != nil
 		}
-		d.split.start(d.cut.bytes, d.fits)
+		if d.split.start(d.cut.bytes, d.fits) {
+			d.limit(fd)
+		}
 	}
 	return true // the rest is for the next call
 }
@@ -146,7 +151,7 @@ func (d *driver) Write(bufs [][]byte, offset int) (int, error) {
 	}
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	d.join.mtu = int(d.mtu.Load())
+	d.join.mtu = MinMTU // also of a wider interface: the host may forward what it gets
 	var first error
 	written := 0
 	for len(bufs) > 0 {

@@ -218,7 +218,7 @@ func (k *link) have() (s state, err error) {
 
 // routeOf is a route as the plan knows it. The kernel says no destination for a default route.
 func routeOf(r netlink.Route, v6, other bool) route {
-	out := route{other: other}
+	out := route{other: other, mtu: r.MTU}
 	if p, ok := prefix(r.Dst); ok {
 		out.dst = p
 	} else if v6 {
@@ -263,6 +263,14 @@ func (k *link) doRoute(o op) error {
 	if o.route.other {
 		r.Table = k.table
 	}
+	if r.MTU = o.route.mtu; r.MTU > MinMTU {
+		// TCP is cut to the path all the same (split_linux.go). What it agrees on holds also on a way by relay, and for
+		// hosts that are forwarded for.
+		r.AdvMSS = MinMTU - tcpLen - ip6Len
+		if o.route.dst.Addr().Is4() {
+			r.AdvMSS = MinMTU - tcpLen - ip4Len
+		}
+	}
 	if o.verb == delRoute {
 		if err := k.nl.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
 			return permission(err)
@@ -270,6 +278,9 @@ func (k *link) doRoute(o op) error {
 		return nil // none is gone already: the kernel takes routes away with the address they send from
 	}
 	err := k.nl.RouteAdd(r)
+	if errors.Is(err, unix.EEXIST) && o.route.mtu != 0 && o.route.mtu != MinMTU {
+		return nil // an admin's, which is no less good
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("this host routes it elsewhere already (ip route show %v); take that route away, or run with --tun=off: %w", o.route.dst, err)
 	}

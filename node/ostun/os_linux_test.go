@@ -81,8 +81,16 @@ func TestSet(t *testing.T) {
 			}
 		}
 	}
-	contains("mesh", []string{"addr", "show", "dev", "hedge7"}, "inet 100.64.0.1/32", "inet6 fd7a::1/128", "mtu 1280")
-	contains("mesh", []string{"route", "show"}, "100.64.0.0/10 dev hedge7 proto 104 scope link src 100.64.0.1", "fd7a::/48 dev hedge7 proto 104 src fd7a::1")
+	contains("mesh", []string{"addr", "show", "dev", "hedge7"}, "inet 100.64.0.1/32", "inet6 fd7a::1/128", "mtu 65472")
+	contains("mesh", []string{"route", "show"}, "100.64.0.0/10 dev hedge7 proto 104 scope link src 100.64.0.1 mtu 1280", "fd7a::/48 dev hedge7 proto 104 src fd7a::1")
+	must(t, d.SetPaths(map[netip.Addr]int{addr("100.64.0.9"): 8912, addr("fd7a::9"): 8912, addr("100.64.0.8"): 1220, addr("fd7a::8"): 1220}))
+	must(t, d.Set(mesh))
+	contains("paths", []string{"route", "show"}, "100.64.0.9 dev hedge7 proto 104 scope link src 100.64.0.1 mtu 8912 advmss 1240",
+		"100.64.0.8 dev hedge7 proto 104 scope link src 100.64.0.1 mtu 1220", "fd7a::9 dev hedge7 proto 104 src fd7a::1 metric 1024 mtu 8912 advmss 1220")
+	must(t, d.SetPaths(map[netip.Addr]int{addr("100.64.0.9"): 1440}))
+	if got := ip(t, h, "route", "show"); !strings.Contains(got, "100.64.0.9 dev hedge7 proto 104 scope link src 100.64.0.1 mtu 1440") || strings.Contains(got, "8912") || strings.Contains(got, "100.64.0.8") {
+		t.Errorf("not what was said last:\n%s", got)
+	}
 	if got := ip(t, h, "addr", "show", "dev", "hedge7"); strings.Contains(got, "fe80") {
 		t.Errorf("it has a link-local address:\n%s", got)
 	}

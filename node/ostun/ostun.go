@@ -20,6 +20,7 @@ type Device struct {
 	events     chan tun.Event // nil where the driver's own are to be used
 
 	setting sync.Mutex // held while the interface changes
+	config  Config
 	mtu     int
 	closed  bool
 
@@ -70,6 +71,11 @@ func (d *Device) Set(c Config) error {
 	if d.closed {
 		return os.ErrClosed
 	}
+	wide, _ := d.Device.(wide)
+	if c.MTU == 0 && wide != nil {
+		c.MTU = WideMTU
+	}
+	c.Paths = d.config.Paths
 	w, err := want(c, d.sys.ipv6())
 	if err != nil {
 		return err
@@ -77,9 +83,10 @@ func (d *Device) Set(c Config) error {
 	if err := d.become(w); err != nil {
 		return err
 	}
-	if m, ok := d.Device.(interface{ setMTU(int) }); ok {
-		m.setMTU(w.mtu)
+	if wide != nil {
+		wide.setMTU(w.mtu)
 	}
+	d.config = c
 	if d.mtu != w.mtu && d.events != nil {
 		select {
 		case d.events <- tun.EventMTUUpdate:
@@ -88,6 +95,50 @@ func (d *Device) Set(c Config) error {
 	}
 	d.mtu = w.mtu
 	return nil
+}
+
+// wide is a driver for which an interface may be wider than what its routes lead to: it answers what does not fit.
+type wide interface {
+	setMTU(int)
+	tell(paths map[netip.Addr]int) // what the kernel is told of single addresses
+}
+
+// SetPaths says how long packets to single addresses of peers may be, where that is not 1280 bytes: programs then hand
+// longer datagrams down whole, and the kernel cuts to that where it may, or answers for the path (RFC 1191, RFC 8201).
+// It replaces what was said before, at once, and is kept by Set. Where an interface has one MTU for all, nothing changes.
+// What cannot be set stays at 1280, and the error says why.
+func (d *Device) SetPaths(paths map[netip.Addr]int) error {
+	d.setting.Lock()
+	defer d.setting.Unlock()
+	if d.closed {
+		return os.ErrClosed
+	}
+	wide, ok := d.Device.(wide)
+	if !ok {
+		return nil
+	}
+	c := d.config
+	c.Paths = paths
+	if c.MTU == 0 {
+		d.config = c // nothing has been set yet
+		return nil
+	}
+	have, err := want(d.config, d.sys.ipv6())
+	if err != nil {
+		return err
+	}
+	w, err := want(c, d.sys.ipv6())
+	if err != nil {
+		return err
+	}
+	wide.tell(paths)
+	d.config = c
+	for _, o := range plan(have, w) {
+		if e := d.sys.do(o); e != nil {
+			err = errors.Join(err, fmt.Errorf("network interface %s: %v: %w", d.name, o, e))
+		}
+	}
+	return err
 }
 
 func (d *Device) become(w state) error {

@@ -16,12 +16,18 @@ type Config struct {
 	// Routes are what else is reached through it, 0.0.0.0/0 and ::/0 for an exit. Networks this host is on, and all
 	// it has routes to but for its default route, are reached as without.
 	Routes []netip.Prefix
-	// MTU in bytes, 1280 at least, the IPv6 minimum; 0 for that.
+	// MTU in bytes of the interface, 1280 at least, the IPv6 minimum; 0 for [WideMTU] where its routes can have one of their
+	// own, and else for 1280. Packets for Mesh and Routes are kept to 1280 bytes in any case, but for those to Paths.
 	MTU int
+	// Paths are sizes of packets, in bytes, that single addresses in Mesh are reached with. See [Device.SetPaths].
+	Paths map[netip.Addr]int
 }
 
 // MinMTU is the IPv6 minimum (RFC 8200 section 5).
 const MinMTU = 1280
+
+// WideMTU is the longest packet that WireGuard's longest datagram carries: 65,507 bytes less 32, and whole blocks of 16.
+const WideMTU = 65472
 
 // Mark is what the sockets must have that carry the tunnel's own packets (SO_MARK).
 const Mark = 0x680000
@@ -40,6 +46,7 @@ type route struct {
 	dst   netip.Prefix
 	src   netip.Addr // what packets come from unless a program says otherwise; none for the kernel's choice
 	other bool       // in the table of its own
+	mtu   int        // of packets to it, 0 for the interface's
 }
 
 // rule is one of the two of a family.
@@ -52,6 +59,9 @@ func (r route) String() string {
 	s := r.dst.String()
 	if r.src.IsValid() {
 		s += " src " + r.src.String()
+	}
+	if r.mtu != 0 {
+		s += fmt.Sprintf(" mtu %d", r.mtu)
 	}
 	if r.other {
 		s += " in its own table"
@@ -135,6 +145,15 @@ func want(c Config, v6 bool) (state, error) {
 			src[f] = a
 		}
 	}
+	mtu := 0
+	if s.mtu > MinMTU {
+		mtu = MinMTU
+	}
+	for a, n := range c.Paths {
+		if n = pathMTU(a, n); mtu != 0 && src[family(a)].IsValid() && n != mtu {
+			s.routes = append(s.routes, route{dst: netip.PrefixFrom(a, a.BitLen()), src: src[family(a)], mtu: min(n, s.mtu)})
+		}
+	}
 	for i, list := range [][]netip.Prefix{c.Mesh, c.Routes} {
 		for _, p := range list {
 			if !p.IsValid() || p != p.Masked() {
@@ -144,7 +163,7 @@ func want(c Config, v6 bool) (state, error) {
 			if !src[f].IsValid() {
 				continue // nothing could be sent there
 			}
-			s.routes = append(s.routes, route{p, src[f], i == 1})
+			s.routes = append(s.routes, route{dst: p, src: src[f], other: i == 1, mtu: mtu})
 			if i == 1 {
 				s.rules = append(s.rules, rule{f == 1, true}, rule{f == 1, false})
 			}
@@ -152,6 +171,15 @@ func want(c Config, v6 bool) (state, error) {
 	}
 	s.sort()
 	return s, nil
+}
+
+// pathMTU is a size that a path can be said to have: no less than what every path of a family carries (RFC 1122 section
+// 3.3.2, RFC 8200 section 5).
+func pathMTU(a netip.Addr, n int) int {
+	if a.Is4() {
+		return max(n, 576)
+	}
+	return max(n, MinMTU)
 }
 
 func family(a netip.Addr) int {
@@ -164,7 +192,7 @@ func family(a netip.Addr) int {
 func (s *state) sort() {
 	slices.SortFunc(s.addrs, netip.Addr.Compare)
 	slices.SortFunc(s.routes, func(a, b route) int {
-		return cmp.Or(compareBool(a.other, b.other), a.dst.Compare(b.dst), a.src.Compare(b.src))
+		return cmp.Or(compareBool(a.other, b.other), a.dst.Compare(b.dst), a.src.Compare(b.src), a.mtu-b.mtu)
 	})
 	slices.SortFunc(s.rules, func(a, b rule) int {
 		return cmp.Or(compareBool(a.v6, b.v6), compareBool(b.main, a.main))
@@ -191,10 +219,8 @@ func plan(have, want state) []op {
 		}
 	}
 	gone := missing(have.addrs, want.addrs)
-	for _, r := range have.routes {
-		if !slices.Contains(want.routes, r) {
-			ops = append(ops, op{verb: delRoute, route: r})
-		}
+	for _, r := range missing(have.routes, want.routes) {
+		ops = append(ops, op{verb: delRoute, route: r})
 	}
 	for _, a := range gone {
 		ops = append(ops, op{verb: delAddr, addr: a})
@@ -219,8 +245,12 @@ func plan(have, want state) []op {
 
 // missing are those of a that are not in b.
 func missing[T comparable](a, b []T) (out []T) {
+	in := make(map[T]struct{}, len(b))
+	for _, x := range b {
+		in[x] = struct{}{}
+	}
 	for _, x := range a {
-		if !slices.Contains(b, x) {
+		if _, ok := in[x]; !ok {
 			out = append(out, x)
 		}
 	}

@@ -20,6 +20,8 @@ func prefixes(s ...string) (out []netip.Prefix) {
 	return out
 }
 
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
 var mesh = Config{Addrs: addrs("100.64.0.1", "fd7a::1"), Mesh: prefixes("100.64.0.0/10", "fd7a::/48")}
 
 // What it takes to get from one Config to the next, starting with a new interface.
@@ -32,6 +34,9 @@ func TestPlan(t *testing.T) {
 	moved.Addrs = addrs("100.64.0.2", "fd7a::1")
 	large := mesh
 	large.MTU = 8920
+	paths, shrunk := large, large
+	paths.Paths = map[netip.Addr]int{addr("100.64.0.9"): 8912, addr("fd7a::9"): 8912, addr("100.64.0.8"): 1220, addr("fd7a::8"): 1220}
+	shrunk.Paths = map[netip.Addr]int{addr("100.64.0.9"): 1440}
 	for _, c := range []struct {
 		name     string
 		from, to Config
@@ -50,7 +55,20 @@ func TestPlan(t *testing.T) {
 			add route 100.64.0.0/10 src 100.64.0.1`},
 		{"nothing", mesh, mesh, false, ``},
 		{"larger MTU", mesh, large, false, `
-			set MTU 8920`},
+			delete route 100.64.0.0/10 src 100.64.0.1
+			delete route fd7a::/48 src fd7a::1
+			set MTU 8920
+			add route 100.64.0.0/10 src 100.64.0.1 mtu 1280
+			add route fd7a::/48 src fd7a::1 mtu 1280`},
+		{"a path is found to carry more, one less", large, paths, false, `
+			add route 100.64.0.8/32 src 100.64.0.1 mtu 1220
+			add route 100.64.0.9/32 src 100.64.0.1 mtu 8912
+			add route fd7a::9/128 src fd7a::1 mtu 8912`},
+		{"it shrinks", paths, shrunk, false, `
+			delete route 100.64.0.8/32 src 100.64.0.1 mtu 1220
+			delete route 100.64.0.9/32 src 100.64.0.1 mtu 8912
+			delete route fd7a::9/128 src fd7a::1 mtu 8912
+			add route 100.64.0.9/32 src 100.64.0.1 mtu 1440`},
 		{"another address", mesh, moved, false, `
 			delete route 100.64.0.0/10 src 100.64.0.1
 			delete address 100.64.0.1

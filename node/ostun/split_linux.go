@@ -17,11 +17,12 @@ import (
 //	                                                      FIN and PSH on the last only, CWR on the first (RFC 3168)
 //
 // A TCP segment is as long as the path to its destination carries at that moment, which may be more or less than what
-// the kernel has taken from the MTU of the interface. Datagrams stay as long as they are.
+// the kernel has taken from the MTU of the route. Datagrams stay as long as they are, but see toobig_linux.go.
 type splitter struct {
 	pkt    []byte // the packet; nil when all of it is out
 	at     int    // where the payload starts that is left
 	size   int    // bytes of payload in each, 0: one packet, complete
+	frags  bool   // each is a fragment (RFC 791 section 3.2)
 	ip, n  int    // bytes of the IP header, and of that and the TCP or UDP header
 	proto  byte
 	seq    uint32
@@ -157,7 +158,11 @@ func (s *splitter) next(dst []byte) int {
 	if last {
 		s.pkt = nil
 	}
-	s.finish(dst, first, last)
+	if s.frags {
+		fragmented(dst, p, s.at-size-s.n, last)
+	} else {
+		s.finish(dst, first, last)
+	}
 	return len(dst)
 }
 

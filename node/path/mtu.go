@@ -31,8 +31,9 @@ var mtuUsual = [...]int{1280, 1360, 1400, 1420, 1450, 1476, 1492, 1500, 2048, 43
 
 // mtu is the search on one path.
 type mtu struct {
-	ok, no int // the largest that passed, and the least that did not; 0 for none yet
-	size   int // asked for now; 0 for none
+	ok, no int  // the largest that passed, and the least that did not; 0 for none yet
+	size   int  // asked for now; 0 for none
+	used   bool // and in use until it was in doubt
 	tries  int
 	due    time.Time // of the next step
 	again  time.Time // of the next search
@@ -84,7 +85,7 @@ func (m *mtu) passed(now time.Time, size int) {
 	if m.no <= m.ok {
 		m.no = 0
 	}
-	m.size, m.tries, m.due = 0, 0, now
+	m.size, m.used, m.tries, m.due = 0, false, 0, now
 }
 
 func (m *mtu) failed(now time.Time, base int) {
@@ -95,25 +96,27 @@ func (m *mtu) failed(now time.Time, base int) {
 			m.ok = 0 // nor is it known whether the base does
 		}
 	}
-	m.size, m.tries, m.due = 0, 0, now
+	m.size, m.used, m.tries, m.due = 0, false, 0, now
 }
 
-// doubtMTU asks for the size in use again: packets are missing.
-func (pr *peer) doubtMTU(now time.Time) {
+// doubtMTU asks for the size in use again: packets are missing, as the peer says, or it says nothing.
+func (pr *peer) doubtMTU(now time.Time, said bool) {
 	m := &pr.best.mtu
 	rest := mtuDoubt
-	if pr.quiet > 2 {
+	if pr.quiet > 2 && !said {
 		rest = mtuQuiet
 	}
 	if pr.p.cfg.LinkMTU == nil || m.size != 0 || m.ok == 0 || recent(now, m.doubt, rest) {
 		return
 	}
-	m.doubt, m.size, m.tries = now, max(m.ok, mtuLeast+1), 0
+	m.doubt, m.size, m.used, m.tries = now, max(m.ok, mtuLeast+1), true, 0
 	pr.askMTU(now)
 }
 
 // doubted reports whether a size in use is being asked for again.
-func (m *mtu) doubted(base int) bool { return m.tries > 0 && m.size != 0 && m.size <= max(m.ok, base) }
+func (m *mtu) doubted(base int) bool {
+	return m.tries > 0 && m.size != 0 && (m.used || m.size <= max(m.ok, base))
+}
 
 // findMTU goes on with the search.
 func (pr *peer) findMTU(now time.Time) {

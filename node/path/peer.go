@@ -217,7 +217,7 @@ func (pr *peer) check(now time.Time) {
 	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience():
 		pr.quiet++
 		pr.ping(now, pr.best.addr, 0, true)
-		pr.doubtMTU(now)
+		pr.doubtMTU(now, false)
 	case now.Sub(proof) >= hush && pr.rate >= hushRate && recent(now, pr.rateAt, hush+2*lossEvery) && now.Sub(pr.hushed) >= hushEvery:
 		pr.hushed = now
 		pr.ping(now, pr.best.addr, 0, true)

@@ -141,7 +141,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	}
 	c.lost(now, int(m.PerMille))
 	asking := c.mtu.doubted(base(c.addr.Addr()))
-	pr.doubtMTU(now)
+	pr.doubtMTU(now, true)
 	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
