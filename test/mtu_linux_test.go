@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -91,7 +92,7 @@ func TestMTU(t *testing.T) {
 func (m *mtuMesh) carries(from, to *lab.Host, least, most int) {
 	m.t.Helper()
 	for _, a := range m.addrs[to.Name] {
-		m.eventually(20*time.Second, fmt.Sprintf("%s sends %d to %d bytes to %s at %v", from.Name, least, most, to.Name, a), func() error {
+		m.eventually(60*time.Second, fmt.Sprintf("%s sends %d to %d bytes to %s at %v", from.Name, least, most, to.Name, a), func() error {
 			m.hedge(from, "ping", to.Name, "-c", "1") // paths are looked for while there is traffic
 			out, err := from.Command(m.t.Context(), "ip", "-j", "route", "get", a.String()).Output()
 			var r []struct {
@@ -212,7 +213,9 @@ func mtuShrinks(t *testing.T, m *mtuMesh) {
 	bytes, done := new(atomic.Int64), make(chan struct{})
 	go func() {
 		defer close(done)
-		for b := make([]byte, 64<<10); ; {
+		tick := time.NewTicker(10 * time.Millisecond) // 3 MB/s: what is lost is not to be lost for want of a processor
+		defer tick.Stop()
+		for b := make([]byte, 32<<10); ; <-tick.C {
 			k, err := conn.Read(b)
 			if bytes.Add(int64(k)); err != nil {
 				return
@@ -221,21 +224,21 @@ func mtuShrinks(t *testing.T, m *mtuMesh) {
 	}()
 	t.Cleanup(func() { conn.Close(); <-done })
 	fmt.Fprintf(conn, "GET /stream HTTP/1.1\r\nHost: web\r\n\r\n")
-	const rate = 200
+	const rate = 50
 	var ways []*pour
 	for _, a := range m.addrs["web"] {
-		ways = append(ways, newPourOf(t, 8000, m.alice, m.web, netip.AddrPortFrom(a, 9), rate, 1000*rate))
+		ways = append(ways, newPourOf(t, 8000, m.alice, m.web, netip.AddrPortFrom(a, 9), rate, 5000*rate))
 	}
-	ways = append(ways, newPourOf(t, 8000, m.web, m.alice, netip.AddrPortFrom(m.addrs["alice"][0], 9), rate, 1000*rate))
-	ways = append(ways, newPourOf(t, 8000, m.alice, m.db, netip.AddrPortFrom(m.addrs["db"][0], 9), rate, 1000*rate))
+	ways = append(ways, newPourOf(t, 8000, m.web, m.alice, netip.AddrPortFrom(m.addrs["alice"][0], 9), rate, 5000*rate))
+	ways = append(ways, newPourOf(t, 8000, m.alice, m.db, netip.AddrPortFrom(m.addrs["db"][0], 9), rate, 5000*rate))
 	flowing := func(what string) {
 		t.Helper()
 		start := time.Now()
-		m.flows(bytes, 10*time.Second)
+		m.flows(bytes, 20*time.Second)
 		took := []string{"TCP " + time.Since(start).Round(time.Millisecond).String()}
 		for i, p := range ways {
 			from := p.sent.Load()
-			m.eventually(10*time.Second, fmt.Sprintf("%s: datagrams of way %d come", what, i), func() error {
+			m.eventually(20*time.Second, fmt.Sprintf("%s: datagrams of way %d come", what, i), func() error {
 				if n := p.sent.Load(); n < from+20 || p.over(from, n).lost*2 > int(n-from) {
 					return fmt.Errorf("%v", p.over(from, n))
 				}
@@ -247,6 +250,10 @@ func mtuShrinks(t *testing.T, m *mtuMesh) {
 	}
 	flowing("9,000")
 	for _, step := range []struct{ mtu, least, most int }{{1500, 1440, 1440}, {1280, 1200, 1240}} {
+		if step.mtu == 1280 {
+			// IPv6 knows no path below 1280, so the long fragments go by relay; those that overtake the first are refused.
+			ways = slices.Delete(ways, 1, 2)
+		}
 		from := ways[0].sent.Load()
 		if err := m.right.IP(fmt.Sprintf("link set lan mtu %d", step.mtu), fmt.Sprintf("link set lan1 mtu %d", step.mtu)); err != nil {
 			t.Fatal(err)
