@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// CapRelay is the capability that makes its destinations peer relays of its sources: two nodes that have both been
-// granted it on a third may have that third forward their packets to each other, which it cannot read.
+// CapRelay is the capability that makes its destinations peer relays of its sources: such a source and any other node that
+// the relay knows may have it forward their packets to each other, which it cannot read. One of the two is enough, as with
+// Tailscale (https://tailscale.com/docs/features/peer-relay): a server behind a bad NAT, say, and whoever talks to it.
 //
 //	{"src": ["tag:branch"], "dst": ["tag:hub"], "app": {"tailscale.com/cap/relay": []}}
 //
@@ -34,6 +35,15 @@ func MayRelay(rules []Rule, sets map[string]Set, src, dst *Node, now time.Time) 
 		}
 	}
 	return nil
+}
+
+// Relays reports whether a rule makes the node a peer relay of others, whenever it is in force.
+func (c *Program) Relays(id NodeID) bool {
+	i, ok := c.w.at(id)
+	return ok && slices.ContainsFunc(c.relevant(i), func(r *compiled) bool {
+		_, dst := c.concerns(r, i)
+		return r.Action == Relay && dst
+	})
 }
 
 // names reports whether the set has the node itself, whatever the node carries for others.

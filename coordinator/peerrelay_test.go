@@ -60,6 +60,19 @@ func TestPeerRelay(t *testing.T) {
 	conn.Send(&wire.Here{})
 	web.until("the hub is none", func() bool { return !web.m.Presence[hub.id()].PeerRelay })
 
+	// One that no rule makes a relay is not told to be one, whatever it says.
+	web.mu.Lock()
+	fake := web.conn
+	web.mu.Unlock()
+	fake.Send(&wire.Here{PeerRelay: true})
+	conn.Send(&wire.Here{PeerRelay: true, Relay: 1})
+	db.until("the hub is a relay again", func() bool { return db.m.Presence[hub.id()].PeerRelay })
+	fake.Send(&wire.Here{PeerRelay: true, Relay: 7})
+	db.until("web has spoken", func() bool { return db.m.Presence[web.id()].Relay == 7 })
+	if db.now().Presence[web.id()].PeerRelay {
+		t.Error("a node that the policy does not make a relay is told to be one")
+	}
+
 	if err := os.WriteFile(filepath.Join(r.dir, "acl.hujson"), []byte(testPolicy), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -68,4 +81,32 @@ func TestPeerRelay(t *testing.T) {
 	if uses(web, web, hub) || uses(hub, web, hub) {
 		t.Error("the grant is gone, and not from the maps")
 	}
+}
+
+// TestPeerRelayVouched: a node is told to be a peer relay while a rule makes it one, also to those that the rule is not
+// about.
+func TestPeerRelayVouched(t *testing.T) {
+	open := `"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]`
+	with := `{` + open + `, "grants": [{"src": ["carol@example.com"], "dst": ["alice@example.com"], "app": {"tailscale.com/cap/relay": []}}]}`
+	r := newRig(t, `{`+open+`}`, nil)
+	hub := r.node("hub", r.key(CreateKeyRequest{User: alice})).join()
+	bob := r.node("bob", r.key(CreateKeyRequest{User: "bob@example.com"})).join()
+	hub.mu.Lock()
+	conn := hub.conn
+	hub.mu.Unlock()
+	conn.Send(&wire.Here{PeerRelay: true, Relay: 7})
+	bob.until("the hub has spoken", func() bool { return bob.m.Presence[hub.id()].Relay == 7 })
+	if bob.now().Presence[hub.id()].PeerRelay {
+		t.Error("without a grant it is told to be a relay")
+	}
+	set := func(policy string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(r.dir, "acl.hujson"), []byte(policy), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(with)
+	bob.until("the hub is a relay", func() bool { return bob.m.Presence[hub.id()].PeerRelay })
+	set(`{` + open + `}`)
+	bob.until("the hub is none", func() bool { return !bob.m.Presence[hub.id()].PeerRelay })
 }

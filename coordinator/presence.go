@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hedge-mesh/hedge/acl"
@@ -18,18 +19,21 @@ const gather = 100 * time.Millisecond
 type presences struct {
 	mu      sync.Mutex
 	where   map[acl.NodeID]wire.Presence
+	relays  map[acl.NodeID]bool     // those that want to be peer relays: whether the policy says so, too
 	changed map[acl.NodeID]struct{} // since they were told
 	news    chan struct{}           // of capacity 1
 }
 
 func (p *presences) init() {
-	p.where, p.changed, p.news = map[acl.NodeID]wire.Presence{}, map[acl.NodeID]struct{}{}, make(chan struct{}, 1)
+	p.where, p.relays = map[acl.NodeID]wire.Presence{}, map[acl.NodeID]bool{}
+	p.changed, p.news = map[acl.NodeID]struct{}{}, make(chan struct{}, 1)
 }
 
 func (p *presences) of(id acl.NodeID) (wire.Presence, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w, ok := p.where[id]
+	w.PeerRelay = p.relays[id] // nobody is to use one that only calls itself a relay
 	return w, ok
 }
 
@@ -46,6 +50,7 @@ func (p *presences) forget(id acl.NodeID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.where, id)
+	delete(p.relays, id)
 	delete(p.changed, id)
 }
 
@@ -61,12 +66,27 @@ func (p *presences) here(id acl.NodeID, h *wire.Here, now time.Time) {
 
 // away keeps where the node was: its peers' paths may still stand.
 func (p *presences) away(id acl.NodeID, now time.Time) {
-	w, ok := p.of(id)
+	p.mu.Lock()
+	w, ok := p.where[id]
+	p.mu.Unlock()
 	if !ok {
 		return // removed
 	}
 	w.Online, w.LastSeen = false, now
 	p.set(id, w)
+}
+
+// vouch looks which of those that want to be peer relays a policy has be some. There are few.
+func (p *presences) vouch(w *atomic.Pointer[world]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	policy := w.Load().program
+	for id, was := range p.relays {
+		if is := policy != nil && policy.Relays(id); is != was {
+			p.relays[id] = is
+			p.change(id)
+		}
+	}
 }
 
 func (p *presences) set(id acl.NodeID, w wire.Presence) {
@@ -76,6 +96,16 @@ func (p *presences) set(id acl.NodeID, w wire.Presence) {
 		return
 	}
 	p.where[id] = w
+	if _, known := p.relays[id]; !w.PeerRelay {
+		delete(p.relays, id)
+	} else if !known {
+		p.relays[id] = false // until vouch
+	}
+	p.change(id)
+}
+
+// change has the news of a node told. The caller holds mu.
+func (p *presences) change(id acl.NodeID) {
 	p.changed[id] = struct{}{}
 	select {
 	case p.news <- struct{}{}:

@@ -297,6 +297,9 @@ func (x *session) read() {
 			}
 		case *wire.Here:
 			x.s.presence.here(x.id, m, x.s.now())
+			if m.PeerRelay {
+				x.s.presence.vouch(&x.s.world)
+			}
 		case *wire.Logout:
 			x.s.cfg.Log.Info().Str("node", x.node.Name).Msg("logged out")
 			if err := x.s.remove(x.node, false); err != nil {

@@ -76,6 +76,7 @@ func (s *Server) buildWorld() {
 		s.cfg.Log.Error().Err(err).Msg("the mesh's records contradict themselves; nothing is allowed until this is repaired")
 	}
 	s.world.Store(w)
+	s.presence.vouch(&s.world)
 	if all {
 		s.sessions.each((*session).wake)
 	}

@@ -26,7 +26,7 @@ import (
 //	└────┴───┴───┴───┴───────────┴───────────┴─────────────────────────┴────────┘   the rest: see datagram.go
 //
 // Packets are WireGuard's and disco's, sealed from end to end: the relay can read none. Nothing is forwarded before both
-// ends have asked, nothing between nodes that are not both allowed, nothing to an address that the caller has not made
+// ends have asked, nothing between nodes neither of which may use it, nothing to an address that the caller has not made
 // sure of, and what is not genuine has no answer. Every table has a bound; when it is full, who asks is refused.
 //
 // It decides without I/O; its methods may be called from any goroutine.
@@ -35,7 +35,7 @@ type Forwarder struct {
 
 	mu    sync.RWMutex
 	relay bool
-	users map[key.NodePublic]*user // who may use it
+	users map[key.NodePublic]*user // who may be an end of a pair
 	legs  map[uint64]*Leg
 	pairs map[pairKey]*pair
 	swept time.Time
@@ -66,14 +66,14 @@ type Refusal uint8
 // The refusals. Repeated and Hasty have no answer.
 const (
 	NotRelay   Refusal = iota + 1 // this node is no relay, or no more
-	NotAllowed                    // the policy does not let both use it
+	NotAllowed                    // the policy lets neither use it, or the relay does not know one of them
 	Full
 	Hasty    // too many asks
 	Repeated // it has been asked before
 )
 
 func (r Refusal) String() string {
-	return [...]string{"granted", "it is no peer relay", "its policy does not let both use it", "it carries as many pairs as it may", "asked too often", "asked before"}[min(r, Repeated)]
+	return [...]string{"granted", "it is no peer relay", "its policy lets neither use it", "it carries as many pairs as it may", "asked too often", "asked before"}[min(r, Repeated)]
 }
 
 // Answered reports whether who asked may be told.
@@ -89,10 +89,11 @@ func (Offer) String() string { return "derp.Offer" }
 const OfferLen = offerLen
 
 type user struct {
-	asks  *rate.Limiter
-	pairs int // that it has asked for: what others ask of it is theirs
-	seen  [askSeen][12]byte
-	next  int
+	granted bool          // one of a pair must be
+	asks    *rate.Limiter // nil before the first
+	pairs   int           // that it has asked for: what others ask of it is theirs
+	seen    [][12]byte    // the last askSeen
+	next    int
 }
 
 type pairKey [2]key.NodePublic // in order
@@ -154,20 +155,28 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	return &Forwarder{cfg: cfg, legs: map[uint64]*Leg{}, pairs: map[pairKey]*pair{}}
 }
 
-// Allow says whether this node is a relay, and which others may use it so, any two of them. Pairs that are not allowed any
-// more end at once, those that are when this node is no relay any more, a second later. It returns the legs of either.
-func (f *Forwarder) Allow(now time.Time, users []key.NodePublic, relay bool) (ended []Ended) {
+// Allow says whether this node is a relay, and which others may use it so: to reach each other, and any of rest, who may not
+// use it among themselves. Pairs that are not allowed any more end at once, those that are when this node is no relay any
+// more, a second later. It returns the legs of either.
+func (f *Forwarder) Allow(now time.Time, users, rest []key.NodePublic, relay bool) (ended []Ended) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.users
-	f.relay, f.users = relay, make(map[key.NodePublic]*user, len(users))
-	for _, k := range users {
-		if f.users[k] = old[k]; f.users[k] == nil {
-			f.users[k] = &user{asks: rate.NewLimiter(askRate, askBurst)}
+	f.relay, f.users = relay, make(map[key.NodePublic]*user, len(users)+len(rest))
+	for i, list := range [...][]key.NodePublic{rest, users} {
+		for _, k := range list {
+			u := f.users[k]
+			if u == nil {
+				u = old[k]
+			}
+			if u == nil {
+				u = new(user)
+			}
+			u.granted, f.users[k] = i > 0, u
 		}
 	}
 	for k, p := range f.pairs {
-		revoked := f.users[k[0]] == nil || f.users[k[1]] == nil
+		revoked := !f.allowed(k[0], k[1])
 		if relay && !revoked {
 			p.until.Store(0)
 			continue
@@ -184,6 +193,12 @@ func (f *Forwarder) Allow(now time.Time, users []key.NodePublic, relay bool) (en
 		}
 	}
 	return ended
+}
+
+// allowed reports whether two nodes may be a pair.
+func (f *Forwarder) allowed(a, b key.NodePublic) bool {
+	x, y := f.users[a], f.users[b]
+	return a != b && x != nil && y != nil && (x.granted || y.granted)
 }
 
 // Open is how many pairs are served.
@@ -234,13 +249,21 @@ func (f *Forwarder) may(now time.Time, from, to key.NodePublic, tx [12]byte) Ref
 		return NotRelay
 	case u == nil || from == to:
 		return NotAllowed
-	case slices.Contains(u.seen[:], tx):
+	case slices.Contains(u.seen, tx):
 		return Repeated
-	case !u.asks.AllowN(now, 1):
+	}
+	if u.asks == nil {
+		u.asks = rate.NewLimiter(askRate, askBurst)
+	}
+	if !u.asks.AllowN(now, 1) {
 		return Hasty
 	}
-	u.seen[u.next], u.next = tx, (u.next+1)%askSeen
-	if f.users[to] == nil {
+	if len(u.seen) < askSeen {
+		u.seen = append(u.seen, tx)
+	} else {
+		u.seen[u.next], u.next = tx, (u.next+1)%askSeen
+	}
+	if !f.allowed(from, to) {
 		return NotAllowed
 	}
 	return 0

@@ -23,7 +23,7 @@ func newFerry(t *testing.T, cfg ForwarderConfig) *ferry {
 	for range 5 {
 		x.nodes = append(x.nodes, key.ExchangePublic(key.NewNode()))
 	}
-	x.f.Allow(x.now, x.nodes[:3], true)
+	x.f.Allow(x.now, x.nodes[:3], nil, true)
 	return x
 }
 
@@ -170,9 +170,46 @@ func TestForwardAsk(t *testing.T) {
 	if _, no := x.ask(0, 1); no != Repeated || no.Answered() {
 		t.Error("a copy of an ask was heeded")
 	}
-	x.f.Allow(x.now, x.nodes, false)
+	x.f.Allow(x.now, x.nodes, nil, false)
 	if _, no := x.ask(0, 1); no != NotRelay {
 		t.Errorf("no relay any more: %v", no)
+	}
+}
+
+// TestForwardOneGranted: one of the two is enough, if the relay knows the other. With the right of that one the pair ends.
+func TestForwardOneGranted(t *testing.T) {
+	x := newFerry(t, ForwarderConfig{})
+	allow := func(users, rest []key.NodePublic) []Ended { return x.f.Allow(x.now, users, rest, true) }
+	allow(x.nodes[:1], x.nodes[:3])
+	for _, c := range []struct {
+		name     string
+		from, to int
+		want     Refusal
+	}{
+		{"it asks for one that is not granted it", 0, 1, 0},
+		{"one that is not granted it asks for it", 2, 0, 0},
+		{"neither is", 1, 2, NotAllowed},
+		{"for one that the relay does not know", 0, 3, NotAllowed},
+		{"one that it does not know", 3, 0, NotAllowed},
+	} {
+		if _, no := x.ask(c.from, c.to); no != c.want {
+			t.Errorf("%s: %v, want %v", c.name, no, c.want)
+		}
+	}
+	a, b := x.opened(0, 1)
+	if !x.passes(a, b, 0, 1) || !x.passes(b, a, 1, 0) {
+		t.Error("nothing passes")
+	}
+	if ended := allow(x.nodes[1:2], x.nodes[:3]); len(ended) != 0 || !x.passes(a, b, 0, 1) {
+		t.Errorf("granted to the other instead, it ends: %+v", ended)
+	}
+	if ended := allow(x.nodes[2:3], x.nodes[:3]); len(ended) != 2 || x.passes(a, b, 0, 1) {
+		t.Errorf("granted to neither any more, it goes on; to be told: %+v", ended)
+	}
+	allow(x.nodes[:1], x.nodes[:3])
+	x.opened(0, 1)
+	if ended := allow(x.nodes[:1], x.nodes[2:3]); len(ended) != 2 {
+		t.Errorf("the other is not known any more; to be told: %+v", ended)
 	}
 }
 
@@ -181,7 +218,7 @@ func TestForwardRevoked(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{})
 	a, b := x.opened(0, 1)
 	c, d := x.opened(0, 2)
-	ended := x.f.Allow(x.now, []key.NodePublic{x.nodes[0], x.nodes[2]}, true)
+	ended := x.f.Allow(x.now, []key.NodePublic{x.nodes[0], x.nodes[2]}, nil, true)
 	if len(ended) != 2 || ended[0].Node != ended[1].Peer || ended[0].Tx == ended[1].Tx {
 		t.Errorf("to be told: %+v", ended)
 	}
@@ -191,11 +228,11 @@ func TestForwardRevoked(t *testing.T) {
 	if !x.passes(c, d, 0, 2) {
 		t.Error("another pair has ended")
 	}
-	x.f.Allow(x.now, x.nodes[:3], true)
+	x.f.Allow(x.now, x.nodes[:3], nil, true)
 	if x.passes(a, b, 0, 1) {
 		t.Error("the old legs are good again")
 	}
-	x.f.Allow(x.now, nil, false)
+	x.f.Allow(x.now, nil, nil, false)
 	if x.passes(c, d, 0, 2) {
 		t.Error("nobody may use it any more, and it forwards")
 	}
@@ -208,10 +245,10 @@ func TestForwardRevoked(t *testing.T) {
 func TestForwardDrains(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{})
 	a, b := x.opened(0, 1)
-	if ended := x.f.Allow(x.now, x.nodes[:3], false); len(ended) != 2 {
+	if ended := x.f.Allow(x.now, x.nodes[:3], nil, false); len(ended) != 2 {
 		t.Errorf("to be told: %+v", ended)
 	}
-	if ended := x.f.Allow(x.now, x.nodes[:3], false); len(ended) != 0 {
+	if ended := x.f.Allow(x.now, x.nodes[:3], nil, false); len(ended) != 0 {
 		t.Errorf("to be told again: %+v", ended)
 	}
 	if _, no := x.ask(0, 2); no != NotRelay {
@@ -229,10 +266,10 @@ func TestForwardDrains(t *testing.T) {
 		t.Errorf("%d pairs and %d legs are left", len(s.Pairs), len(x.f.legs))
 	}
 	// Revoked meanwhile, they end at once.
-	x.f.Allow(x.now, x.nodes[:3], true)
+	x.f.Allow(x.now, x.nodes[:3], nil, true)
 	a, b = x.opened(0, 1)
-	x.f.Allow(x.now, x.nodes[:3], false)
-	x.f.Allow(x.now, x.nodes[:1], false)
+	x.f.Allow(x.now, x.nodes[:3], nil, false)
+	x.f.Allow(x.now, x.nodes[:1], nil, false)
 	if x.passes(a, b, 0, 1) {
 		t.Error("a revoked pair goes on")
 	}
@@ -261,7 +298,7 @@ func TestForwardAnew(t *testing.T) {
 
 func TestForwardBounds(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{Pairs: 2, PerNode: 1})
-	x.f.Allow(x.now, x.nodes, true)
+	x.f.Allow(x.now, x.nodes, nil, true)
 	x.hop(0, 1)
 	if _, no := x.ask(0, 2); no != Full {
 		t.Errorf("a second pair of a node: %v", no)
@@ -299,7 +336,7 @@ func TestForwardBounds(t *testing.T) {
 // much it sends.
 func TestForwardOneSided(t *testing.T) {
 	x := newFerry(t, ForwarderConfig{Pairs: 8, PerNode: 2})
-	x.f.Allow(x.now, x.nodes, true)
+	x.f.Allow(x.now, x.nodes, nil, true)
 	for _, from := range []int{2, 3, 4} { // more than a node may have
 		x.hop(from, 0)
 	}
@@ -373,7 +410,7 @@ func TestForwardGolden(t *testing.T) {
 func FuzzForward(f *testing.F) {
 	x := &ferry{f: NewForwarder(ForwarderConfig{}), now: time.Unix(1_700_000_000, 0)}
 	a, b := key.ExchangePublic(key.NewNode()), key.ExchangePublic(key.NewNode())
-	x.f.Allow(x.now, []key.NodePublic{a, b}, true)
+	x.f.Allow(x.now, []key.NodePublic{a, b}, nil, true)
 	o, _ := x.f.Ask(x.now, a, b, [12]byte{1})
 	hop := NewHop(o)
 	f.Add(hop.Wrap(nil, data("hello")))
@@ -393,7 +430,7 @@ func BenchmarkPeerRelay(b *testing.B) {
 	for range 2 {
 		x.nodes = append(x.nodes, key.ExchangePublic(key.NewNode()))
 	}
-	x.f.Allow(x.now, x.nodes, true)
+	x.f.Allow(x.now, x.nodes, nil, true)
 	one, two := x.hop(0, 1), x.hop(1, 0)
 	x.send(one.Wrap(nil, data("x")), 0)
 	x.send(two.Wrap(nil, data("x")), 1)

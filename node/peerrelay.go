@@ -12,7 +12,7 @@ import (
 
 // Peer relays: who may be whose is in the rules of action acl.Relay, and who is one, its presence says.
 //
-//	rules, presences ─▶ hopsOf   which peers each peer and we may both use as a relay      bind.SetPeers
+//	rules, presences ─▶ hopsOf   which peers may be relays between each peer and us        bind.SetPeers
 //	rules, --peer-relay ─▶ usersOf   which peers may use this node as one                  bind.SetPeerRelay
 
 // relayRules are those in force. With the clock in doubt those that ask for the time are not: they allow.
@@ -39,28 +39,46 @@ func usersOf(m *wire.Map, now time.Time, doubted bool) (out []key.NodePublic) {
 
 // relaysFor are the peers that are relays, and that this node may use, those first that are there: both ends of a pair see
 // them in the same order.
-func relaysFor(m *wire.Map, rules []acl.Rule, now time.Time) (out []*wire.Peer) {
+func relaysFor(m *wire.Map, rules []acl.Rule, now time.Time) []*wire.Peer {
+	granted, _ := relaysOfPeers(m, rules, now)
+	return granted
+}
+
+// relaysOfPeers are the peers that are relays: those that this node may use, and the rest, by which peers that may use them
+// may reach this node. Which peers these are it is not told, and can only ask the relay; that the policy has it be one, the
+// coordinator vouches for.
+func relaysOfPeers(m *wire.Map, rules []acl.Rule, now time.Time) (granted, rest []*wire.Peer) {
 	for _, there := range []bool{true, false} {
 		for i := range m.Peers {
 			p := &m.Peers[i]
-			if w := m.Presence[p.ID]; w.PeerRelay && w.Online == there && !expired(p, now) && acl.MayRelay(rules, m.Sets, &m.Self.Node, &p.Node, now) != nil {
-				out = append(out, p)
+			w := m.Presence[p.ID]
+			switch {
+			case !w.PeerRelay || w.Online != there || expired(p, now):
+			case acl.MayRelay(rules, m.Sets, &m.Self.Node, &p.Node, now) != nil:
+				granted = append(granted, p)
+			default:
+				rest = append(rest, p)
 			}
 		}
 	}
-	return out
+	return granted, rest
 }
 
-// hopsOf are the relays that each peer and this node may both use.
+// hopsOf are the relays by which a peer and this node may be able to reach each other: one of the two is granted its use,
+// and both know it. First those that both are granted, then those that this node is, or may be the peer.
 func hopsOf(m *wire.Map, now time.Time, doubted bool) func(*wire.Peer) []bind.Hop {
 	rules := relayRules(m, now, doubted)
-	if len(rules) == 0 {
-		return func(*wire.Peer) []bind.Hop { return nil }
-	}
-	relays := relaysFor(m, rules, now)
+	granted, rest := relaysOfPeers(m, rules, now)
 	return func(p *wire.Peer) (out []bind.Hop) {
-		for _, r := range relays {
-			if r.ID != p.ID && acl.MayRelay(rules, m.Sets, &p.Node, &r.Node, now) != nil {
+		for _, both := range []bool{true, false} {
+			for _, r := range granted {
+				if r.ID != p.ID && (acl.MayRelay(rules, m.Sets, &p.Node, &r.Node, now) != nil) == both {
+					out = append(out, bind.Hop{Relay: r.Key, Name: r.Name})
+				}
+			}
+		}
+		for _, r := range rest {
+			if r.ID != p.ID {
 				out = append(out, bind.Hop{Relay: r.Key, Name: r.Name})
 			}
 		}

@@ -19,7 +19,41 @@ func relayMap() *wire.Map {
 	return m
 }
 
+// TestHops: which relays are asked. One that the policy lets neither end use refuses.
 func TestHops(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*wire.Map)
+		want   bool
+	}{
+		{name: "granted to both", want: true},
+		{name: "only this node may", change: func(m *wire.Map) { m.Sets["users"] = acl.Set{Nodes: []acl.NodeID{1}} }, want: true},
+		{name: "only the other may", change: func(m *wire.Map) { m.Sets["users"] = acl.Set{Nodes: []acl.NodeID{2}} }, want: true},
+		{name: "only the other may, of which nobody else is told", change: func(m *wire.Map) { m.Rules, m.Sets = nil, nil }, want: true},
+		{name: "it does not want to be one, or the policy does not", change: func(m *wire.Map) { m.Presence[3] = wire.Presence{ID: 3, Online: true} }},
+		{name: "nobody knows where it is", change: func(m *wire.Map) { delete(m.Presence, 3) }},
+		{name: "its key has expired", change: func(m *wire.Map) { m.Peers[1].Expires = someDay }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := relayMap()
+			if tt.change != nil {
+				tt.change(m)
+			}
+			for _, p := range pathsOf(m, someDay, false) {
+				var want []bind.Hop
+				if p.Key == m.Peers[0].Key && tt.want {
+					want = []bind.Hop{{Relay: m.Peers[1].Key, Name: "gw"}}
+				}
+				if !slices.Equal(p.Hops, want) {
+					t.Errorf("to %s by %v, want %v", p.Key.Short(), p.Hops, want)
+				}
+			}
+		})
+	}
+}
+
+// TestRelaysGranted: which this node may use itself.
+func TestRelaysGranted(t *testing.T) {
 	end := someDay.Add(time.Hour)
 	for _, tt := range []struct {
 		name    string
@@ -28,15 +62,11 @@ func TestHops(t *testing.T) {
 		doubted bool
 		want    bool
 	}{
-		{name: "granted to both", want: true},
+		{name: "granted", want: true},
 		{name: "granted to all", change: func(m *wire.Map) { m.Sets["users"] = acl.Set{Any: true} }, want: true},
 		{name: "no rule", change: func(m *wire.Map) { m.Rules = nil }},
 		{name: "a rule about packets", change: func(m *wire.Map) { m.Rules[0].Action = acl.Accept }},
-		{name: "only this node may", change: func(m *wire.Map) { m.Sets["users"] = acl.Set{Nodes: []acl.NodeID{1}} }},
 		{name: "only the other may", change: func(m *wire.Map) { m.Sets["users"] = acl.Set{Nodes: []acl.NodeID{2}} }},
-		{name: "it does not want to be one", change: func(m *wire.Map) { m.Presence[3] = wire.Presence{ID: 3, Online: true} }},
-		{name: "nobody knows where it is", change: func(m *wire.Map) { delete(m.Presence, 3) }},
-		{name: "its key has expired", change: func(m *wire.Map) { m.Peers[1].Expires = someDay }},
 		{name: "the rule will end", change: func(m *wire.Map) { m.Rules[0].Expires = end }, want: true},
 		{name: "the rule has ended", change: func(m *wire.Map) { m.Rules[0].Expires = end }, now: end},
 		{name: "the rule may have ended", change: func(m *wire.Map) { m.Rules[0].Expires = end }, doubted: true},
@@ -53,14 +83,8 @@ func TestHops(t *testing.T) {
 			if !tt.now.IsZero() {
 				now = tt.now
 			}
-			for _, p := range pathsOf(m, now, tt.doubted) {
-				var want []bind.Hop
-				if p.Key == m.Peers[0].Key && tt.want {
-					want = []bind.Hop{{Relay: m.Peers[1].Key, Name: "gw"}}
-				}
-				if !slices.Equal(p.Hops, want) {
-					t.Errorf("to %s by %v, want %v", p.Key.Short(), p.Hops, want)
-				}
+			if got := len(relaysFor(m, relayRules(m, now, tt.doubted), now)) == 1; got != tt.want {
+				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})
 	}
@@ -88,6 +112,30 @@ func TestRelayUsers(t *testing.T) {
 	}
 	if p, _ := planFor(m, someKey, nil, ends, false); len(p.users) != 1 || p.users[0] != m.Peers[1].Key {
 		t.Errorf("after a user's key has expired: %v", p.users)
+	}
+}
+
+// TestHopsOrder: relays that both are granted come first, then those that one is or may be.
+func TestHopsOrder(t *testing.T) {
+	m := relayMap()
+	for id, name := range []string{4: "mine", 5: "theirs"} {
+		if name != "" {
+			p := m.Peers[1]
+			p.ID, p.Name = acl.NodeID(id), name
+			m.Peers = append(m.Peers, p)
+			m.Presence[p.ID] = wire.Presence{ID: p.ID, Online: true, PeerRelay: true}
+		}
+	}
+	m.Rules = append(m.Rules, acl.Rule{Action: acl.Relay, Src: []string{"me"}, Dst: []acl.Target{{Set: "mine"}}})
+	m.Sets["me"], m.Sets["mine"] = acl.Set{Nodes: []acl.NodeID{1}}, acl.Set{Nodes: []acl.NodeID{4}}
+	slices.Reverse(m.Peers)
+	var names []string
+	i := slices.IndexFunc(m.Peers, func(p wire.Peer) bool { return p.ID == 2 })
+	for _, h := range hopsOf(m, someDay, false)(&m.Peers[i]) {
+		names = append(names, h.Name)
+	}
+	if !slices.Equal(names, []string{"gw", "mine", "theirs"}) {
+		t.Error(names)
 	}
 }
 

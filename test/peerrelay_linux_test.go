@@ -15,10 +15,13 @@ import (
 const (
 	policyThird = `{
 	"tagOwners": {"tag:web": [], "tag:third": []},
-	"acls": [{"action": "accept", "src": ["alice@lab"], "dst": ["tag:web:80"]}],
+	"acls": [
+		{"action": "accept", "src": ["alice@lab"], "dst": ["tag:web:80"]},
+		{"action": "accept", "src": ["tag:web"], "dst": ["tag:third:9"]}, // they know each other: it is enough that alice may use it
+	],
 	"grants": [%s],
 }`
-	grantThird = `{"src": ["alice@lab", "tag:web"], "dst": ["tag:third"], "app": {"tailscale.com/cap/relay": []}}`
+	grantThird = `{"src": ["alice@lab"], "dst": ["tag:third"], "app": {"tailscale.com/cap/relay": []}}`
 )
 
 // newThirdMesh is alice and web behind NATs that give each far end a port of its own, and third, which is in the open. By

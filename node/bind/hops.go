@@ -2,6 +2,7 @@ package bind
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,7 +22,7 @@ import (
 //
 // The relay is asked by a disco message (path.Ask), which it answers with the leg's number and key (path.Offer).
 
-// Hop is a peer relay that we and a peer may use.
+// Hop is a peer relay that we and a peer may be able to use: whether they may, it knows.
 type Hop struct {
 	Relay key.NodePublic // a peer of ours
 	Name  string         // for people
@@ -293,8 +294,8 @@ func (h *hops) relayOf(r netip.AddrPort) (x Hop) {
 	return x
 }
 
-// SetPeerRelay says whether this node is a relay for its peers, and for which: any two of them. What is not allowed any
-// more ends at once.
+// SetPeerRelay says whether this node is a relay for its peers, and which of them may use it: to reach each other, and any
+// other peer. What is not allowed any more ends at once.
 func (b *Bind) SetPeerRelay(on bool, users []key.NodePublic) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -313,14 +314,14 @@ func (b *Bind) EndPeerRelay() bool {
 	return serves
 }
 
-// allow lets the users that are peers use this node as their relay. The caller holds Bind.mu.
+// allow lets the users that are peers use this node as their relay, to any peer. The caller holds Bind.mu.
 func (h *hops) allow(t *table) {
 	if !h.on && h.forward.Open() == 0 { // as most nodes
-		h.forward.Allow(time.Now(), nil, false)
+		h.forward.Allow(time.Now(), nil, nil, false)
 		return
 	}
 	users := slices.DeleteFunc(slices.Clone(h.users), func(k key.NodePublic) bool { return t.byNode[k] == nil })
-	if ended := h.forward.Allow(time.Now(), users, h.on); len(ended) > 0 {
+	if ended := h.forward.Allow(time.Now(), users, slices.Collect(maps.Keys(t.byNode)), h.on); len(ended) > 0 {
 		h.ended = append(h.ended, ended...)
 		h.b.stir()
 	}

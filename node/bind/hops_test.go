@@ -125,10 +125,33 @@ func TestPeerRelay(t *testing.T) {
 	}
 }
 
+// TestPeerRelayOneGranted: it is enough that one of the two may use it.
+func TestPeerRelayOneGranted(t *testing.T) {
+	for name, who := range map[string]func(*trio) *side{
+		"who talks":        func(m *trio) *side { return m.a },
+		"whom it talks to": func(m *trio) *side { return m.b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := meetBy(t, "hard", "hard", "none")
+				defer m.end()
+				m.r.SetPeerRelay(true, []key.NodePublic{who(m).cfg.Node})
+				m.shake()
+				if f := m.talk(8*time.Second, func() bool { both, _ := m.by(); return both }); f.lost > 0 {
+					t.Errorf("%d packets lost", f.lost)
+				}
+				if both, _ := m.by(); !both || m.r.PeerRelayStats().Packets == 0 {
+					t.Error("it is not used")
+				}
+			})
+		})
+	}
+}
+
 func TestPeerRelayNotGranted(t *testing.T) {
 	for name, set := range map[string]func(*trio){
 		"to nobody":              func(m *trio) { m.grant(false) },
-		"not by the relay's map": func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) },
+		"not by the relay's map": func(m *trio) { m.r.SetPeerRelay(true, nil) },
 		"not switched on":        func(m *trio) { m.r.SetPeerRelay(false, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +179,7 @@ func TestPeerRelayRevoked(t *testing.T) {
 	}{
 		"all are told":       {func(m *trio) { m.grant(false) }, 8},
 		"the two are told":   {func(m *trio) { m.tell(false) }, 0},
-		"the relay is told":  {func(m *trio) { m.r.SetPeerRelay(true, []key.NodePublic{m.a.cfg.Node}) }, 12},
+		"the relay is told":  {func(m *trio) { m.r.SetPeerRelay(true, nil) }, 12},
 		"it is switched off": {func(m *trio) { m.r.SetPeerRelay(false, []key.NodePublic{m.a.cfg.Node, m.b.cfg.Node}) }, 0},
 		"the relay ends": {func(m *trio) {
 			m.r.EndPeerRelay()

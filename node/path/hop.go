@@ -32,8 +32,9 @@ type Hop struct {
 	Route Route  // of Hops, for this relay and this peer only
 }
 
-// MaxHops is how many peer relays are tried for a peer.
-const MaxHops = 4
+// MaxHops is how many peer relays are tried for a peer, and measured: of those that answer the best by score is used. As both
+// ends must try one, and each has them in an order of its own, it is more than a mesh usually has.
+const MaxHops = 8
 
 const (
 	hopRound = 3                // of the search, from which peer relays are asked
