@@ -23,6 +23,7 @@ import (
 )
 
 func main() {
+	slacken(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // so that a second Ctrl-C kills
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}

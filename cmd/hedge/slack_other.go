@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// slacken is for Linux.
+func slacken([]string) {}
