@@ -19,14 +19,14 @@ demo: build ## a mesh of three nodes in one process, on loopback
 
 test: ## every test; those that need root or a tool say so when they skip
 	$(GO) vet ./...
-	$(GO) test -timeout 5m $$($(GO) list ./... | grep -v '/test/paths\|/test/bench')
-	$(GO) test -timeout 9m -p 1 ./test/paths ./test/bench/... # after the others: they measure times, and want the machine for themselves
+	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/test/paths\|/test/bench')
+	$(GO) test -timeout 15m -p 1 ./test/paths ./test/bench/... # after the others: they measure times, and want the machine for themselves
 
 paths: ## docs/paths.md anew: every kind of NAT against every other, and what may happen meanwhile; ten minutes, as root
 	$(GO) run ./test/paths -o docs/paths.md
 
 race: ## the concurrent packages under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 5m $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }

@@ -252,6 +252,7 @@ func TestNewestConnectionWins(t *testing.T) {
 	if _, b, err := second.ReadMessage(); err != nil || !bytes.Contains(b, []byte("for the new one")) {
 		t.Errorf("the new connection got %q, %v", b, err)
 	}
+	eventually(t, "the old connection is counted", func() bool { return r.Stats().Replaced > 0 }) // once its socket is closed
 	if s := r.Stats(); s.Clients != 2 || s.Replaced != 1 {
 		t.Errorf("stats: %+v", s)
 	}

@@ -144,10 +144,13 @@ func TestRInitiationFlood(t *testing.T) {
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	usual := time.Duration(0)
 	for range 100 { // pools have what connections take
+		at := time.Now()
 		if err := say(t, web, "db:5432"); err != nil {
 			t.Fatal(err)
 		}
+		usual = max(usual, time.Since(at))
 		<-tick.C
 	}
 	before := memory()
@@ -181,8 +184,8 @@ func TestRInitiationFlood(t *testing.T) {
 	readers.Wait()
 	t.Logf("%d initiations; %d connections meanwhile, the slowest took %v; %d cookies, %d other answers; %d kB more",
 		out.Load()/device.MessageInitiationSize, said, slowest, cookies.Load(), others.Load(), (int64(after)-int64(before))>>10)
-	if slowest > 3*time.Second {
-		t.Errorf("a connection took %v", slowest)
+	if slowest > 3*time.Second+10*usual {
+		t.Errorf("a connection took %v, and before at most %v", slowest, usual)
 	}
 	if others.Load() > 0 {
 		t.Errorf("%d cookies, %d other answers", cookies.Load(), others.Load())

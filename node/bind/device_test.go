@@ -234,7 +234,7 @@ func flow(t testing.TB, from, to *wgNode, stop func() bool) (sent, missing int) 
 			}
 		}
 	}
-	for quiet := time.After(500 * time.Millisecond); len(got) < int(n); {
+	for quiet := time.After(3 * time.Second); len(got) < int(n); {
 		select {
 		case p := <-to.tun.in:
 			count(p)
@@ -253,7 +253,7 @@ func flow(t testing.TB, from, to *wgNode, stop func() bool) (sent, missing int) 
 
 // until stops a flow after the first change of path that is direct, or not, and some packets more.
 func until(t testing.TB, n *wgNode, direct bool) func() bool {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	more := -1
 	return func() bool {
 		select {
@@ -267,7 +267,7 @@ func until(t testing.TB, n *wgNode, direct bool) func() bool {
 			more--
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("no change of path in 10 s")
+			t.Errorf("no change of path in 30 s")
 			return true
 		}
 		return more == 0

@@ -24,7 +24,7 @@ func httpClient(t testing.TB, at string, user *url.Userinfo) *http.Client {
 // TestHTTP is driven by net/http's client.
 func TestHTTP(t *testing.T) {
 	m := site(t)
-	at := serve(t, Options{Dialer: m, DialTimeout: 50 * time.Millisecond})
+	at := serve(t, Options{Dialer: m, DialTimeout: time.Second})
 	c := httpClient(t, at, nil)
 	req, _ := http.NewRequest("POST", "http://web.hedge.internal/a?b=1;c=2", strings.NewReader("payload"))
 	req.Header.Set("Connection", "X-Secret")

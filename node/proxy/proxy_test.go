@@ -126,7 +126,7 @@ func TestSOCKS5(t *testing.T) {
 	m := &mesh{names: map[string]string{"echo.hedge.internal:7": echoServer(t)}}
 	m.names["100.64.0.9:7"] = m.names["echo.hedge.internal:7"]
 	m.names["[fd68:6564:6765::9]:7"] = m.names["echo.hedge.internal:7"]
-	at := serve(t, Options{Dialer: m, DialTimeout: 50 * time.Millisecond})
+	at := serve(t, Options{Dialer: m, DialTimeout: time.Second})
 	d, err := xproxy.SOCKS5("tcp", at, nil, nil)
 	if err != nil {
 		t.Fatal(err)
