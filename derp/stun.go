@@ -2,9 +2,11 @@ package derp
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/pion/stun/v3"
@@ -20,7 +22,9 @@ const STUNGrowth = 24
 // it then returns nil. What is not a binding request is ignored, and so are requests above a rate for their source.
 //
 // Of RFC 5780 it knows RESPONSE-PORT, by which a node learns whether another port of its gateway is forwarded to it, and
-// CHANGE-REQUEST for another port of ours, by which it learns how its NAT filters. Neither goes to another address.
+// CHANGE-REQUEST for another port of ours, by which it learns how its NAT filters. Neither goes to another address. Asked
+// to change nothing, it adds an OTHER-ADDRESS for IPv4 with a third port, which it answers at too, so that one server is
+// enough to learn how a NAT maps. Of that the port counts: the address is 0.0.0.0, as a server may not know its own.
 func ServeSTUN(pc net.PacketConn) error {
 	s, start := newSTUN(), time.Now()
 	defer s.open(pc)()
@@ -32,19 +36,50 @@ func ServeSTUN(pc net.PacketConn) error {
 	})
 }
 
-// open makes the other port; what it returns closes it. Without one, nobody is answered from it.
+// open makes the other ports; what it returns closes them and waits. Without the first, nobody is answered from it; without
+// the second, nobody is told of it.
 func (s *stunServer) open(pc net.PacketConn) (shut func()) {
-	u, ok := pc.(*net.UDPConn)
-	if !ok {
-		return func() {}
+	var wg sync.WaitGroup
+	var list []net.PacketConn
+	if u, ok := pc.(*net.UDPConn); ok {
+		if alt, err := beside(u); err == nil {
+			s.alt = udp.New(alt)
+			list = append(list, alt)
+		}
 	}
-	a := u.LocalAddr().(*net.UDPAddr)
-	alt, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.IP, Zone: a.Zone})
-	if err != nil {
-		return func() {}
+	if c, err := beside(pc); err == nil {
+		binary.BigEndian.PutUint16(s.third[2:], uint16(c.LocalAddr().(*net.UDPAddr).Port))
+		s.third[1] = 1
+		list = append(list, c)
+		sock, r, start := udp.New(c), newSTUN(), time.Now()
+		wg.Go(func() {
+			_ = serve(sock, func(run []byte, size int, from netip.AddrPort) {
+				for at := time.Since(start); len(run) > 0; run = run[min(size, len(run)):] {
+					r.respond(sock, run[:min(size, len(run))], from, at)
+				}
+			})
+		})
 	}
-	s.alt = udp.New(alt)
-	return func() { alt.Close() }
+	return func() {
+		for _, c := range list {
+			c.Close()
+		}
+		wg.Wait()
+	}
+}
+
+// beside opens another port of the same address. A network that a test makes knows how by itself.
+func beside(pc net.PacketConn) (net.PacketConn, error) {
+	switch u := pc.(type) {
+	case *net.UDPConn:
+		a := u.LocalAddr().(*net.UDPAddr)
+		return net.ListenUDP("udp", &net.UDPAddr{IP: a.IP, Zone: a.Zone})
+	case interface {
+		Beside() (net.PacketConn, error)
+	}:
+		return u.Beside()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // respond answers a request that came in at sock.
@@ -83,6 +118,7 @@ type stunServer struct {
 	slots  [stunSlots]uint8
 	msg    stun.Message
 	alt    *udp.Socket // the other port, or nil
+	third  [8]byte     // the value of OTHER-ADDRESS, a third port; zero for none
 }
 
 func newSTUN() *stunServer { return &stunServer{seed: maphash.MakeSeed()} }
@@ -101,6 +137,9 @@ func (s *stunServer) answer(req []byte, src netip.AddrPort, now time.Duration) (
 	if err := (stun.XORMappedAddress{IP: addr.AsSlice(), Port: int(src.Port())}).AddTo(&s.msg); err != nil {
 		return nil, want
 	}
+	if want.third && s.third[1] != 0 && addr.Is4() {
+		s.msg.Add(stun.AttrOtherAddress, s.third[:])
+	}
 	return s.msg.Raw, want
 }
 
@@ -108,6 +147,7 @@ func (s *stunServer) answer(req []byte, src netip.AddrPort, now time.Duration) (
 type binding struct {
 	port  uint16 // to answer to; 0 for the one it came from
 	other bool   // answer from the other port
+	third bool   // and say what third port may be asked
 }
 
 const (
@@ -140,6 +180,7 @@ func readBinding(b []byte) (want binding, ok bool) {
 			want.port = binary.BigEndian.Uint16(b[4:])
 		case attr == attrChangeRequest && size == 4 && binary.BigEndian.Uint32(b[4:])&^2 == 0:
 			want.other = b[7]&2 != 0
+			want.third = !want.other
 		case attr < 0x8000:
 			return want, false
 		}

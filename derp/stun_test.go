@@ -2,6 +2,7 @@ package derp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -39,6 +40,29 @@ func TestSTUNGolden(t *testing.T) {
 	}
 }
 
+// Who asks to change nothing is told of another port, over IPv4, if there is one.
+func TestSTUNThirdPort(t *testing.T) {
+	s := newSTUN()
+	req := unhex(t, `0001 0008 2112a442 b7e7a701bc34d686fa87dfae 00030004 00000000`)
+	if got, _ := s.answer(req, src4, 0); len(got) != 32 {
+		t.Errorf("without another port: %x", got)
+	}
+	s.third = [8]byte{0, 1, 0x12, 0x34}
+	want := unhex(t, `0101 0018 2112a442 b7e7a701bc34d686fa87dfae  0020 0008 0001 a147 e112a643  802c 0008 0001 1234 00000000`)
+	if got, _ := s.answer(req, src4, 0); !bytes.Equal(got, want) {
+		t.Errorf("%x, want %x", got, want)
+	}
+	if got, _ := s.answer(req, src6, 0); len(got) != 44 {
+		t.Errorf("over IPv6: %x", got)
+	}
+	if got, _ := s.answer(unhex(t, bareRequest), src4, 0); len(got) != 32 {
+		t.Errorf("unasked: %x", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.answer(req, src4, 0) }); n > 2 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // What RFC 5780 adds: an answer to another port of the one who asks, or from another port of ours.
 func TestSTUNPorts(t *testing.T) {
 	local := func() *net.UDPConn {
@@ -59,10 +83,11 @@ func TestSTUNPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	b := make([]byte, 100)
+	length := 32
 	hear := func(pc *net.UDPConn) netip.AddrPort {
-		b := make([]byte, 100)
 		n, from, err := pc.ReadFromUDPAddrPort(b)
-		if err != nil || n != 32 {
+		if err != nil || n != length {
 			t.Fatalf("%d bytes, %v", n, err)
 		}
 		return from
@@ -76,8 +101,15 @@ func TestSTUNPorts(t *testing.T) {
 		t.Errorf("asked for another port than %s, answered from %s", at, from)
 	}
 	ask(`0003 0004 00000000`)
+	length = 44
 	if from := hear(client); from != at {
 		t.Errorf("answered from %s", from)
+	}
+	at = netip.AddrPortFrom(at.Addr(), binary.BigEndian.Uint16(b[38:])) // the third
+	ask(`8022 0004 00000000`)
+	length = 32
+	if from := hear(client); from != at {
+		t.Errorf("the port %s that it named: answered from %s", at, from)
 	}
 	server.Close()
 	if err := <-done; err != nil {

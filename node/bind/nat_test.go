@@ -50,6 +50,29 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// One server is enough to know a NAT by, as it has another port.
+func TestNATByOneServer(t *testing.T) {
+	for kind, want := range map[string]path.Kind{
+		"none": path.Easy, "easy": path.Easy, "easyrand": path.Easy, "cgn": path.Easy, "hard": path.Random, "hardseq": path.Sequential,
+		"hardblk": path.Block, "hardcgn": path.Random,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := lab.NewInternet(1)
+			names := stunServersIn(t, n)
+			host, _, _, _ := n.Pair(kind, "none")
+			s := newSide(t, Config{Listen: host.Listen, Interfaces: host.Interfaces, DialRelay: newDoubles(0).dial})
+			s.small = true
+			s.attach()
+			s.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}, STUN: names[:2]}})
+			for range 3 { // and stays so
+				if <-time.After(30 * time.Second); s.NAT().Kind != want {
+					t.Errorf("%s: %+v, want %v", kind, s.NAT(), want)
+				}
+			}
+		})
+	}
+}
+
 // A port that the gateway says it forwards is tried from outside, and given up if nothing comes through.
 func TestForwarded(t *testing.T) {
 	for kind, want := range map[string]Finding{"none": Yes, "easy": No, "cgn": Unknown} {

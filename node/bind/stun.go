@@ -53,6 +53,7 @@ type stunServer struct {
 	addr     netip.AddrPort
 	tries    int
 	answered bool
+	second   bool // another port of one that is there too
 	again    time.Time
 	doubts   int       // times it was asked again in this round, though it had answered
 	doubt    time.Time // when that was last, and is not answered yet
@@ -187,8 +188,28 @@ func (s *stunClient) test(now time.Time) {
 
 func (s *stunClient) ask(now time.Time, server int) {
 	m := newRequest()
+	if s.only(s.servers[server].addr) {
+		m.Add(stun.AttrChangeRequest, make([]byte, 4))
+		m.WriteLength()
+	}
 	s.asked[m.TransactionID] = question{server, now}
 	_ = s.l.b.sendUDP([][]byte{m.Raw}, s.servers[server].addr) // asked again if it is lost
+}
+
+// only reports whether a server is the only one of IPv4. Then it is asked what other port of it may be asked too
+// (RFC 5780's OTHER-ADDRESS), or else a NAT with a port for each far end would look as one with a port for all.
+func (s *stunClient) only(a netip.AddrPort) bool {
+	return a.Addr().Is4() && !slices.ContainsFunc(s.servers, func(v stunServer) bool { return v.addr != a && v.addr.Addr().Is4() })
+}
+
+// secondPort is the port of an answer's OTHER-ADDRESS, 0 if there is none.
+func secondPort(pkt []byte) uint16 {
+	var other stun.OtherAddress
+	m := stun.New()
+	if stun.Decode(pkt, m) != nil || other.GetFrom(m) != nil || other.Port <= 0 || other.Port > 0xffff {
+		return 0
+	}
+	return uint16(other.Port)
 }
 
 // answer takes a packet that looks like STUN. Nothing is ever sent because of it.
@@ -223,6 +244,10 @@ func (s *stunClient) answer(p message) {
 		})
 	}
 	s.seen[v.addr] = reflexive{mapped, now}
+	if port := secondPort(p.pkt); port != 0 && s.only(v.addr) {
+		s.servers = append(s.servers, stunServer{relay: v.relay, addr: netip.AddrPortFrom(v.addr.Addr(), port), again: now, second: true})
+		s.next = now
+	}
 	s.test(now)
 	s.l.tend(now)
 	s.l.announce(now)
@@ -277,7 +302,7 @@ func (s *stunClient) sure(relay uint16, now time.Time) bool {
 // settled reports whether the first round has told enough to choose a home relay by.
 func (s *stunClient) settled(now time.Time) bool {
 	return s.rounds > 1 || now.Sub(s.started) >= stunSettle ||
-		!slices.ContainsFunc(s.servers, func(v stunServer) bool { return !v.answered })
+		!slices.ContainsFunc(s.servers, func(v stunServer) bool { return !v.answered && !v.second })
 }
 
 // reflexive are the addresses others see us at.

@@ -145,6 +145,15 @@ func (m *Machine) Listen(_ context.Context, network, address string) (net.Packet
 	return s, nil
 }
 
+// Beside opens another socket of the same machine and family, at any port.
+func (s *Socket) Beside() (net.PacketConn, error) {
+	network := "udp4"
+	if s.at.Addr().Is6() {
+		network = "udp6"
+	}
+	return s.m.Listen(context.Background(), network, ":0")
+}
+
 func (m *Machine) receive(p packet) {
 	if !slices.Contains(m.addrs, p.dst.Addr()) {
 		return

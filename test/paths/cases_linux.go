@@ -42,7 +42,7 @@ var eventCases = pairs(map[string][]string{
 // moreCases are the pairs that more is tried on.
 var moreCases = pairs(map[string][]string{
 	"v6-prefix":   {"dual dual", "v6 v6", "dual v6"},
-	"v6-gone":     {"dual dual", "dual dualhard"},
+	"v6-gone":     {"dual dual"},
 	"v6-dead":     {"dual dual"},
 	"route":       {"easy easy", "easy easyopen"},
 	"vpn":         {"easy easy", "hard addrrestr", "none easy"},
@@ -76,6 +76,9 @@ var moreCases = pairs(map[string][]string{
 	"relay-moves": {"easy easy", "hard hard", "blocked easy"},
 	"relays-dead": {"easy easy", "none easy"},
 })
+
+// sharpest are those of moreCases that every change must pass.
+var sharpest = pairs(map[string][]string{"hub-roam": {"easy easy"}, "vpn": {"easy easy"}, "v6-dead": {"dual dual"}, "late": {"easy easy"}})
 
 // pairs makes cases of events' names and "a b", in the order of events.
 func pairs(m map[string][]string) (list []spec) {

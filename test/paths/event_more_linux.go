@@ -9,7 +9,7 @@ import (
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
-// more is what happens less often, or only to some.
+// more is what happens less often, or only to some. That a network has become better shows at the next round of STUN.
 var more = []event{
 	{name: "v6-prefix", text: "a's IPv6 prefix changes", outage: announced, back: time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.MovePrefix() }},
@@ -38,15 +38,15 @@ var more = []event{
 		do: func(_ context.Context, r *run) error { return errors.Join(r.m.a.MoveWAN(), r.m.b.MoveWAN()) }},
 	{name: "wan-hard", text: "a's NAT is replaced by a hard one, at another address", outage: silent, back: 5 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.ChangeNAT("hard") }},
-	{name: "wan-easy", text: "a's NAT is replaced by an easy one, at another address", outage: silent, back: 5 * time.Second, after: "direct",
+	{name: "wan-easy", text: "a's NAT is replaced by an easy one, at another address", outage: silent, back: 30 * time.Second, after: "direct", watch: 35 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.ChangeNAT("easy") }},
 	{name: "swap", text: "the NATs of a and b swap their addresses", outage: silent, back: 2 * time.Second,
 		do: func(_ context.Context, r *run) error { return lab.Swap(r.m.a.Site, r.m.b.Site) }},
-	{name: "flap", text: "a's link is down for 400 ms, five times in 5 s", outage: 400*time.Millisecond + silent, back: 2 * time.Second,
+	{name: "flap", text: "a's link is down for 400 ms, five times in 5 s", outage: 400*time.Millisecond + 2*silent, back: 2 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			return repeat(ctx, 5, 600*time.Millisecond, func() error { return r.m.a.Bounce(400 * time.Millisecond) })
 		}},
-	{name: "dark", text: "a's uplink loses everything for 3 s", outage: 3*time.Second + silent, back: 3 * time.Second,
+	{name: "dark", text: "a's uplink loses everything for 3 s", outage: 3*time.Second + 2*silent, back: 3 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			r.m.a.Wire.Set(func(l *labLine) { l.Down = true })
 			err := pause(ctx, 3*time.Second)
@@ -93,9 +93,9 @@ var more = []event{
 			r.m.a.Wire.Set(func(l *labLine) { l.Delay = lab.Half })
 			return err
 		}},
-	{name: "narrow", text: "a's uplink carries no more than 1 Mbit/s", outage: 2 * announced, back: 5 * time.Second, after: "any",
+	{name: "narrow", text: "a's uplink carries no more than 2 Mbit/s", outage: 2 * announced, back: 5 * time.Second, after: "any",
 		do: func(_ context.Context, r *run) error {
-			r.m.a.Wire.Set(func(l *labLine) { l.Rate = 1e6 })
+			r.m.a.Wire.Set(func(l *labLine) { l.Rate = 2e6 })
 			return nil
 		}},
 	{name: "mtu-told", text: "a's uplink carries 1300 bytes, and says so", outage: announced, back: 2 * time.Second, stall: 2 * time.Second,

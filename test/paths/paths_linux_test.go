@@ -28,7 +28,7 @@ func TestPaths(t *testing.T) {
 	if g.bin, err = build(g.dir); err != nil {
 		t.Fatal(err)
 	}
-	todo := append(coldCases(), eventCases...)
+	todo := slices.Concat(coldCases(), eventCases, sharpest)
 	if len(todo) < 60 {
 		t.Fatalf("only %d cases", len(todo))
 	}
@@ -74,7 +74,8 @@ func coldCases() (list []spec) {
 			list = append(list, spec{a, b, ""})
 		}
 	}
-	return append(list, spec{"easy", "easyopen", ""}, spec{"easyopen", "hard", ""})
+	return append(list, spec{"easy", "easyopen", ""}, spec{"easyopen", "hard", ""},
+		spec{"easyrand", "easy", ""}, spec{"opencgn", "none", ""}, spec{"nat66", "dual", ""}, spec{"firewall", "easy", ""})
 }
 
 // What a table says of pairs must be the same both ways.
@@ -91,7 +92,7 @@ func TestExpected(t *testing.T) {
 
 // Every case names an event that there is.
 func TestCases(t *testing.T) {
-	for _, s := range append(eventCases, moreCases...) {
+	for _, s := range slices.Concat(eventCases, moreCases, sharpest) {
 		if _, err := eventNamed(s.event); err != nil {
 			t.Error(err)
 		}

@@ -49,7 +49,7 @@ internet are 20 ms apart, one way, so a ping takes 40 ms directly and 80 by rela
 
     go run ./test/paths -o docs/paths.md
 
-It needs Linux, root, iproute2, nftables and /dev/net/tun, and takes some minutes. ` + "`go test ./test/paths`" + ` is the part of it
+It needs Linux, root, iproute2, nftables and /dev/net/tun, and takes half an hour and more. ` + "`go test ./test/paths`" + ` is the part of it
 that every change must pass, with limits. The same pairs are run in memory and in fake time by ` + "`go test ./node/bind -run TestMatrix`" + `,
 where a thousand seeds cost little: HEDGE_MATRIX_SEEDS=100 asks for more than one.
 
@@ -93,6 +93,11 @@ const tail = `
   NATs are hard three or four, and the pair stays on the relay until the next attempt, 20 s later, and then every 10 minutes.
 * Two customers of one provider that does not send back in (cgn with cgn) stay on the relay: the address by which they could
   meet inside is known to nobody but their routers.
+* A NAT that has several outside addresses, and takes any of them for a new far end (pool, hardpool), is met where the
+  address that it takes towards the peer is one of those that STUN servers saw; else the pair stays on the relay.
+* Of two NATs in a row the outer one may be spoilt by early packets (opencgn): openers that die before it open nothing. A
+  pair that does not meet at once meets by fresh sockets, half a second later, or three.
+* One relay is enough to know a NAT by: it answers at a second port.
 * The outage of an event is the longest time without any answer to a flow of 100 datagrams a second; the stream is TCP
   through the mesh, 4 kB every 50 ms, echoed.
 `
