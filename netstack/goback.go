@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // goBack keeps gVisor's TCP from crawling after an outage.
@@ -21,8 +22,13 @@ import (
 // RACK heeds no acknowledgment that may be for the first of two transmissions, being one whose echoed timestamp is older
 // than the second (RFC 8985 section 6.2, step 1). So while a connection goes back, its timestamps are some milliseconds in
 // the past. They still grow, for there was nothing sent for longer than that before the timeout (RFC 7323 section 5.3).
+//
+// RFC 5681 (section 3.1) has the slow start threshold stay as it is when what has timed out times out again. gVisor makes it
+// half of what it thinks is on its way, which is next to nothing then: a connection over a long path that had two timeouts
+// would grow by a segment in each round trip from two. So when it is heard again it begins as a new one does.
 type goBack struct {
-	timeouts func() uint64 // of all connections, so far
+	timeouts func() uint64             // of all connections, so far
+	anew     func(*stack.PacketBuffer) // the connection of this segment begins anew; nil does nothing
 	flows    [goBackFlows]goBackFlow
 }
 
@@ -31,6 +37,8 @@ type goBackFlow struct {
 	hash     uint32
 	top      uint32 // the sequence number after the last byte sent
 	back     bool   // what is sent again is sent after a timeout
+	heard    bool   // and what went first has arrived
+	from     uint32 // where it went back to
 	timeouts uint64 // when it last sent
 	at       int64  // the same, nanoseconds
 }
@@ -42,8 +50,9 @@ const (
 	goBackLeast = 16 << 10               // bytes
 )
 
-// see takes note of a segment with payload, and reports whether it is one of a connection that goes back.
-func (g *goBack) see(hash, seq uint32, n int, now int64) bool {
+// see takes note of a segment with payload, and reports whether it is one of a connection that goes back, and whether it is
+// the first that such a one sends since it is heard again.
+func (g *goBack) see(hash, seq uint32, n int, now int64) (back, heard bool) {
 	f := &g.flows[hash%goBackFlows]
 	timeouts, end := g.timeouts(), seq+uint32(n)
 	switch {
@@ -52,10 +61,12 @@ func (g *goBack) see(hash, seq uint32, n int, now int64) bool {
 	case int32(end-f.top) > 0: // something new
 		f.top, f.back = end, false
 	case timeouts != f.timeouts && now-f.at >= int64(goBackPause):
-		f.back = int(f.top-seq) > goBackLeast
+		f.back, f.heard, f.from = int(f.top-seq) > goBackLeast, false, seq
+	case f.back && !f.heard && int32(seq-f.from) > 0:
+		f.heard, heard = true, true
 	}
 	f.timeouts, f.at = timeouts, now
-	return f.back
+	return f.back, heard
 }
 
 // stamp makes the timestamp of a TCP header older.

@@ -50,8 +50,14 @@ func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, boo
 	copy(s.hdr[s.ip:], tcp)
 	s.take(s.hdr[:s.n])
 	s.seq = header.TCP(tcp).SequenceNumber()
-	if s.left > 0 && again.see(p.Hash, s.seq, s.left, time.Now().UnixNano()) {
-		again.stamp(s.hdr[s.ip:s.n])
+	if s.left > 0 {
+		back, heard := again.see(p.Hash, s.seq, s.left, time.Now().UnixNano())
+		if back {
+			again.stamp(s.hdr[s.ip:s.n])
+		}
+		if heard && again.anew != nil {
+			again.anew(p)
+		}
 	}
 	var src, dst tcpip.Address
 	if gso.Type == stack.GSOTCPv4 {
