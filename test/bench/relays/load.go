@@ -103,8 +103,13 @@ func flow(ctx context.Context, r *relay, pairs []*pair, d time.Duration) (mbit, 
 		return 0, 0, err
 	}
 	t0, n0, u0 := time.Now(), got(), meter.Of(r.keeper.Ready)
-	if err := pause(ctx, d); err != nil {
-		return 0, 0, err
+	for {
+		if err := pause(ctx, d); err != nil {
+			return 0, 0, err
+		}
+		if got() > n0 || time.Since(t0) > wait { // on a machine with much else to do a short time may be too short
+			break
+		}
 	}
 	t, n, u := time.Since(t0), got()-n0, meter.Of(r.keeper.Ready)
 	if n == 0 {
@@ -144,9 +149,10 @@ func pairsTask(n int) func(context.Context, *relay, *report.Section, int, string
 	}
 }
 
-// stalledTask is a pair whose sender sends as much to a client that reads, and then to one that has stopped reading.
+// stalledTask is a pair whose sender sends as much to a client that reads, and then to one that has stopped reading; and two
+// others, of which one asks and one answers meanwhile.
 func stalledTask(ctx context.Context, r *relay, s *report.Section, round int, name string, d time.Duration) error {
-	var mbit [2]float64
+	var mbit, p99 [2]float64
 	for i, stalls := range []bool{false, true} {
 		free := make(chan struct{})
 		other, to, err := r.dial(ctx, func(id, [][]byte) {
@@ -160,8 +166,16 @@ func stalledTask(ctx context.Context, r *relay, s *report.Section, round int, na
 		p, err := newPair(ctx, r)
 		if err == nil {
 			p.also = &to
+			var took []float64
+			var failed error
+			var wg sync.WaitGroup
+			wg.Go(func() { took, failed = requests(ctx, r, d) })
 			mbit[i], _, err = flow(ctx, r, []*pair{p}, d)
+			wg.Wait()
 			p.close()
+			if err = errors.Join(err, failed); err == nil {
+				p99[i] = report.Percentile(took, 99) / 1e3
+			}
 		}
 		close(free)
 		other.Close()
@@ -172,11 +186,25 @@ func stalledTask(ctx context.Context, r *relay, s *report.Section, round int, na
 	s.Put(round, r.name, "a pair beside one that reads", "Mbit/s", mbit[0])
 	s.Put(round, r.name, name, "Mbit/s", mbit[1])
 	s.Put(round, r.name, "what is left to it by that", "share", mbit[1]/mbit[0])
+	s.Put(round, r.name, "request of two others beside one that reads, p99", "ms", p99[0])
+	s.Put(round, r.name, "request of two others beside a client that has stalled, p99", "ms", p99[1])
 	return nil
 }
 
 // requestTask is 64 bytes there and back, one after the other.
 func requestTask(ctx context.Context, r *relay, s *report.Section, round int, name string, d time.Duration) error {
+	took, err := requests(ctx, r, d)
+	if err != nil {
+		return err
+	}
+	s.Put(round, r.name, name+", p50", "µs", report.Percentile(took, 50))
+	s.Put(round, r.name, name+", p99", "µs", report.Percentile(took, 99))
+	return nil
+}
+
+// requests has a client ask another for a time, and a quarter more to warm up, and says how long each answer took, in
+// microseconds.
+func requests(ctx context.Context, r *relay, d time.Duration) ([]float64, error) {
 	back := make(chan struct{}, 1)
 	tx, self, err := r.dial(ctx, func(id, [][]byte) {
 		select {
@@ -185,7 +213,7 @@ func requestTask(ctx context.Context, r *relay, s *report.Section, round int, na
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer tx.Close()
 	answers := make(chan struct{}, 1)
@@ -196,7 +224,7 @@ func requestTask(ctx context.Context, r *relay, s *report.Section, round int, na
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer rx.Close()
 	stop := make(chan struct{})
@@ -217,7 +245,8 @@ func requestTask(ctx context.Context, r *relay, s *report.Section, round int, na
 	var took []float64
 	late := time.NewTimer(time.Hour)
 	defer late.Stop()
-	for begin := time.Now(); time.Since(begin) < d*5/4 && ctx.Err() == nil; {
+	// Where a pair leaves them little room, it takes longer to have one answered at all.
+	for begin := time.Now(); (time.Since(begin) < d*5/4 || len(took) == 0 && time.Since(begin) < wait) && ctx.Err() == nil; {
 		t := time.Now()
 		tx.Send(to, small)
 		late.Reset(200 * time.Millisecond)
@@ -230,9 +259,7 @@ func requestTask(ctx context.Context, r *relay, s *report.Section, round int, na
 		}
 	}
 	if len(took) == 0 {
-		return errors.New("no request was answered")
+		return nil, errors.New("no request was answered")
 	}
-	s.Put(round, r.name, name+", p50", "µs", report.Percentile(took, 50))
-	s.Put(round, r.name, name+", p99", "µs", report.Percentile(took, 99))
-	return nil
+	return took, nil
 }

@@ -40,7 +40,8 @@ func TestMeasure(t *testing.T) {
 	}
 	s := rep.Sections[0]
 	for _, w := range o.Worlds {
-		for _, m := range []string{"one pair", "ten pairs", "request, p50", "a pair beside a client that has stalled"} {
+		for _, m := range []string{"one pair", "ten pairs", "request, p50", "a pair beside a client that has stalled",
+			"request of two others beside a client that has stalled, p99"} {
 			if x := s.Find(w, m); x == nil || x.Values[0] <= 0 {
 				t.Errorf("%s of %s: %+v", m, w, x)
 			}
