@@ -99,16 +99,7 @@ func Measure(ctx context.Context, rep *report.Report, o Options) error {
 			rep.Failed = append(rep.Failed, fmt.Sprintf("%s of %s, round %d: %v", t.name, w.name, turn.Round+1, err))
 		}
 	}
-	if o.Settle > 0 {
-		o.Say("waiting %v, to see what memory is given back", o.Settle)
-		select {
-		case <-time.After(o.Settle):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		memory(fmt.Sprintf("%v after", o.Settle))
-	}
-	return nil
+	return report.Settle(ctx, o.Settle, o.Say, memory)
 }
 
 func (w *world) measure(ctx context.Context, s *report.Section, round int, t task, o Options) error {

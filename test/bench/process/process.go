@@ -141,16 +141,7 @@ func run(ctx context.Context, rep *report.Report, s *report.Section, worlds []*w
 		put(s, turn.Round, w.name, t, a)
 	}
 	memory("at the end")
-	if o.Settle > 0 {
-		o.Say("waiting %v, to see what memory is given back", o.Settle)
-		select {
-		case <-time.After(o.Settle):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		memory(fmt.Sprintf("%v after", o.Settle))
-	}
-	return nil
+	return report.Settle(ctx, o.Settle, o.Say, memory)
 }
 
 func put(s *report.Section, round int, w string, t task, a Answer) {
