@@ -35,6 +35,7 @@ type Bind struct {
 	once       once
 	relays     relays
 	hops       hops
+	turns      turns
 	book       *book
 	table      atomic.Pointer[table]
 	ticket     atomic.Pointer[[]byte]

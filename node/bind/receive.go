@@ -55,6 +55,7 @@ type receiver struct {
 	b      *Bind
 	f      *family
 	sparse bool // the companion's
+	n      int  // datagrams that the last read brought
 	ses    *session
 	from   []netip.AddrPort
 	last   lookup
@@ -72,11 +73,17 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		r.from = make([]netip.AddrPort, len(bufs))
 	}
 	for {
+		if !r.sparse && r.b.turns.over(r.n, r.b.now()) {
+			giveWay()
+		}
 		n, err := r.f.read(r.sparse, r.ses, bufs, sizes, r.from)
 		if err != nil {
 			return 0, err
 		}
 		now, some := r.b.now(), false
+		if r.n = n; r.sparse {
+			r.b.turns.hear(now)
+		}
 		for i := range n {
 			pkt, from := bufs[i][:sizes[i]], r.from[i]
 			if leg, ok := derp.Forwarded(pkt); ok {
