@@ -55,8 +55,10 @@ type PathReport struct {
 	Why        string          `json:"why"`  // its cause
 	Doubt      bool            `json:"in_doubt"`
 	Guessing   bool            `json:"guessing_ports"`
-	NAT        NAT             `json:"nat"`      // this node's
-	PeerNAT    NAT             `json:"peer_nat"` // as the peer last said
+	Guessed    time.Time       `json:"guessed_ports,omitzero"`     // when ports of a NAT were last guessed, in vain
+	GuessAgain time.Time       `json:"guess_ports_again,omitzero"` // when they may be again, if packets are sent
+	NAT        NAT             `json:"nat"`                        // this node's
+	PeerNAT    NAT             `json:"peer_nat"`                   // as the peer last said
 	RelayRTT   Seconds         `json:"relay_rtt_seconds,omitzero"`
 	RelayJit   Seconds         `json:"relay_jitter_seconds,omitzero"`
 	RelayLoss  int             `json:"relay_loss_per_mille,omitempty"`
@@ -154,7 +156,7 @@ func (n *Node) PathTo(ctx context.Context, name string) (PathReport, error) {
 		return PathReport{}, fmt.Errorf("%s is not a peer any more", p.Name)
 	}
 	out := PathReport{
-		Peer: p.Name, Addr: v4First(p.Addrs)[0], Path: pathOf(i), Why: i.Why, Doubt: a.Doubt, Guessing: a.Guessing,
+		Peer: p.Name, Addr: v4First(p.Addrs)[0], Path: pathOf(i), Why: i.Why, Doubt: a.Doubt, Guessing: a.Guessing, Guessed: a.Guessed, GuessAgain: a.GuessAgain,
 		NAT: natOf(n.bind.NAT()), PeerNAT: natOf(bind.NAT{Kind: a.NAT.Kind, Ports: [2]uint16{a.NAT.Low, a.NAT.High}}),
 		RelayRTT: Seconds(a.RelayRTT), RelayJit: Seconds(a.RelayJit), RelayLoss: a.RelayLoss, RelayScore: Seconds(a.RelayScore),
 		Candidates: []PathCandidate{},

@@ -30,7 +30,11 @@ func showPath(w io.Writer, r node.PathReport, now time.Time) {
 	case r.Doubt:
 		row("doubt", "it does not answer just now: packets go by relay too")
 	case r.Guessing:
-		row("search", "ports of a NAT are being tried")
+		row("search", "ports of a NAT are being guessed")
+	case r.GuessAgain.After(now):
+		row("search", "ports of a NAT were guessed in vain, %s; again %s, if packets are sent", ago(r.Guessed, now), ago(r.GuessAgain, now))
+	case !r.Guessed.IsZero():
+		row("search", "ports of a NAT were guessed in vain, %s; again as soon as packets are sent", ago(r.Guessed, now))
 	}
 	row("this nat", "%s", r.NAT.Text)
 	row("its nat", "%s", r.PeerNAT.Text)

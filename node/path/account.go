@@ -17,7 +17,9 @@ type Account struct {
 	RelayLoss  int           // per mille, as the peer last said
 	RelayScore time.Duration // of latency, jitter and loss; 0 if not known
 	RelayPong  time.Time
-	Guessing   bool // ports of a NAT
+	Guessing   bool      // ports of a NAT
+	Guessed    time.Time // when that last began, in vain; zero if it did not, or there is a direct path
+	GuessAgain time.Time // when it may next
 	Candidates []Candidate
 }
 
@@ -48,10 +50,13 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	if pr == nil {
 		return Account{}, false
 	}
-	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil,
+	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil && !pr.try.fresh,
 		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lossNow(now)}
 	if pr.relay.rtt > 0 {
 		a.RelayScore = pr.relayScore(now)
+	}
+	if pr.try == nil && !pr.direct() && !pr.tried.IsZero() {
+		a.Guessed, a.GuessAgain = pr.tried, pr.tried.Add(pr.tryWait)
 	}
 	for _, c := range pr.candidates {
 		x := Candidate{

@@ -227,7 +227,11 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	if !pr.heres.take(now, hereRate, hereBurst) {
 		return
 	}
-	pr.called, pr.nat = now, m.NAT
+	least := hereEvery
+	if pr.said.IsZero() {
+		least = hereNews // it has just come up, and what we said before that is lost
+	}
+	pr.called, pr.nat, pr.said = now, m.NAT, now
 	fresh := pr.setCandidates(now, m.Endpoints, called)
 	switch {
 	case m.Opened == sum(pr.here().Endpoints):
@@ -236,7 +240,6 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		pr.clear = time.Time{}
 	}
 	if pr.best != nil {
-		least := hereEvery
 		if fresh {
 			pr.stir(now)
 			pr.began, least = now, hereNews // it waits to hear that we have opened our side

@@ -284,10 +284,10 @@ func (p *Paths) one(now time.Time, k key.NodePublic, f func(*peer)) {
 	}
 }
 
-// each visits every peer, or those we sent to of late. Map order shows in the order of actions only.
+// each visits every peer, or those that we sent to, or the user asked for, of late. Map order shows in the order of actions only.
 func (p *Paths) each(now time.Time, f func(*peer), late bool) {
 	for _, pr := range p.peers {
-		if !late || recent(now, pr.traffic.Sent, callable) {
+		if !late || recent(now, latest(pr.traffic.Sent, pr.sought), callable) {
 			f(pr)
 			pr.settle(now)
 		}

@@ -42,6 +42,7 @@ type peer struct {
 	shunAt   time.Time // next ping to a path left for its quality
 
 	traffic Traffic
+	sought  time.Time // last time that the user asked for the path
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
 
 	seekAt    time.Time // next round of pings to all
@@ -53,6 +54,7 @@ type peer struct {
 	began     time.Time // of the search; in its beginning addresses are opened, not pinged
 	clear     time.Time // when we knew that the peer has opened its side
 	nat       NAT       // the peer's
+	said      time.Time // when it last told of that and its addresses, in a Here
 	try       *try
 	tried     time.Time // the last attempt
 	tryWait   time.Duration
@@ -139,7 +141,7 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		}
 		if pr.try != nil {
 			sooner(pr.try.next)
-		} else if pr.mayGuess() && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
+		} else if pr.mayGuess(now) && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
 			sooner(pr.guessAt())
 		}
 		for _, c := range pr.candidates {
@@ -156,7 +158,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if !pr.hereDue.IsZero() {
 			sooner(pr.hereDue)
 		}
-		sooner(latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond)) // to fall asleep
+		if t := latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond); t.After(now) || pr.try == nil {
+			sooner(t) // to fall asleep
+		}
 	}
 	if !wake.IsZero() && !wake.After(now) {
 		wake = now.Add(time.Millisecond)
@@ -164,8 +168,10 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 	return wake, !wake.IsZero()
 }
 
+// busy reports whether there is anything to do. An attempt to guess ports goes on to its end, though nobody sends any more: it
+// has been paid for by the peer as well, the next is far off, and three pings of a user's would never get one through.
 func (pr *peer) busy(now time.Time) bool {
-	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake)
+	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake) || pr.try != nil
 }
 
 func (pr *peer) patience() time.Duration { return min(silence<<min(pr.quiet, 2), silenceMost) }
@@ -178,7 +184,6 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.traffic, pr.ticked = t, true
 	pr.expire(now)
 	if !pr.busy(now) {
-		pr.endTry()
 		return
 	}
 	if !pr.hereDue.IsZero() && !pr.hereDue.After(now) {
@@ -443,7 +448,7 @@ func (pr *peer) trap() bool {
 
 // probe serves `hedge ping`.
 func (pr *peer) probe(now time.Time, id uint64) {
-	pr.called = now // a wish to reach the peer, as a packet is
+	pr.called, pr.sought = now, now // a wish to reach the peer, as a packet is
 	if pr.best == nil || pr.doubt {
 		pr.ping(now, Relay, id, true)
 	}

@@ -72,6 +72,7 @@ const (
 	guessAfter = 200 * time.Millisecond // of the ordinary search, or two and a half round trips by relay
 	guessLater = 80 * time.Millisecond  // who probes begins so much later than who opens
 	guessSoon  = 20 * time.Second       // a second attempt after one that failed, by bad luck perhaps
+	saidFor    = time.Minute            // what a peer said of itself is good for so long
 	tryStep    = 10 * time.Millisecond
 	tryLinger  = 1500 * time.Millisecond // for the last answers
 	tryAgain   = 20 * time.Second        // after one that succeeded, and was lost
@@ -107,7 +108,7 @@ type try struct {
 // consider begins an attempt if the ordinary search was in vain and there is hope.
 func (pr *peer) consider(now time.Time) {
 	b := pr.p.budget
-	if !pr.mayGuess() || now.Before(pr.guessAt()) {
+	if !pr.mayGuess(now) || now.Before(pr.guessAt()) {
 		return
 	}
 	if !pr.tried.IsZero() && now.Sub(pr.tried) < pr.tryWait {
@@ -134,9 +135,10 @@ func (pr *peer) consider(now time.Time) {
 	}
 }
 
-// mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began.
-func (pr *peer) mayGuess() bool {
-	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0
+// mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began. The
+// peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
+func (pr *peer) mayGuess(now time.Time) bool {
+	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor)
 }
 
 // guessAt is when the search has had its time.
@@ -240,17 +242,14 @@ func gcd(a, b int) int {
 	return a
 }
 
-// public is the address outside the peer's NAT, as it says itself or the coordinator does.
-func (pr *peer) public() (a netip.AddrPort) {
+// public is the address outside the peer's NAT, as it says itself.
+func (pr *peer) public() netip.AddrPort {
 	for _, c := range pr.candidates {
-		if c.by&(told|called) != 0 && public(c.addr.Addr()) && (!a.IsValid() || c.by&called != 0) {
-			a = c.addr
-			if c.by&called != 0 {
-				return a
-			}
+		if c.by&called != 0 && public(c.addr.Addr()) {
+			return c.addr
 		}
 	}
-	return a
+	return netip.AddrPort{}
 }
 
 // guessOn sends the probes that are due, and ends the attempt in its time.
