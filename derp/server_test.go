@@ -531,4 +531,10 @@ func TestTLSIsPinnedAndModern(t *testing.T) {
 	if s := c.ConnectionState(); s.Version != tls.VersionTLS13 || s.NegotiatedProtocol != "http/1.1" {
 		t.Errorf("TLS %x, protocol %q", s.Version, s.NegotiatedProtocol)
 	}
+	old := clientTLS(r.pub, "127.0.0.1", nil)
+	old.MaxVersion = tls.VersionTLS12
+	if c, err := tls.Dial("tcp", r.addr, old); err == nil {
+		c.Close()
+		t.Error("the relay speaks TLS 1.2")
+	}
 }
