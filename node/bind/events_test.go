@@ -66,7 +66,12 @@ var incidents = []struct {
 		m.ra.BlockUDP(true)
 		m.talk(3*time.Second, nil)
 		m.ra.BlockUDP(false)
-	}, time.Second, 12 * time.Second},
+	}, time.Second, 5 * time.Second},
+	{"no UDP for 20.5 s", func(m *meeting) {
+		m.ra.BlockUDP(true)
+		m.talk(20*time.Second+500*time.Millisecond, nil)
+		m.ra.BlockUDP(false)
+	}, time.Second, 2 * time.Second},
 }
 
 // newHome is the kind of place that a is in after an incident, where that is another.

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,4 +227,68 @@ func TestLossyPath(t *testing.T) {
 func (m *meeting) path(s, to *side) PathInfo {
 	i, _ := s.Path(to.cfg.Node)
 	return i
+}
+
+// While no UDP gets out a server is asked once a second, if somebody waits for a direct path; nobody is, if nobody does.
+func TestKnock(t *testing.T) {
+	for _, busy := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			server := netip.MustParseAddrPort("192.0.2.100:3478")
+			var asked atomic.Int32
+			p.net.tapped = func(from, to netip.AddrPort, _ []byte) {
+				if to == server && from.Addr() == hostA {
+					asked.Add(1)
+				}
+			}
+			p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+			p.a.SetRelays([]Relay{{ID: 1, STUN: []string{server.String()}}})
+			p.a.SetPeers([]Peer{p.b.peer(1)})
+			p.b.SetPeers([]Peer{p.a.peer(1)})
+			<-time.After(time.Second)
+			if busy {
+				p.shake()
+			}
+			<-time.After(3 * time.Second)
+			before := asked.Load()
+			const span = time.Minute
+			for range span / time.Second {
+				if busy {
+					p.talk(500 * time.Millisecond)
+				} else {
+					<-time.After(500 * time.Millisecond)
+				}
+				<-time.After(500 * time.Millisecond)
+			}
+			least, most := int32(50), int32(60+4*(60/20+4)) // a round every 20 s, of four, and some out of turn
+			if !busy {
+				least, most = 4, 4*(60/20+1)
+			}
+			if n := asked.Load() - before; n < least || n > most {
+				t.Errorf("busy %t: asked %d times in %v, want %d to %d", busy, n, span, least, most)
+			}
+		})
+	}
+}
+
+// Two who talk and find no direct path call each other less and less.
+func TestVainCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+		var calls atomic.Int32
+		p.rel.lose = func(pkt []byte) bool {
+			if _, ok := path.Sender(pkt); ok {
+				calls.Add(1)
+			}
+			return false
+		}
+		p.shake()
+		p.talk(10 * time.Second)
+		before := calls.Load()
+		p.talk(2 * time.Minute)
+		if n := calls.Load() - before; n < 4 || n > 16 { // each twice a minute at least, for one call may be lost
+			t.Errorf("%d messages by relay in two minutes", n)
+		}
+	})
 }

@@ -110,6 +110,16 @@ type table struct {
 	byDisco map[key.DiscoPublic]*peer
 }
 
+// anySeeks reports whether somebody is sent to who has no direct path.
+func (b *Bind) anySeeks() bool {
+	for _, p := range b.table.Load().byNode {
+		if p.up.Load() && !p.routes.Load().primary.IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
 // SetPeers replaces the set of peers. Those that stay keep their paths, unless their disco key changed: then it is
 // another process, found anew.
 func (b *Bind) SetPeers(set []Peer) {

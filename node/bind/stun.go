@@ -27,6 +27,7 @@ const (
 	stunDoubt      = 300 * time.Millisecond // for the answer to one of them
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
+	muteEvery      = time.Second // while UDP is blocked one server is asked that often, if somebody waits for a direct path
 )
 
 // stunClient learns from the relays, on the sockets peers use, how we look from outside, and which relay is near
@@ -35,6 +36,9 @@ type stunClient struct {
 	l       *loop
 	started time.Time // this round
 	looked  time.Time // the last out of turn
+	vain    bool      // the rounds before this one were
+	muted   time.Time // next question while none is answered
+	turn    int       // whom that goes to
 	rounds  int
 	next    time.Time
 	nextNew time.Time // the next round
@@ -117,6 +121,7 @@ func (s *stunClient) again(now time.Time) {
 
 // start begins a round.
 func (s *stunClient) start(now time.Time) {
+	s.vain = s.mute(now)
 	s.started = now
 	s.rounds++
 	clear(s.asked)
@@ -155,7 +160,7 @@ func (s *stunClient) tick(now time.Time) {
 			continue
 		}
 		if !v.again.After(now) {
-			s.ask(now, i)
+			_ = s.ask(now, i) // again if it is lost
 			v.again = now.Add(stunWait << v.tries)
 			v.tries++
 		}
@@ -168,8 +173,34 @@ func (s *stunClient) tick(now time.Time) {
 			s.next = t
 		}
 	}
+	s.knock(now)
 	s.test(now)
 	s.l.announce(now) // what was seen long ago is no more
+}
+
+// mute reports whether no UDP gets through: nobody has answered for a whole round, and since.
+func (s *stunClient) mute(now time.Time) bool {
+	return len(s.servers) > 0 && (s.vain || now.Sub(s.started) >= stunGiveUp) &&
+		!slices.ContainsFunc(s.servers, func(v stunServer) bool { return v.answered })
+}
+
+// knock asks one server after the other whether UDP gets through again. They are our own relays; to ask peers as often
+// would be to ask strangers, if what we were told of them is not true.
+func (s *stunClient) knock(now time.Time) {
+	if !s.mute(now) {
+		return
+	}
+	if !s.muted.After(now) {
+		s.muted = now.Add(muteEvery)
+		for range s.servers {
+			if s.turn++; s.l.b.anySeeks() && s.ask(now, s.turn%len(s.servers)) == nil {
+				break // the others may be of a family that we do not have
+			}
+		}
+	}
+	if s.muted.Before(s.next) {
+		s.next = s.muted
+	}
 }
 
 // test goes on with the tests of the NAT.
@@ -186,14 +217,14 @@ func (s *stunClient) test(now time.Time) {
 	}
 }
 
-func (s *stunClient) ask(now time.Time, server int) {
+func (s *stunClient) ask(now time.Time, server int) error {
 	m := newRequest()
 	if s.only(s.servers[server].addr) {
 		m.Add(stun.AttrChangeRequest, make([]byte, 4))
 		m.WriteLength()
 	}
 	s.asked[m.TransactionID] = question{server, now}
-	_ = s.l.b.sendUDP([][]byte{m.Raw}, s.servers[server].addr) // asked again if it is lost
+	return s.l.b.sendUDP([][]byte{m.Raw}, s.servers[server].addr)
 }
 
 // only reports whether a server is the only one of IPv4. Then it is asked what other port of it may be asked too
@@ -232,6 +263,7 @@ func (s *stunClient) answer(p message) {
 		return
 	}
 	delete(s.asked, id)
+	mute := s.mute(now)
 	v := &s.servers[q.server]
 	rtt := max(now.Sub(q.sent), time.Microsecond)
 	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
@@ -251,6 +283,10 @@ func (s *stunClient) answer(p message) {
 	s.test(now)
 	s.l.tend(now)
 	s.l.announce(now)
+	if mute {
+		s.l.step(path.Unblocked{})
+		s.start(now) // and what do the others say?
+	}
 }
 
 func newRequest() *stun.Message {
@@ -286,7 +322,7 @@ func (s *stunClient) sure(relay uint16, now time.Time) bool {
 		if v.doubt.IsZero() && v.doubts < stunDoubts {
 			v.doubt = now
 			v.doubts++
-			s.ask(now, i)
+			_ = s.ask(now, i)
 		}
 		until := v.doubt.Add(stunDoubt)
 		if v.doubt.IsZero() || !until.After(now) {

@@ -227,6 +227,8 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	if !pr.heres.take(now, hereRate, hereBurst) {
 		return
 	}
+	// A search goes on at the peer's call, or each would begin anew at the other's, for ever.
+	searching := pr.busy(now) && pr.round > 1 && m.NAT == pr.nat && !pr.said.IsZero()
 	least := hereEvery
 	if pr.said.IsZero() {
 		least = hereNews // it has just come up, and what we said before that is lost
@@ -259,7 +261,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		}
 		return
 	}
-	if pr.try == nil {
+	if pr.try == nil && (fresh || !searching) {
 		pr.restart(now)
 	}
 	pr.round = max(pr.round, 1) // the call is answered here

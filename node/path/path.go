@@ -86,7 +86,7 @@ type Config struct {
 	Tx func() TxID
 }
 
-// Event is something that happened: Peers, Self, Moved, Relinked, Got, Hopped, Seen, Outside, Tick or Probe.
+// Event is something that happened: Peers, Self, Moved, Unblocked, Relinked, Got, Hopped, Seen, Outside, Tick or Probe.
 type Event interface{ event() }
 
 type (
@@ -102,6 +102,8 @@ type (
 	Self struct{ Here Here }
 	// Moved says that this machine's network changed: no path can be trusted.
 	Moved struct{}
+	// Unblocked says that our network lets UDP through again, which it did not.
+	Unblocked struct{}
 	// Relinked says that a relay is connected anew: what was told by it just before may be lost.
 	Relinked struct{}
 	// Got is an authentic message of a peer.
@@ -144,12 +146,13 @@ func (Peers) event() {}
 func (Self) event()  {}
 func (Moved) event() {}
 
-func (Relinked) event() {}
-func (Got) event()      {}
-func (Seen) event()     {}
-func (Outside) event()  {}
-func (Tick) event()     {}
-func (Probe) event()    {}
+func (Unblocked) event() {}
+func (Relinked) event()  {}
+func (Got) event()       {}
+func (Seen) event()      {}
+func (Outside) event()   {}
+func (Tick) event()      {}
+func (Probe) event()     {}
 
 // Action is something to do: Send, Use, Sleep, Alive, Probed, Sockets, Look or AskHop.
 type Action interface{ action() }
@@ -170,7 +173,8 @@ type (
 		Count int
 		Ask   bool // it is one, and STUN is to tell how it looks from outside
 	}
-	// Look asks for a Self soon: that a path stopped answering may be because our address from outside changed.
+	// Look asks for a Self soon: that a path stopped answering, or that none is found, may be because our address from
+	// outside changed, or UDP is blocked.
 	Look struct{}
 	// Use says which routes a peer's WireGuard packets take from now on.
 	Use struct {
@@ -247,6 +251,8 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.each(now, func(pr *peer) { pr.news(now) }, true)
 	case Moved:
 		p.each(now, func(pr *peer) { pr.moved(now) }, false)
+	case Unblocked:
+		p.each(now, func(pr *peer) { pr.unblocked(now) }, true)
 	case Relinked:
 		p.each(now, func(pr *peer) { pr.relinked(now) }, true)
 	case Got:

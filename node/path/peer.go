@@ -143,6 +143,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 			sooner(pr.try.next)
 		} else if pr.mayGuess(now) && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
 			sooner(pr.guessAt())
+		} else if pr.mayGuess(now) && !pr.tried.IsZero() && pr.tried.Add(pr.tryWait).After(now) {
+			sooner(pr.tried.Add(pr.tryWait)) // both ends, at the same time
 		}
 		for _, c := range pr.candidates {
 			if c.hop != nil && !c.hop.next.IsZero() {
@@ -362,6 +364,9 @@ func (pr *peer) seek(now time.Time) {
 	case pr.round >= 4 && recent(now, pr.traffic.Sent, awake):
 		// In vain so far: the first call may have been lost. Being called is no reason, or two would call each other for ever.
 		pr.call(now, hereDoubt)
+		if pr.round == 4 && pr.best == nil && !pr.nat.hard() && !pr.p.self.NAT.hard() {
+			pr.p.do(Look{}) // does any UDP get out?
+		}
 	case pr.round == 0:
 		pr.call(now, hereEvery)
 		if pr.relay.rtt == 0 && !pr.asked(Relay) {
@@ -436,6 +441,17 @@ func (pr *peer) moved(now time.Time) {
 		pr.doubt = true
 		pr.ping(now, pr.best.addr, 0, true)
 	}
+	pr.seek(now)
+	pr.call(now, hereLeast)
+}
+
+// unblocked begins the search anew. What was asked in vain meanwhile says nothing of the addresses.
+func (pr *peer) unblocked(now time.Time) {
+	if pr.best != nil || !pr.busy(now) {
+		return
+	}
+	pr.unproven = nil
+	pr.restart(now)
 	pr.seek(now)
 	pr.call(now, hereLeast)
 }

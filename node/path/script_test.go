@@ -215,6 +215,8 @@ func (s *script) line(verb string, arg []string) {
 		s.step(Self{Here{Relay: 1, Endpoints: addrs(s.t, arg[0])}})
 	case "moved":
 		s.step(Moved{})
+	case "unblocked":
+		s.step(Unblocked{})
 	case "send":
 		s.send(k)
 	case "flow", "talk", "hush":
