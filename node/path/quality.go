@@ -14,10 +14,11 @@ import (
 // A path is left for its quality at most so often (fickleEvery), and one that was is taken back when it is good again.
 const (
 	lossEvery  = 700 * time.Millisecond
-	lossKeeps  = 3 * time.Second       // a report; then the path is clean
-	lossLeast  = 20                    // packets, to say anything about them
-	lossTell   = 20                    // per mille
-	lossSoon   = 5                     // packets missing, to tell of them in half the time
+	lossKeeps  = 3 * time.Second // a report; then the path is clean
+	lossLeast  = 20              // packets, to say anything about them
+	lossTell   = 20              // per mille
+	lossSoon   = 5               // packets missing, to tell of them sooner:
+	lossSooner = silence - 10*time.Millisecond
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
 	lossyTwice = 2                     // reports running that decide
 	lossAfter  = 2 * lossEvery         // a move: reports of before then may be of what it cost
@@ -115,7 +116,7 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 	}
 	span, got, took := c.Top-pr.counts.Top, c.Got-pr.counts.Got, now.Sub(pr.countsAt)
 	// The first of some that are missing is told of soon: it may be the long ones, for which the path is too narrow of late.
-	soon := took >= lossEvery/2 && got+lossSoon <= span && !recent(now, pr.lossSaid, lossKeeps)
+	soon := took >= lossSooner && got+lossSoon <= span && !recent(now, pr.lossSaid, lossKeeps)
 	if took < lossEvery && !soon || span < lossLeast {
 		return
 	}
@@ -125,6 +126,9 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 		if lost := (span - got) * 1000 / span; lost >= lossTell {
 			pr.lossSaid = now
 			pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Loss{uint16(lost)}})
+			if soon && pr.best != nil && !pr.doubt {
+				pr.doubtMTU(now, true) // then it is mostly too narrow for ours, too
+			}
 		}
 	}
 }
