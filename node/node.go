@@ -32,6 +32,7 @@ import (
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/ostun"
+	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/node/portmap"
 	"github.com/hedge-mesh/hedge/node/proxy"
 )
@@ -76,6 +77,9 @@ type Config struct {
 	Version string
 	// Endpoints are addresses at which peers can reach this node, as an admin knows: a forwarded port, say.
 	Endpoints []netip.AddrPort
+	// Guesses bounds the ports that this node guesses in one attempt to reach a peer behind a NAT with a port for each far
+	// end (see [path.Budget]); 0 for 1,024, negative for none. Where both NATs are such, it is twice as many.
+	Guesses int
 	// NoPortMapping does not ask the gateway to forward a port (PCP, NAT-PMP, UPnP).
 	NoPortMapping bool
 	// LoopbackOnly keeps WireGuard and path probes to loopback addresses, for several nodes on one machine.
@@ -272,6 +276,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	}
 	n.bind, err = bind.New(bind.Config{
 		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.LoopbackOnly, Exclude: exclude,
+		Budget:    budget(n.cfg.Guesses),
 		Endpoints: func([]netip.AddrPort) { n.control.move() },
 		Home:      func(uint16) { n.control.move() },
 		Static:    n.cfg.Endpoints,
@@ -505,4 +510,12 @@ func Forget(dir string) error {
 		return err
 	}
 	return errors.Join(s.forget(), s.close())
+}
+
+// budget is what may be spent on guessing ports.
+func budget(guesses int) path.Budget {
+	if guesses < 0 {
+		return path.Budget{Sockets: -1}
+	}
+	return path.Budget{Probes: guesses, Pairs: 2 * guesses}
 }

@@ -16,9 +16,10 @@ import (
 
 // meshFlags are those of hedge coordinator.
 type meshFlags struct {
-	listen, acl     string
-	urls, relays    []string
-	noRelay         bool
+	listen, acl  string
+	urls, relays []string
+	noRelay      bool
+	relayLimits
 	insecureHTTP    bool
 	tlsCert, tlsKey string
 	metrics         string
@@ -31,6 +32,7 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.acl, "acl", "", "ACL `FILE` (default: acl.hujson in the configuration folder)")
 	fs.StringSliceVar(&f.relays, "relay", nil, "relay to use, as hedge relay prints it: `URL[,URL…]#relay:KEY`; may be repeated")
 	fs.BoolVar(&f.noRelay, "no-relay", false, "run no relay and no STUN here")
+	f.relayLimits.add(fs)
 	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed, nodes trust the pinned key inside)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
@@ -40,7 +42,7 @@ func (f *meshFlags) add(cmd *cobra.Command) {
 // config is what the flags say.
 func (f *meshFlags) config(a *app) (meshConfig, error) {
 	c := meshConfig{listen: f.listen, urls: f.urls, noRelay: f.noRelay, insecureHTTP: f.insecureHTTP, tlsCert: f.tlsCert, tlsKey: f.tlsKey,
-		metrics: f.metrics}
+		metrics: f.metrics, limits: f.relayLimits}
 	var err error
 	if c.log, err = a.logger(); err != nil {
 		return c, err
@@ -54,6 +56,9 @@ func (f *meshFlags) config(a *app) (meshConfig, error) {
 		}
 	}
 	if err := checkListen(f.listen, f.tlsCert, f.tlsKey, f.urls); err != nil {
+		return c, err
+	}
+	if err := f.relayLimits.check(); err != nil {
 		return c, err
 	}
 	if err := checkMetrics(f.metrics); err != nil {

@@ -288,7 +288,7 @@ func (a *app) here(ctx context.Context, d dirs, f *nodeFlags) starter {
 	}
 	return starter{
 		mesh: func(s settings) (meshReady, error) {
-			mf := meshFlags{listen: s.Listen, urls: s.URLs, acl: d.acl}
+			mf := meshFlags{listen: s.Listen, urls: s.URLs, acl: d.acl, relayLimits: relayLimits{maxClients: defaultClients}}
 			c, err := mf.config(a)
 			if err != nil {
 				return meshReady{}, err

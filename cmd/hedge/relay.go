@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hedge-mesh/hedge/derp"
@@ -20,15 +21,18 @@ import (
 // drainTime is how long a relay that is going away waits for its nodes to go elsewhere.
 const drainTime = 10 * time.Second
 
+// defaultClients is a relay's --max-clients.
+const defaultClients = 10_000
+
 // maxRate is more than any link's, and its bytes fit 31 bits.
 const maxRate = 10_000
 
 type relayFlags struct {
 	listen, tlsCert, tlsKey string
 	urls, coordinators      []string
-	maxClients, rate        int
-	metrics                 string
-	insecureHTTP            bool
+	relayLimits
+	metrics      string
+	insecureHTTP bool
 }
 
 func (a *app) relayCmd() *cobra.Command {
@@ -53,8 +57,7 @@ elsewhere and waits for them, ten seconds at most.`,
 	fs.StringVar(&f.listen, "listen", defaultListen, "`HOST:PORT` to listen on, TCP and UDP; :PORT for all addresses")
 	fs.StringSliceVar(&f.coordinators, "coordinator-key", nil, "public `KEY` of a coordinator whose nodes are served: control:…; may be repeated")
 	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this (default: this machine's addresses)")
-	fs.IntVar(&f.maxClients, "max-clients", 10_000, "most `N` nodes at once")
-	fs.IntVar(&f.rate, "rate", 0, "most `MBIT` a second that each node may send, the rest being dropped; 0 for no limit")
+	f.relayLimits.add(fs)
 	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed by the relay's key)")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` of its private key")
@@ -62,6 +65,27 @@ elsewhere and waits for them, ten seconds at most.`,
 	a.notifyFlag(cmd)
 	return cmd
 }
+
+// relayLimits are what a relay carries at most.
+type relayLimits struct{ maxClients, rate int }
+
+func (l *relayLimits) add(fs *pflag.FlagSet) {
+	fs.IntVar(&l.maxClients, "max-clients", defaultClients, "most `N` nodes at the relay at once")
+	fs.IntVar(&l.rate, "rate", 0, "most `MBIT` a second that each node may send through the relay, the rest being dropped; 0 for no limit")
+}
+
+func (l *relayLimits) check() error {
+	if l.maxClients < 1 {
+		return usage(fmt.Errorf("--max-clients %d: there must be one at least", l.maxClients), "")
+	}
+	if l.rate < 0 || l.rate > maxRate {
+		return usage(fmt.Errorf("--rate %d: want megabits a second, 0 to %d", l.rate, maxRate), "")
+	}
+	return nil
+}
+
+// bytes a second, of each node.
+func (l *relayLimits) bytes() int { return l.rate * 125_000 }
 
 func (f *relayFlags) check() (trust []key.ControlPublic, err error) {
 	if len(f.coordinators) == 0 {
@@ -75,11 +99,8 @@ func (f *relayFlags) check() (trust []key.ControlPublic, err error) {
 		}
 		trust = append(trust, k)
 	}
-	if f.maxClients < 1 {
-		return nil, usage(fmt.Errorf("--max-clients %d: there must be one at least", f.maxClients), "")
-	}
-	if f.rate < 0 || f.rate > maxRate {
-		return nil, usage(fmt.Errorf("--rate %d: want megabits a second, 0 to %d", f.rate, maxRate), "")
+	if err := f.relayLimits.check(); err != nil {
+		return nil, err
 	}
 	if err := checkMetrics(f.metrics); err != nil {
 		return nil, err
@@ -119,7 +140,7 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 		return err
 	}
 	urls, scheme := f.urls, "https"
-	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Rate: f.rate * 125_000,
+	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Rate: f.bytes(),
 		Log: part(log, "relay")})
 	defer s.Close()
 	if f.insecureHTTP {

@@ -54,6 +54,7 @@ type meshConfig struct {
 	urls            []string // empty: this machine's own
 	relays          []wire.Relay
 	noRelay         bool // no relay here
+	limits          relayLimits
 	insecureHTTP    bool
 	tlsCert, tlsKey string
 	metrics         string // HOST:PORT, empty for none
@@ -101,7 +102,7 @@ func startMesh(ctx context.Context, c meshConfig) (m *mesh, err error) {
 	}
 	m.describe(c, l.Addr(), key.PublicOf(control), key.PublicOf(relayKey))
 	m.relay = derp.NewServer(derp.ServerConfig{Key: relayKey, Trust: []key.ControlPublic{key.PublicOf(control)}, UDP: true,
-		Log: part(c.log, "relay")})
+		MaxClients: c.limits.maxClients, Rate: c.limits.bytes(), Log: part(c.log, "relay")})
 	relays := c.relays
 	if !c.noRelay {
 		relays = append([]wire.Relay{{ID: embeddedRelay, Key: key.PublicOf(relayKey), URLs: m.URLs, STUN: stunOf(m.URLs, port(pc.LocalAddr()))}}, relays...)
