@@ -112,6 +112,8 @@ func showNetcheck(w io.Writer, n node.Netcheck) {
 			state = "connected"
 		case r.Home:
 			state = "not connected"
+		case r.Latency == 0 && !n.UDPBlocked:
+			state = "no answer"
 		}
 		if r.Home {
 			state += ", home"

@@ -25,7 +25,7 @@ type RelayInfo struct {
 	URL       string
 	Home      bool
 	Connected bool
-	Latency   time.Duration // of its STUN answer over UDP; 0 if it has not answered
+	Latency   time.Duration // of its STUN answer over UDP; 0 if it has not answered, or does no more
 }
 
 // around is the loop's part of Network, never changed but replaced.
@@ -57,8 +57,9 @@ func (b *Bind) Network() Network {
 }
 
 // lookAround keeps what Network tells.
-func (l *loop) lookAround() {
+func (l *loop) lookAround(now time.Time) {
 	a := &around{latency: maps.Clone(l.stun.latency)}
+	maps.DeleteFunc(a.latency, func(id uint16, _ time.Duration) bool { return l.stun.silent(id, now) })
 	for _, ip := range l.net.addrs {
 		a.local = append(a.local, netip.AddrPortFrom(ip, l.b.Port()))
 	}

@@ -42,6 +42,35 @@ func TestAccount(t *testing.T) {
 	})
 }
 
+// TestNetwork: a relay that answers no more has no latency, whatever it had.
+func TestNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, rel := newFabric(10*time.Millisecond), newDoubles(10*time.Millisecond)
+		var list []Relay
+		var stop [2]func()
+		for i, at := range []string{"192.0.2.101:3478", "192.0.2.102:3478"} {
+			list = append(list, Relay{ID: uint16(i + 1), STUN: []string{at}})
+			stop[i] = stunHost(t, f, netip.MustParseAddrPort(at), func() netip.AddrPort { return netip.AddrPortFrom(hostA, 7000) })
+		}
+		defer stop[0]()
+		s := newSide(t, Config{Listen: f.host(hostA), DialRelay: rel.dial, Interfaces: func() ([]netip.Addr, error) { return []netip.Addr{hostA}, nil }})
+		defer s.stop()
+		s.attach()
+		s.SetRelays(list)
+		<-time.After(time.Minute)
+		if r := s.Network().Relays; r[0].Latency == 0 || r[1].Latency == 0 {
+			t.Errorf("%+v, want both to have answered", r)
+		}
+		stop[1]()
+		for range 6 { // at any time of a round
+			<-time.After(30 * time.Second)
+			if r := s.Network().Relays; r[0].Latency == 0 || r[1].Latency != 0 {
+				t.Errorf("%+v, want an answer of the first only", r)
+			}
+		}
+	})
+}
+
 // TestCounts: each packet counts once, whatever way its copies come and however late.
 func TestCounts(t *testing.T) {
 	var x rx

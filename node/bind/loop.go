@@ -204,7 +204,7 @@ func (l *loop) tend(now time.Time) {
 // announce tells the owner and the peers where we are, if that changed.
 func (l *loop) announce(now time.Time) {
 	nat := l.stun.judge(now)
-	l.lookAround()
+	l.lookAround(now)
 	eps := slices.Clone(l.b.cfg.Static)
 	for _, a := range append([]netip.AddrPort{*l.b.mapped.Load()}, l.stun.reflexive(now)...) {
 		if a.IsValid() && !slices.Contains(eps, a) {

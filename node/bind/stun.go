@@ -45,6 +45,7 @@ type stunClient struct {
 	servers []stunServer
 	asked   map[[stun.TransactionIDSize]byte]question
 	latency map[uint16]time.Duration // by relay
+	heard   map[uint16]time.Time     // the last answer of each
 	seen    map[netip.AddrPort]reflexive
 	names   map[string]named
 	relays  []Relay
@@ -87,7 +88,7 @@ type resolved struct {
 
 func (s *stunClient) init(l *loop) {
 	s.l = l
-	s.latency = make(map[uint16]time.Duration)
+	s.latency, s.heard = make(map[uint16]time.Duration), make(map[uint16]time.Time)
 	s.seen = make(map[netip.AddrPort]reflexive)
 	s.names = make(map[string]named)
 	s.asked = make(map[[stun.TransactionIDSize]byte]question)
@@ -105,6 +106,7 @@ func (s *stunClient) relaysChanged(now time.Time) {
 	for id := range s.latency {
 		if !slices.ContainsFunc(list, func(r Relay) bool { return r.ID == id }) {
 			delete(s.latency, id)
+			delete(s.heard, id)
 		}
 	}
 	s.rounds = 0
@@ -269,7 +271,7 @@ func (s *stunClient) answer(p message) {
 	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
 		s.latency[v.relay] = rtt
 	}
-	v.answered, v.doubt = true, time.Time{}
+	v.answered, v.doubt, s.heard[v.relay] = true, time.Time{}, now
 	if old, ok := s.seen[v.addr]; ok && old.addr != mapped { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
 			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
@@ -287,6 +289,11 @@ func (s *stunClient) answer(p message) {
 		s.l.step(path.Unblocked{})
 		s.start(now) // and what do the others say?
 	}
+}
+
+// silent reports whether a relay that has answered does so no more: it was asked in vain in this round.
+func (s *stunClient) silent(relay uint16, now time.Time) bool {
+	return now.Sub(s.started) >= stunGiveUp && s.heard[relay].Before(s.started)
 }
 
 func newRequest() *stun.Message {
