@@ -35,6 +35,7 @@ const (
 type stunClient struct {
 	l       *loop
 	started time.Time // this round
+	before  time.Time // the round before
 	looked  time.Time // the last out of turn
 	vain    bool      // the rounds before this one were
 	muted   time.Time // next question while none is answered
@@ -124,7 +125,7 @@ func (s *stunClient) again(now time.Time) {
 // start begins a round.
 func (s *stunClient) start(now time.Time) {
 	s.vain = s.mute(now)
-	s.started = now
+	s.before, s.started = s.started, now
 	s.rounds++
 	clear(s.asked)
 	s.servers = s.servers[:0]
@@ -291,9 +292,11 @@ func (s *stunClient) answer(p message) {
 	}
 }
 
-// silent reports whether a relay that has answered does so no more: it was asked in vain in this round.
+// silent reports whether a relay that has answered does so no more: it was asked in vain in this round, or in the one before
+// and has not answered since.
 func (s *stunClient) silent(relay uint16, now time.Time) bool {
-	return now.Sub(s.started) >= stunGiveUp && s.heard[relay].Before(s.started)
+	at := s.heard[relay]
+	return at.Before(s.started) && (now.Sub(s.started) >= stunGiveUp || at.Before(s.before))
 }
 
 func newRequest() *stun.Message {
