@@ -56,6 +56,7 @@ type receiver struct {
 	f      *family
 	sparse bool // the companion's
 	n      int  // datagrams that the last read brought
+	size   int  // bytes of the last of them
 	ses    *session
 	from   []netip.AddrPort
 	last   lookup
@@ -73,7 +74,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		r.from = make([]netip.AddrPort, len(bufs))
 	}
 	for {
-		if !r.sparse && r.b.turns.over(r.n, r.b.now()) {
+		if !r.sparse && r.b.turns.over(r.n, r.size, r.b.now()) {
 			giveWay()
 		}
 		n, err := r.f.read(r.sparse, r.ses, bufs, sizes, r.from)
@@ -81,7 +82,11 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 			return 0, err
 		}
 		now, some := r.b.now(), false
-		if r.n = n; r.sparse {
+		r.n, r.size = n, 0
+		if n > 0 {
+			r.size = sizes[n-1]
+		}
+		if r.sparse {
 			r.b.turns.hear(now)
 		}
 		for i := range n {

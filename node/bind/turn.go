@@ -12,7 +12,7 @@ import (
 //	flows that send little are heard │ gives way after
 //	──────────────────────────────────┼──────────────────────────────────────────────────────
 //	yes                              │ a batch: what is left waits in the socket, not before others
-//	no                               │ a few datagrams: more come by then, for one and the same work
+//	no                               │ a few long datagrams: more come by then, for one and the same work
 //
 // On a processor that nobody else wants this does nothing but ask.
 type turns struct {
@@ -22,16 +22,19 @@ type turns struct {
 // turnFew is up to how many datagrams are few, and are no batch.
 const turnFew = 8
 
+// turnLong is how long a datagram of a transfer is, in bytes. Whoever waits for an answer waits for short ones mostly.
+const turnLong = 1000
+
 // hear notes that the companion brought something.
 func (t *turns) hear(now int64) { t.sparse.Store(now) }
 
-// over reports whether to give way after so many datagrams of transfers.
-func (t *turns) over(n int, now int64) bool {
+// over reports whether to give way after so many datagrams, the last of so many bytes.
+func (t *turns) over(n, size int, now int64) bool {
 	last := t.sparse.Load()
 	if last != 0 && now-last < int64(turnHeard) {
 		return n > turnFew
 	}
-	return n > 0 && n <= turnFew
+	return n > 0 && n <= turnFew && size >= turnLong
 }
 
 // turnHeard is for how long a flow that sends little is expected to go on.
