@@ -5,27 +5,34 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Capture is everything that crossed a host's interface, both ways.
+// Capture is everything that crossed a host's interface, both ways. What the kernel could not keep for it fails the test:
+// a needle that was not looked at is not a needle that was not there.
 type Capture struct {
-	fd   int
+	lab  *Lab
+	name string
 	done chan struct{}
 
 	mu    sync.Mutex
+	fd    int
+	buf   []byte
 	bytes int
 	found map[string]int // how often each needle was seen
 }
 
-// Capture watches this host's wire for the needles until Stop.
+// Capture watches this host's wire for the needles until the test ends.
 func (h *Host) Capture(needles ...string) *Capture {
 	h.lab.t.Helper()
-	c := &Capture{done: make(chan struct{}), found: map[string]int{}}
+	c := &Capture{lab: h.lab, name: h.Name, done: make(chan struct{}), found: map[string]int{}}
+	c.buf = make([]byte, 1<<17) // a veth hands over whole GSO packets
+	for _, s := range needles {
+		c.found[s] = 0
+	}
 	err := h.Do(func() (err error) {
-		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // bound to a protocol below
 		if err != nil {
 			return err
 		}
@@ -33,43 +40,56 @@ func (h *Host) Capture(needles ...string) *Capture {
 		if err != nil {
 			return err
 		}
-		if err := unix.Bind(c.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: eth0.Index}); err != nil {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
 			return err
 		}
-		tv := unix.NsecToTimeval(int64(50 * time.Millisecond)) // so that read sees Stop
-		return unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
+		return unix.Bind(c.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: eth0.Index})
 	})
 	if err != nil {
 		h.lab.t.Fatalf("capture on %s: %v", h.Name, err)
 	}
 	stop := make(chan struct{})
-	var once sync.Once
 	go func() {
 		defer close(c.done)
-		c.read(needles, stop)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, 50) // so that it sees stop
+			c.mu.Lock()
+			c.drain()
+			c.mu.Unlock()
+		}
 	}()
-	h.lab.t.Cleanup(func() { once.Do(func() { close(stop) }); <-c.done; unix.Close(c.fd) })
+	h.lab.t.Cleanup(func() {
+		close(stop)
+		<-c.done
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if stats, err := unix.GetsockoptTpacketStats(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err != nil || stats.Drops > 0 {
+			c.lab.t.Errorf("capture on %s: %+v packets were not looked at: %v", c.name, stats, err)
+		}
+		unix.Close(c.fd)
+	})
 	return c
 }
 
-func (c *Capture) read(needles []string, stop <-chan struct{}) {
-	buf := make([]byte, 1<<17) // a veth hands over whole GSO packets
+// drain takes all that has crossed the wire by now. The caller holds mu.
+func (c *Capture) drain() {
 	for {
-		select {
-		case <-stop:
-			return
-		default:
+		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
+		if err == unix.EINTR {
+			continue
 		}
-		n, _, err := unix.Recvfrom(c.fd, buf, 0)
 		if err != nil {
-			continue // the timeout, or an interrupted call
+			return
 		}
-		c.mu.Lock()
 		c.bytes += n
-		for _, s := range needles {
-			c.found[s] += bytes.Count(buf[:n], []byte(s))
+		for s := range c.found {
+			c.found[s] += bytes.Count(c.buf[:n], []byte(s))
 		}
-		c.mu.Unlock()
 	}
 }
 
@@ -77,6 +97,7 @@ func (c *Capture) read(needles []string, stop <-chan struct{}) {
 func (c *Capture) Bytes() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drain()
 	return c.bytes
 }
 
@@ -84,6 +105,7 @@ func (c *Capture) Bytes() int {
 func (c *Capture) Found(needle string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drain()
 	return c.found[needle]
 }
 
