@@ -22,7 +22,7 @@ test: ## every test; those that need root or a tool say so when they skip
 	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/test/paths\|/test/bench')
 	$(GO) test -timeout 15m -p 1 ./test/paths ./test/bench/... # after the others: they measure times, and want the machine for themselves
 
-paths: ## docs/paths.md anew: every kind of NAT against every other, and what may happen meanwhile; half an hour and more, as root
+paths: ## docs/paths.md anew: every kind of NAT against every other, and what may happen meanwhile; half an hour, as root; -help tells of its sections
 	$(GO) run ./test/paths -o docs/paths.md
 
 # Fake time and the detector of Go 1.26 do not go together where two threads set timers of one bubble at once: it dies in

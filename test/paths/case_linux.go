@@ -19,7 +19,7 @@ type result struct {
 	Name    string        `json:"name"` // a/b or a/b/event
 	Err     string        `json:"error,omitempty"`
 	First   time.Duration `json:"first_echo"`
-	DirectA time.Duration `json:"direct_a"` // 0: never
+	DirectA time.Duration `json:"direct_a"` // 0: never; or on the path that is hoped for instead
 	DirectB time.Duration `json:"direct_b"`
 	Cold    tally         `json:"cold"` // from the start until a second after both were direct
 	Copies  int           `json:"copies"`
@@ -156,7 +156,11 @@ func (r *run) cold(ctx context.Context, s spec, e *event, res *result) (err erro
 	if e != nil && e.name == "udp-on" {
 		look = lookRelay
 	}
-	for time.Since(start) < look && (r.m.a.directSince(start) == 0 || r.m.b.directSince(start) == 0) {
+	by := e.before()
+	if by == byThird {
+		look = lookGuess
+	}
+	for time.Since(start) < look && (r.m.a.on(by, start) == 0 || r.m.b.on(by, start) == 0) {
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
 			return err
 		}
@@ -166,7 +170,7 @@ func (r *run) cold(ctx context.Context, s spec, e *event, res *result) (err erro
 		return err
 	}
 	res.First = r.flow.firstEcho()
-	res.DirectA, res.DirectB = r.m.a.directSince(start), r.m.b.directSince(start)
+	res.DirectA, res.DirectB = r.m.a.on(by, start), r.m.b.on(by, start)
 	res.Cold = r.flow.between(start, settled)
 	res.Copies = r.flow.dup
 	res.NATs = r.m.a.nat(ctx) + "/" + r.m.b.nat(ctx)
@@ -187,10 +191,7 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	if err := pause(ctx, 500*time.Millisecond); err != nil {
 		return err
 	}
-	want := e.after
-	if want == "" {
-		want = map[bool]string{true: "direct", false: "relay"}[res.DirectA > 0 && res.DirectB > 0]
-	}
+	want := wanted(*e, *res)
 	st := r.stream
 	r.began = time.Now()
 	if err := e.do(ctx, r); err != nil {
@@ -199,7 +200,7 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	done := time.Now()
 	watch := e.watch
 	if watch == 0 {
-		watch = 6 * time.Second
+		watch = watched
 	}
 	var well time.Time
 	for time.Since(done) < watch {
@@ -239,14 +240,22 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	return nil
 }
 
-// directSince is how long after start the peer first sent directly, 0 if it does not now.
-func (p *peer) directSince(start time.Time) time.Duration {
+// before is the path that a conversation is hoped to have moved to when the event comes; e may be nil.
+func (e *event) before() string {
+	if e == nil || e.by == "" {
+		return "direct"
+	}
+	return e.by
+}
+
+// on is how long after start the peer first sent by a path of that kind, 0 if it does not now.
+func (p *peer) on(kind string, start time.Time) time.Duration {
 	paths := p.since(start)
-	if len(paths) == 0 || !paths[len(paths)-1].direct() {
+	if len(paths) == 0 || !paths[len(paths)-1].is(kind) {
 		return 0
 	}
 	for _, c := range paths {
-		if c.direct() {
+		if c.is(kind) {
 			return max(c.at.Sub(start), time.Millisecond)
 		}
 	}
@@ -257,7 +266,7 @@ func (p *peer) directSince(start time.Time) time.Duration {
 func (p *peer) now(want string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return want == "any" || len(p.paths) == 0 && want == "relay" || len(p.paths) > 0 && strings.HasPrefix(p.paths[len(p.paths)-1].path, want)
+	return want == "any" || len(p.paths) == 0 && want == "relay" || len(p.paths) > 0 && p.paths[len(p.paths)-1].is(want)
 }
 
 func (p *peer) nat(ctx context.Context) string {

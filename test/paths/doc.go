@@ -11,7 +11,8 @@
 // Every case begins cold: the nodes have never talked. A datagram leaves every 10 ms and is echoed; what comes back, and
 // what the nodes log of their paths, is the measure. Then something happens to a network, and the same is asked again.
 //
-//	go run ./test/paths -o docs/paths.md        every kind, and every event: more than half an hour
+//	go run ./test/paths -o docs/paths.md        every kind, and every event: half an hour
+//	go run ./test/paths -section kinds -o …     a section of it: -help names them
 //	go run ./test/paths -run 'easy/hard'        some cases, by a regular expression of their names
 //	go test ./test/paths                        the cases that must hold, with their limits
 package main

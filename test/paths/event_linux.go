@@ -18,16 +18,18 @@ type event struct {
 	outage     time.Duration                           // goal: the longest time without an answer
 	back       time.Duration                           // goal: from its end until the path is what it is to be again
 	stall      time.Duration                           // goal: the longest time that TCP stands; 0 for what outage makes of it
+	by         string                                  // the path before it, if one other than "direct" is hoped for
 	after      string                                  // "direct", "relay" or "any"; "" for what it was
 	lossless   bool                                    // goal: no datagram is lost
 	breaks     bool                                    // TCP streams need not live on
-	watch      time.Duration                           // how long to look at most; 0 for 6 s
+	watch      time.Duration                           // how long to look at most; 0 for watched
 	tailscale  map[string]string                       // the outage measured on it, by pair
 }
 
 const (
 	announced = 150 * time.Millisecond // outage, when a node's own address changes
 	silent    = time.Second            // outage, when only its NAT's does
+	watched   = 6 * time.Second
 )
 
 var events = []event{
@@ -137,7 +139,7 @@ var events = []event{
 }
 
 func eventNamed(name string) (event, error) {
-	for _, e := range slices.Concat(events, more) {
+	for _, e := range slices.Concat(events, more, third) {
 		if e.name == name {
 			return e, nil
 		}

@@ -104,7 +104,7 @@ func wanted(e event, r result) string {
 		return e.after
 	}
 	if r.DirectA > 0 && r.DirectB > 0 {
-		return "direct"
+		return e.before()
 	}
 	return "relay"
 }

@@ -10,34 +10,70 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
+// options are what the command line says.
+type options struct {
+	out, json, run, section string
+	parallel, count         int
+	pcap                    bool
+}
+
 func main() {
-	out := flag.String("o", "", "write the report to this `FILE`")
-	jsonTo := flag.String("json", "", "write what was measured to this `FILE`")
-	pattern := flag.String("run", ".", "only cases whose name matches this `REGEXP`: a/b or a/b/event")
-	parallel := flag.Int("p", 3, "`N` cases at once")
-	pcap := flag.Bool("pcap", false, "keep what crosses the internet, with tcpdump, in the folder of logs")
-	count := flag.Int("count", 1, "measure each `N` times")
+	var o options
+	flag.StringVar(&o.section, "section", "", "only these `NAMES` of sections, with commas between; all without it")
+	flag.StringVar(&o.run, "run", ".", "only cases whose name matches this `REGEXP`: a/b or a/b/event")
+	flag.StringVar(&o.out, "o", "", "write each section to its place in this `FILE` when it is done, and leave the others as they stand there")
+	flag.StringVar(&o.json, "json", "", "write what was measured to this `FILE`")
+	flag.IntVar(&o.parallel, "p", 3, "`N` cases at once")
+	flag.BoolVar(&o.pcap, "pcap", false, "keep what crosses the internet, with tcpdump, in the folder of logs")
+	flag.IntVar(&o.count, "count", 1, "measure each `N` times")
+	flag.Usage = usage
 	flag.Parse()
-	if err := work(*out, *jsonTo, *pattern, *parallel, *count, *pcap); err != nil {
+	if err := work(o); err != nil {
 		fmt.Fprintln(os.Stderr, "paths:", err)
 		os.Exit(1)
 	}
 }
 
-func work(out, jsonTo, pattern string, parallel, count int, pcap bool) error {
+func usage() {
+	w := flag.CommandLine.Output()
+	fmt.Fprint(w, `Measures how two nodes reach each other through the networks between them: the real binary between real NATs. Needs Linux and root.
+
+  go run ./test/paths -o docs/paths.md                        all of it: half an hour
+  go run ./test/paths -section events,more -o docs/paths.md   two sections of it
+  go run ./test/paths -run '^easy/hard$' -count 5             one pair, five times, on the screen only
+
+Sections:
+`)
+	for _, s := range sections() {
+		fmt.Fprintf(w, "  %-8s%3d cases: %s\n", s.name, len(s.cases), s.what)
+	}
+	fmt.Fprintln(w, "\nFlags:")
+	flag.PrintDefaults()
+}
+
+// work measures section by section, and writes each as soon as it is done: a run that is broken off leaves the rest as it was.
+func work(o options) error {
 	if err := lab.CanWorld(); err != nil {
 		return err
 	}
-	re, err := regexp.Compile(pattern)
+	re, err := regexp.Compile(o.run)
 	if err != nil {
 		return err
+	}
+	list, err := chosen(o.section)
+	if err != nil {
+		return err
+	}
+	if o.out != "" {
+		if err := places(o.out, list); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp("", "hedge-paths")
 	if err != nil {
@@ -48,32 +84,67 @@ func work(out, jsonTo, pattern string, parallel, count int, pcap bool) error {
 	if err != nil {
 		return err
 	}
-	var todo []spec
-	for _, s := range everything() {
-		for range count {
-			if re.MatchString(s.name()) {
-				todo = append(todo, s)
-			}
-		}
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	began := time.Now()
-	results := all(ctx, rig{bin: bin, dir: dir, pcap: pcap}, todo, parallel, func(r result) { fmt.Println(r) })
+	var results []result
+	for _, s := range list {
+		todo := s.matching(re, o.count)
+		at := time.Now()
+		part := all(ctx, rig{bin: bin, dir: filepath.Join(dir, s.name), pcap: o.pcap}, todo, o.parallel, func(r result) { fmt.Println(r) })
+		results = append(results, part...)
+		if o.out == "" || len(todo) == 0 || ctx.Err() != nil {
+			continue
+		}
+		if err := put(o.out, s.name, s.text(part, conditions{o.run, o.parallel, load(), at})); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("%d cases in %v\n", len(results), time.Since(began).Round(time.Second))
-	if jsonTo != "" {
-		b, err := json.MarshalIndent(results, "", "\t")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(jsonTo, b, 0o644); err != nil {
-			return err
+	if o.json == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(results, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, b, 0o644)
+}
+
+// matching are the cases whose name matches, each count times.
+func (s section) matching(re *regexp.Regexp, count int) (todo []spec) {
+	for _, c := range s.cases {
+		for range count {
+			if re.MatchString(c.name()) {
+				todo = append(todo, c)
+			}
 		}
 	}
-	if out != "" {
-		return os.WriteFile(out, []byte(report(results, parallel)), 0o644)
+	return todo
+}
+
+// places reports whether a document has a place for each section, before half an hour is spent on them.
+func places(file string, list []section) error {
+	doc, err := os.ReadFile(file)
+	for _, s := range list {
+		if err == nil {
+			_, err = replace(string(doc), s.name, "")
+		}
 	}
-	return nil
+	return err
+}
+
+// put replaces one section of a document.
+func put(file, name, text string) error {
+	doc, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	next, err := replace(string(doc), name, text)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(next), 0o644)
 }
 
 // build compiles the binary.
@@ -116,26 +187,6 @@ func all(ctx context.Context, g rig, todo []spec, parallel int, done func(result
 	wg.Wait()
 	return results
 }
-
-// everything is every kind against every other, the less usual ones against some, both ways, and every event on the
-// pairs of its cases.
-func everything() (list []spec) {
-	for _, a := range lab.Kinds {
-		for _, b := range lab.Kinds {
-			list = append(list, spec{a, b, ""})
-		}
-	}
-	for _, a := range slices.Concat(lab.MoreKinds, lab.WorldKinds) {
-		for _, b := range partners {
-			list = append(list, spec{a, b, ""}, spec{b, a, ""})
-		}
-		list = append(list, spec{a, a, ""})
-	}
-	return slices.Concat(list, eventCases, moreCases)
-}
-
-// partners are whom the less usual kinds are set against.
-var partners = []string{"none", "easy", "easyopen", "hard", "dual"}
 
 // String is one line for people.
 func (r result) String() string {

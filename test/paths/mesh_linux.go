@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,8 @@ type mesh struct {
 	relay *process
 	line  string // of the other relay
 	a, b  *peer
+	spot  *lab.Server // where the third node is, if there is one
+	third *process
 }
 
 // peer is a node at a site.
@@ -42,17 +45,19 @@ type peer struct {
 	api  *node.LocalClient
 
 	mu    sync.Mutex
+	other string // the key of the other peer, whose beginning is logged
 	paths []change
 }
 
 // change is a new path to the other peer, as logged.
 type change struct {
 	at   time.Time
-	path string // "direct 192.0.2.1:41641", "relay 1", "none"
+	path string // "direct 192.0.2.1:41641", "relay 1", "via peer relay third", "none"
 	why  string
 }
 
-func (c change) direct() bool { return strings.HasPrefix(c.path, "direct") }
+// is reports whether the path is "direct", by "relay", or whatever else it may begin with.
+func (c change) is(kind string) bool { return strings.HasPrefix(c.path, kind) }
 
 // process is a running hedge.
 type process struct {
@@ -60,8 +65,9 @@ type process struct {
 	done chan struct{} // it has ended, and its log is read
 }
 
-const policy = `{"tagOwners": {"tag:a": [], "tag:b": []}, "acls": [
-	{"action": "accept", "src": ["tag:a", "tag:b"], "dst": ["tag:a:*", "tag:b:*"]}]}`
+const policy = `{"tagOwners": {"tag:a": [], "tag:b": [], "tag:third": []}, "acls": [
+	{"action": "accept", "src": ["tag:a", "tag:b"], "dst": ["tag:a:*", "tag:b:*", "tag:third:9"]}],
+	"grants": [{"src": ["tag:a", "tag:b"], "dst": ["tag:third"], "app": {"tailscale.com/cap/relay": []}}]}`
 
 // newMesh builds it all up to two nodes that know of each other and have never talked.
 func newMesh(ctx context.Context, bin, dir, kindA, kindB string) (m *mesh, err error) {
@@ -254,12 +260,16 @@ func (p *peer) logged(line string) {
 	}
 	now := time.Now()
 	var l struct {
+		Peer string `json:"peer"`
 		Path string `json:"path"`
 		Why  string `json:"why"`
 	}
-	if json.Unmarshal([]byte(line), &l) == nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+	if json.Unmarshal([]byte(line), &l) != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.Peer != "" && strings.HasPrefix(p.other, l.Peer) {
 		p.paths = append(p.paths, change{now, l.Path, l.Why})
 	}
 }
@@ -285,7 +295,7 @@ func (m *mesh) settle(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if s.State != node.StateRunning || s.Relay.ID == 0 || len(s.Peers) != 1 || !s.Peers[0].Online {
+			if s.State != node.StateRunning || s.Relay.ID == 0 || !p.knows(s) {
 				return fmt.Errorf("it is %s, home relay %d, %d peers: %s", s.State, s.Relay.ID, len(s.Peers), s.Problem)
 			}
 			n, err := p.api.Netcheck(ctx)
@@ -306,16 +316,37 @@ func (m *mesh) settle(ctx context.Context) error {
 	return pause(ctx, 1500*time.Millisecond)
 }
 
-// addrOf is a peer's address in the mesh, as another sees it.
+func (m *mesh) other(p *peer) *peer {
+	if p == m.a {
+		return m.b
+	}
+	return m.a
+}
+
+// knows reports whether the peer sees the other, and takes note of its key.
+func (p *peer) knows(s node.Status) bool {
+	name := p.m.other(p).name
+	i := slices.IndexFunc(s.Peers, func(q node.Peer) bool { return q.Name == name && q.Online })
+	if i >= 0 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		_, p.other, _ = strings.Cut(s.Peers[i].Key, ":")
+	}
+	return i >= 0
+}
+
+// addrOf is the other's address in the mesh, as a node sees it.
 func (m *mesh) addrOf(ctx context.Context, from *peer) (netip.Addr, error) {
 	s, err := from.api.Status(ctx)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	if len(s.Peers) == 0 || len(s.Peers[0].Addrs) == 0 {
-		return netip.Addr{}, errors.New("no peer")
+	for _, p := range s.Peers {
+		if p.Name == m.other(from).name && len(p.Addrs) > 0 {
+			return p.Addrs[0], nil
+		}
 	}
-	return s.Peers[0].Addrs[0], nil
+	return netip.Addr{}, errors.New("no peer")
 }
 
 // close ends all of it.
@@ -327,7 +358,7 @@ func (m *mesh) close() error {
 		}
 	}
 	wg.Wait()
-	for _, p := range []*process{m.hubUp, m.relay} {
+	for _, p := range []*process{m.third, m.hubUp, m.relay} {
 		if p != nil {
 			p.cmd.Process.Kill()
 			<-p.done
