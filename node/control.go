@@ -77,7 +77,6 @@ func (c *control) run(ctx context.Context) {
 			wait = backoffMin
 		}
 		var refused *wire.Refused
-		var pin *wire.PinError
 		isRefused := errors.As(err, &refused)
 		if c.lost(err) && !isRefused {
 			c.log.Warn().Err(err).Msg("no session with the coordinator; what is enforced stays in force")
@@ -92,7 +91,7 @@ func (c *control) run(ctx context.Context) {
 			case later:
 				pause = backoffFixed + rand.N(backoffFixed)
 			}
-		case errors.As(err, &pin):
+		case isHopeless(err):
 			c.tell(err)
 			pause = backoffMax/2 + rand.N(backoffMax/2)
 		}
@@ -101,6 +100,18 @@ func (c *control) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// isHopeless reports whether err is one that trying again will not mend, only a person.
+func isHopeless(err error) bool {
+	if r, ok := errors.AsType[*wire.Refused](err); ok {
+		return r.Code != wire.RefusedBusy
+	}
+	if p, ok := errors.AsType[*wire.ProxyError](err); ok {
+		return p.Credentials()
+	}
+	_, ok := errors.AsType[*wire.PinError](err)
+	return ok
 }
 
 // tell reports how the first Map was come by, once.
@@ -371,7 +382,7 @@ func (c *control) found(conn *wire.Conn) {
 	}
 	c.mu.Lock()
 	c.dial = conn
-	c.status.Connected, c.status.Since, c.status.LastError, c.status.Attempts = true, time.Now(), "", 0
+	c.status.Connected, c.status.Since, c.status.LastError, c.status.Stuck, c.status.Attempts = true, time.Now(), "", false, 0
 	c.mu.Unlock()
 	c.log.Info().Str("url", conn.URL()).Msg("connected to the coordinator")
 	c.changed()
@@ -393,7 +404,7 @@ func (c *control) lost(err error) bool {
 	c.status.Connected = false
 	c.last = err
 	isNews := c.status.LastError != err.Error()
-	c.status.LastError = err.Error()
+	c.status.LastError, c.status.Stuck = err.Error(), isHopeless(err)
 	c.status.Attempts++
 	c.mu.Unlock()
 	c.changed()

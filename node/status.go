@@ -106,6 +106,7 @@ type Control struct {
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"` // connected or disconnected since
 	LastError string    `json:"last_error,omitempty"`
+	Stuck     bool      `json:"stuck,omitempty"`    // LastError is of a kind that a person has to mend
 	Attempts  int       `json:"attempts,omitempty"` // failed in a row
 }
 

@@ -318,7 +318,7 @@ func TestProxyOnly(t *testing.T) {
 	m.env = []string{"HTTPS_PROXY=http://me:wrong@" + ip + ":3128"}
 	line := m.must(m.hub, "admin", "join-key", "create", "--user", "alice@lab", "--json")
 	join := regexp.MustCompile(`hedge1-[^"]+`).FindString(line)
-	if out, code, err := m.hedge(m.alice, "up", join, "--name", "alice", "--timeout", "3s"); code == 0 || !strings.Contains(fmt.Sprint(out, err), "407") && !strings.Contains(fmt.Sprint(out, err), "Proxy Authentication Required") {
+	if out, code, err := m.hedge(m.alice, "up", join, "--name", "alice"); code != 3 || !strings.Contains(fmt.Sprint(out, err), "the proxy "+ip+":3128 answers 407") {
 		t.Errorf("with a wrong password: exit code %d, %v\n%s", code, err, out)
 	}
 	if denied.Load() == 0 {
@@ -336,6 +336,14 @@ func TestProxyOnly(t *testing.T) {
 	}
 	if !strings.Contains(got, m.relay.Addr.String()+":7443") && !strings.Contains(got, m.second.Addr.String()+":7443") {
 		t.Errorf("no relay was reached through the proxy, which connected to %s", got)
+	}
+
+	m.must(m.alice, "down") // the password is changed: a member comes up by what it knows, and says why it is not connected
+	m.env = []string{"HTTPS_PROXY=http://me:wrong@" + ip + ":3128"}
+	for _, when := range []string{"coming up", "being up"} {
+		if out, code, _ := m.hedge(m.alice, "up"); code != 3 || !strings.Contains(out, "the proxy "+ip+":3128 answers 407") || strings.Contains(out, "wrong@") {
+			t.Errorf("%s with a wrong password: exit code %d\n%s", when, code, out)
+		}
 	}
 	walk(t, filepath.Join(m.state(m.alice)), func(path string, b []byte) {
 		if strings.Contains(string(b), password) {

@@ -52,6 +52,9 @@ func classify(err error) (code int, next string) {
 	if _, ok := errors.AsType[*wire.PinError](err); ok {
 		return exitFailed, "nothing was sent to it; check the address, and ask whoever runs the mesh for a new join string if its key was changed on purpose"
 	}
+	if p, ok := errors.AsType[*wire.ProxyError](err); ok && p.Credentials() {
+		return exitNotConnected, "nothing more was tried, for many proxies lock an account; NO_PROXY=HOST goes past the proxy, where that is permitted"
+	}
 	if _, ok := errors.AsType[*wire.UnreachableError](err); ok {
 		return exitUnreachable, "check that the coordinator runs and that this machine can reach one of its addresses"
 	}

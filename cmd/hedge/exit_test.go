@@ -26,6 +26,8 @@ func TestClassify(t *testing.T) {
 		{&node.UnreachableError{Err: errors.New("no answer")}, exitUnreachable},
 		{&node.UnknownNameError{Name: "web"}, exitUnreachable},
 		{&wire.UnreachableError{}, exitUnreachable},
+		{&wire.UnreachableError{Tried: []wire.Attempt{{Err: &wire.ProxyError{Code: 407}}}}, exitNotConnected},
+		{&wire.UnreachableError{Tried: []wire.Attempt{{Err: &wire.ProxyError{Code: 502}}}}, exitUnreachable},
 		{context.DeadlineExceeded, exitUnreachable},
 		{&wire.PinError{}, exitFailed},
 		{&wire.Refused{Code: wire.RefusedKeyUsed}, exitFailed},

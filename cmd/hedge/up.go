@@ -31,6 +31,9 @@ Programs reach the network through the proxy it reports:
 
 With --tun they need no proxy: the host gets a network interface, if that is permitted; see hedge node --help.
 
+A member comes up by what it was last told when its coordinator does not answer, says so, and goes on trying. Where that
+will not help (it was removed, its key has expired, a proxy refuses the password) the exit code is 3.
+
 The node keeps its flags: hedge up without them, after hedge down or a restart, is as it was. Of a node that is up
 already, what it does for others and its exit change at once, as by hedge set; the rest when it is started again.`,
 		Example: `  hedge up hedge1-…
@@ -122,7 +125,13 @@ func (a *app) up(ctx context.Context, f *nodeFlags, join string, foreground bool
 		return err
 	}
 	r.Ping = a.firstPing(ctx, r.Peers)
-	return a.print(r, func(w io.Writer) { showUp(w, r) })
+	if err := a.print(r, func(w io.Writer) { showUp(w, r) }); err != nil {
+		return err
+	}
+	if r.Control.Stuck && !r.Control.Connected {
+		return errQuiet(exitNotConnected) // the report says why
+	}
+	return nil
 }
 
 // sameMesh refuses a join string for another mesh than the one the running node is in.
@@ -182,6 +191,10 @@ func showUp(w io.Writer, r upReport) {
 	switch {
 	case r.Already:
 		fmt.Fprintf(w, "%s is up already, since %s\n", r.FullName, r.Started.Format(time.DateTime))
+	case r.State == node.StateRefused:
+		fmt.Fprintf(w, "%s may not take part\n", r.FullName)
+	case r.Control.Stuck:
+		fmt.Fprintf(w, "%s is up, and not connected to its coordinator\n", r.FullName)
 	default:
 		fmt.Fprintf(w, "%s is up, after %s\n", r.FullName, short(time.Duration(r.Took)))
 	}

@@ -1,10 +1,12 @@
 package wire
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -221,6 +223,57 @@ func TestProxyIsHonoured(t *testing.T) {
 		t.Errorf("the proxy was asked %q, want %q", asked, want)
 	}
 	c.Close()
+}
+
+// A proxy that will not connect is named with its answer, whatever reason it gives, and never with the password; of a wrong
+// password whoever dials is told, so as not to try it again and again.
+func TestProxyRefuses(t *testing.T) {
+	for answer, want := range map[string]struct {
+		says  string
+		creds bool
+	}{
+		"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n": {"407 Proxy Authentication Required: it wants another user or password", true},
+		"HTTP/1.0 407 authenticationrequired\r\n\r\n":                                                          {"407 Proxy Authentication Required", true},
+		"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n":                                                  {"403 Forbidden", false},
+		"HTTP/1.1 502 Bad Gateway\r\n\r\n":                                                                     {"502 Bad Gateway", false},
+		"220 mail.example ESMTP\r\n":                                                                           {"malformed", false},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				http.ReadRequest(bufio.NewReader(c))
+				io.WriteString(c, answer)
+				c.Close()
+			}
+		})
+		at := l.Addr().String()
+		_, err = Dial(t.Context(), DialConfig{URLs: []string{"https://hub.example:7443"}, Pin: key.PublicOf(key.NewControl()), Machine: key.NewMachine(),
+			Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at, User: url.UserPassword("me", "sesame")})})
+		l.Close()
+		wg.Wait()
+		var p *ProxyError
+		if said := fmt.Sprint(err); !strings.Contains(said, want.says) || strings.Contains(said, "sesame") {
+			t.Errorf("%q: %v", answer, err)
+		}
+		switch errors.As(err, &p) {
+		case true:
+			if p.Proxy != at || p.Credentials() != want.creds {
+				t.Errorf("%q: %+v", answer, p)
+			}
+		case false:
+			if strings.HasPrefix(answer, "HTTP") {
+				t.Errorf("%q: %v, want a ProxyError", answer, err)
+			}
+		}
+	}
 }
 
 func TestBrowserIsTurnedAway(t *testing.T) {

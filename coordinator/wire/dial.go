@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -148,24 +150,31 @@ func dialOne(ctx context.Context, c DialConfig, raw string, cert tls.Certificate
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
+	choose := c.Proxy
+	if choose == nil {
+		choose = http.ProxyFromEnvironment
+	}
+	var via *url.URL
+	var first []byte // what the other end said first: with a proxy, its answer to CONNECT
 	d := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			nc, err := dial(ctx, network, addr)
 			if err == nil {
 				stop = context.AfterFunc(ctx, func() { nc.Close() })
+				nc = &heard{Conn: nc, first: &first}
 			}
 			return nc, err
 		},
-		Proxy: c.Proxy,
+		Proxy: func(r *http.Request) (u *url.URL, err error) { via, err = choose(r); return via, err },
 		// What is outside proves nothing and need not: a self-signed front, or a firewall that inspects, sees
 		// only the TLS inside, which is held to the pin.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}},
 	}
-	if d.Proxy == nil {
-		d.Proxy = http.ProxyFromEnvironment
-	}
 	ws, resp, err := d.DialContext(ctx, u, nil)
 	if err != nil {
+		if p := proxyError(via, first); p != nil {
+			return nil, p
+		}
 		if resp != nil {
 			return nil, fmt.Errorf("it answers HTTP %s, as a coordinator would not: "+
 				"is the URL right, and does the proxy in between pass WebSocket?", resp.Status)
@@ -280,6 +289,56 @@ func (e *PinError) Error() string {
 	return fmt.Sprintf("wire: %s: this is not the coordinator of the join string: it holds %s, want %s; "+
 		"if the coordinator was set up anew, get a new join string from its admin, else something is impersonating it",
 		e.URL, e.Got, e.Want)
+}
+
+// ProxyError says that the proxy on the way would not connect to the coordinator.
+type ProxyError struct {
+	Proxy string // host:port, without the password
+	Code  int    // 407, say
+}
+
+func (e *ProxyError) Error() string {
+	s := fmt.Sprintf("the proxy %s answers %d %s", e.Proxy, e.Code, http.StatusText(e.Code))
+	if e.Credentials() {
+		s += ": it wants another user or password than it was given; write HTTPS_PROXY=http://USER:PASSWORD@" + e.Proxy
+	}
+	return s
+}
+
+// Credentials reports whether it is the user and the password that are wrong, or missing (RFC 9110 section 15.5.8): who
+// asks again with the same may lock the account.
+func (e *ProxyError) Credentials() bool { return e.Code == http.StatusProxyAuthRequired }
+
+// proxyError reads the proxy's answer to CONNECT, and is nil where there was no proxy or it did connect:
+//
+//	HTTP/1.1 407 …
+//	0        9
+func proxyError(via *url.URL, first []byte) *ProxyError {
+	if via == nil || len(first) < statusLine || !bytes.HasPrefix(first, []byte("HTTP/1.")) {
+		return nil
+	}
+	code, err := strconv.Atoi(string(first[9:statusLine]))
+	if err != nil || code/100 == 2 {
+		return nil
+	}
+	return &ProxyError{Proxy: via.Host, Code: code}
+}
+
+const statusLine = len("HTTP/1.1 407")
+
+// heard keeps how the first thing read begins: the WebSocket library tells no more of a proxy's refusal than its reason.
+type heard struct {
+	net.Conn
+	first *[]byte
+}
+
+func (h *heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if h.first != nil && n > 0 {
+		*h.first = bytes.Clone(b[:min(n, statusLine)])
+		h.first = nil
+	}
+	return n, err
 }
 
 // UnreachableError says why each URL failed.
