@@ -300,7 +300,11 @@ func (n *testNode) peers() []string {
 // refused waits for the session's end, and returns why.
 func (n *testNode) refused() *wire.Refused {
 	n.t.Helper()
-	<-n.done
+	select {
+	case <-n.done:
+	case <-time.After(10 * time.Second):
+		n.t.Fatalf("%s: was let in, and should have been refused", n.hello.Name)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var no *wire.Refused

@@ -317,8 +317,17 @@ func TestLoopbackOnly(t *testing.T) {
 			continue
 		}
 		s, _ := New(Options{Dialer: &mesh{}})
-		if err := s.Serve(l); !errors.Is(err, ErrNotLoopback) {
-			t.Errorf("%s: %v", at, err)
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		select {
+		case err := <-served:
+			if !errors.Is(err, ErrNotLoopback) {
+				t.Errorf("%s: %v", at, err)
+			}
+		case <-time.After(10 * time.Second):
+			s.Close()
+			<-served
+			t.Fatalf("it serves on %s, where others than this machine can ask", at)
 		}
 		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%s is still open: %v", at, err)
