@@ -3,7 +3,6 @@ package bind
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -58,8 +57,7 @@ func (b *Bind) Network() Network {
 
 // lookAround keeps what Network tells.
 func (l *loop) lookAround(now time.Time) {
-	a := &around{latency: maps.Clone(l.stun.latency)}
-	maps.DeleteFunc(a.latency, func(id uint16, _ time.Duration) bool { return l.stun.silent(id, now) })
+	a := &around{latency: l.stun.far.known(false, now)}
 	for _, ip := range l.net.addrs {
 		a.local = append(a.local, netip.AddrPortFrom(ip, l.b.Port()))
 	}

@@ -198,7 +198,7 @@ func (l *loop) sync() {
 }
 
 func (l *loop) tend(now time.Time) {
-	l.b.relays.tend(l.b.nanos(now), l.stun.latency, l.stun.settled(now), func(id uint16) bool { return l.stun.sure(id, now) })
+	l.b.relays.tend(l.b.nanos(now), l.stun.far.known(true, now), l.stun.settled(now), func(id uint16) bool { return l.stun.sure(id, now) })
 }
 
 // announce tells the owner and the peers where we are, if that changed.

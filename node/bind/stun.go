@@ -23,8 +23,6 @@ const (
 	stunGiveUp     = 3 * time.Second
 	stunAgain      = 3 * time.Second        // between rounds out of turn
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
-	stunDoubts     = 2                      // times that a relay is asked again before it is passed over for its latency
-	stunDoubt      = 300 * time.Millisecond // for the answer to one of them
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
 	muteEvery      = time.Second // while UDP is blocked one server is asked that often, if somebody waits for a direct path
@@ -35,7 +33,6 @@ const (
 type stunClient struct {
 	l       *loop
 	started time.Time // this round
-	before  time.Time // the round before
 	looked  time.Time // the last out of turn
 	vain    bool      // the rounds before this one were
 	muted   time.Time // next question while none is answered
@@ -45,8 +42,7 @@ type stunClient struct {
 	nextNew time.Time // the next round
 	servers []stunServer
 	asked   map[[stun.TransactionIDSize]byte]question
-	latency map[uint16]time.Duration // by relay
-	heard   map[uint16]time.Time     // the last answer of each
+	far     distances // of the relays
 	seen    map[netip.AddrPort]reflexive
 	names   map[string]named
 	relays  []Relay
@@ -61,8 +57,6 @@ type stunServer struct {
 	answered bool
 	second   bool // another port of one that is there too
 	again    time.Time
-	doubts   int       // times it was asked again in this round, though it had answered
-	doubt    time.Time // when that was last, and is not answered yet
 }
 
 type question struct {
@@ -89,7 +83,6 @@ type resolved struct {
 
 func (s *stunClient) init(l *loop) {
 	s.l = l
-	s.latency, s.heard = make(map[uint16]time.Duration), make(map[uint16]time.Time)
 	s.seen = make(map[netip.AddrPort]reflexive)
 	s.names = make(map[string]named)
 	s.asked = make(map[[stun.TransactionIDSize]byte]question)
@@ -104,12 +97,7 @@ func (s *stunClient) relaysChanged(now time.Time) {
 		return
 	}
 	s.relays = list
-	for id := range s.latency {
-		if !slices.ContainsFunc(list, func(r Relay) bool { return r.ID == id }) {
-			delete(s.latency, id)
-			delete(s.heard, id)
-		}
-	}
+	s.far.forget(func(id uint16) bool { return slices.ContainsFunc(list, func(r Relay) bool { return r.ID == id }) })
 	s.rounds = 0
 	s.start(now)
 }
@@ -125,7 +113,8 @@ func (s *stunClient) again(now time.Time) {
 // start begins a round.
 func (s *stunClient) start(now time.Time) {
 	s.vain = s.mute(now)
-	s.before, s.started = s.started, now
+	s.started = now
+	s.far.begin(now)
 	s.rounds++
 	clear(s.asked)
 	s.servers = s.servers[:0]
@@ -268,11 +257,8 @@ func (s *stunClient) answer(p message) {
 	delete(s.asked, id)
 	mute := s.mute(now)
 	v := &s.servers[q.server]
-	rtt := max(now.Sub(q.sent), time.Microsecond)
-	if old, ok := s.latency[v.relay]; !ok || rtt < old || !v.answered && v.tries == 1 {
-		s.latency[v.relay] = rtt
-	}
-	v.answered, v.doubt, s.heard[v.relay] = true, time.Time{}, now
+	s.far.answer(v.relay, max(now.Sub(q.sent), time.Microsecond), v.tries == 1, now)
+	v.answered = true
 	if old, ok := s.seen[v.addr]; ok && old.addr != mapped { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
 			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
@@ -290,13 +276,6 @@ func (s *stunClient) answer(p message) {
 		s.l.step(path.Unblocked{})
 		s.start(now) // and what do the others say?
 	}
-}
-
-// silent reports whether a relay that has answered does so no more: it was asked in vain in this round, or in the one before
-// and has not answered since.
-func (s *stunClient) silent(relay uint16, now time.Time) bool {
-	at := s.heard[relay]
-	return at.Before(s.started) && (now.Sub(s.started) >= stunGiveUp || at.Before(s.before))
 }
 
 func newRequest() *stun.Message {
@@ -320,27 +299,16 @@ func readAnswer(pkt []byte) (mapped netip.AddrPort, id [stun.TransactionIDSize]b
 	return netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), m.TransactionID, true
 }
 
-// sure reports whether a relay is surely as far as it seems, or asks it again: one answer that was held up, by a machine
-// that has just begun or by a queue, is not to decide on the home relay for hours. The least of its answers counts.
+// sure reports whether a relay is surely as far as it seems, or asks it again.
 func (s *stunClient) sure(relay uint16, now time.Time) bool {
-	sure := true
-	for i := range s.servers {
-		v := &s.servers[i]
-		if v.relay != relay || !v.answered {
-			continue
-		}
-		if v.doubt.IsZero() && v.doubts < stunDoubts {
-			v.doubt = now
-			v.doubts++
+	sure, ask, again := s.far.sure(relay, now)
+	for i, v := range s.servers {
+		if ask && v.relay == relay && v.answered {
 			_ = s.ask(now, i)
 		}
-		until := v.doubt.Add(stunDoubt)
-		if v.doubt.IsZero() || !until.After(now) {
-			continue
-		}
-		if sure = false; until.Before(s.next) {
-			s.next = until
-		}
+	}
+	if !sure && again.Before(s.next) {
+		s.next = again
 	}
 	return sure
 }
