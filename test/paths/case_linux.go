@@ -16,14 +16,15 @@ type labLine = lab.Line
 
 // result is what a case measured. Times are from the first datagram, or from the event.
 type result struct {
-	Name    string        `json:"name"` // a/b or a/b/event
-	Err     string        `json:"error,omitempty"`
-	First   time.Duration `json:"first_echo"`
-	DirectA time.Duration `json:"direct_a"` // 0: never; or on the path that is hoped for instead
-	DirectB time.Duration `json:"direct_b"`
-	Cold    tally         `json:"cold"` // from the start until a second after both were direct
-	Copies  int           `json:"copies"`
-	NATs    string        `json:"nats"` // as the nodes found them
+	Name    string          `json:"name"` // a/b or a/b/event
+	Err     string          `json:"error,omitempty"`
+	Plain   []time.Duration `json:"plain"` // round trips of plain datagrams, before
+	First   time.Duration   `json:"first_echo"`
+	DirectA time.Duration   `json:"direct_a"` // 0: never; or on the path that is hoped for instead
+	DirectB time.Duration   `json:"direct_b"`
+	Cold    tally           `json:"cold"` // from the start until a second after both were direct
+	Copies  int             `json:"copies"`
+	NATs    string          `json:"nats"` // as the nodes found them
 
 	Event  tally         `json:"event"`            // from the event until all was well for a second
 	Back   time.Duration `json:"back"`             // from its end until the paths were as they are to be; 0: never
@@ -74,7 +75,7 @@ func measure(ctx context.Context, g rig, s spec) (res result) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
 	}
-	m, err := newMesh(ctx, g.bin, dir, s.a, s.b)
+	m, err := newMesh(ctx, g.bin, dir, s.a, s.b, &res.Plain)
 	if err != nil {
 		return fail(err)
 	}

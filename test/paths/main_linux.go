@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -199,6 +200,9 @@ func (r result) String() string {
 	s := fmt.Sprintf("%-28s first %s direct %s %s lost %d/%d late %d copies %d", r.Name, ms(r.First), ms(r.DirectA), ms(r.DirectB), r.Cold.Lost, r.Cold.Sent, r.Cold.Late, r.Copies)
 	if r.Event.Sent > 0 {
 		s += fmt.Sprintf(" | outage %s lost %d/%d back %s stall %s", ms(r.Event.Gap), r.Event.Lost, r.Event.Sent, ms(r.Back), ms(r.Stall))
+	}
+	if len(r.Plain) > 0 {
+		s += fmt.Sprintf(" plain %.1f", float64(slices.Sorted(slices.Values(r.Plain))[len(r.Plain)/2].Microseconds())/1000)
 	}
 	if r.Cold.Lost > 0 {
 		s += fmt.Sprintf(" gone %v", r.Cold.Gone)

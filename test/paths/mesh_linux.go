@@ -69,8 +69,9 @@ const policy = `{"tagOwners": {"tag:a": [], "tag:b": [], "tag:third": []}, "acls
 	{"action": "accept", "src": ["tag:a", "tag:b"], "dst": ["tag:a:*", "tag:b:*", "tag:third:9"]}],
 	"grants": [{"src": ["tag:a", "tag:b"], "dst": ["tag:third"], "app": {"tailscale.com/cap/relay": []}}]}`
 
-// newMesh builds it all up to two nodes that know of each other and have never talked.
-func newMesh(ctx context.Context, bin, dir, kindA, kindB string) (m *mesh, err error) {
+// newMesh builds it all up to two nodes that know of each other and have never talked; round trips of plain datagrams
+// meanwhile go to took.
+func newMesh(ctx context.Context, bin, dir, kindA, kindB string, took *[]time.Duration) (m *mesh, err error) {
 	m = &mesh{bin: bin, dir: dir}
 	defer func() {
 		if err != nil {
@@ -103,7 +104,11 @@ func newMesh(ctx context.Context, bin, dir, kindA, kindB string) (m *mesh, err e
 			return m, err
 		}
 	}
-	return m, m.settle(ctx)
+	if err := m.settle(ctx); err != nil {
+		return m, err
+	}
+	*took, err = plain(ctx, m) // meanwhile STUN has its say, and what it found is told to the other by the coordinator
+	return m, errors.Join(err, pause(ctx, 400*time.Millisecond))
 }
 
 func (m *mesh) state(name string) string { return filepath.Join(m.dir, name) }
@@ -312,8 +317,7 @@ func (m *mesh) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	// STUN has its say, and what it found is told to the other by the coordinator.
-	return pause(ctx, 1500*time.Millisecond)
+	return nil
 }
 
 func (m *mesh) other(p *peer) *peer {

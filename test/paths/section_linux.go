@@ -102,6 +102,7 @@ func (s section) text(results []result, c conditions) string {
 	}
 	fmt.Fprintf(&b, "\n*Measured from %s on: %s. %d at once, on %s with %d CPUs; load at the end, other work of the machine included: %s.\nTimes are in milliseconds, each from a single run.*\n",
 		c.at.UTC().Format("2006-01-02 15:04 UTC"), which, c.parallel, runtime.GOOS, runtime.NumCPU(), c.load)
+	b.WriteString(plainly(results))
 	return b.String()
 }
 
