@@ -145,7 +145,7 @@ func (pr *peer) gotPing(now time.Time, from Route, m Ping) {
 // one and a half round trips: our own ping died at theirs, theirs came through, and now ours will.
 func (pr *peer) pingBack(now time.Time, from netip.AddrPort, least time.Duration) {
 	c, _ := pr.add(now, from, seen)
-	if c != nil && !recent(now, c.pong, fresh) && !recent(now, c.pinged, least) {
+	if c != nil && !recent(now, c.pong, fresh) && !recent(now, c.pinged, least) && (c.hop == nil || c.hop.refuse == "") {
 		pr.ping(now, from, 0, false)
 	}
 }

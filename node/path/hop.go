@@ -113,6 +113,7 @@ func (pr *peer) hopped(now time.Time, ev Hopped) {
 
 // quit leaves a peer relay that does not serve any more: nothing goes by it from now on.
 func (pr *peer) quit(now time.Time, why string) {
+	pr.forget(pr.best.addr, now) // an answer under way would bring us back
 	pr.leave(now, why)
 	pr.until = time.Time{}
 	pr.restart(now)

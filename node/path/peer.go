@@ -2,7 +2,6 @@ package path
 
 import (
 	"container/heap"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,8 +24,10 @@ type peer struct {
 	other      Route
 	since      time.Time
 	why        string
-	hushed     time.Time // when it was last asked because a flow had ended
-	quiet      int       // times best had to be asked since a packet came by it
+	hushed     time.Time  // when it was last asked because a flow had ended
+	quiet      int        // times best had to be asked since a packet came by it
+	left       *candidate // the path that stopped answering last
+	leftAt     time.Time
 	went       time.Time // when best was chosen and there was none
 
 	relay    quality
@@ -132,9 +133,12 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		case pr.best == nil || pr.doubt:
 		case pr.asked(pr.best.addr):
 		case pr.traffic.Waiting.IsZero():
-			sooner(now.Add(silence))
+			sooner(now.Add(min(silence, pr.patience(now))))
 		default:
-			sooner(pr.traffic.Waiting.Add(pr.patience()))
+			sooner(pr.traffic.Waiting.Add(pr.patience(now)))
+		}
+		if pr.knocks(now) {
+			sooner(pr.left.pinged.Add(knockEvery))
 		}
 		if !pr.direct() && !pr.shunAt.IsZero() {
 			sooner(pr.shunAt)
@@ -176,8 +180,6 @@ func (pr *peer) busy(now time.Time) bool {
 	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake) || pr.try != nil
 }
 
-func (pr *peer) patience() time.Duration { return min(silence<<min(pr.quiet, 2), silenceMost) }
-
 // tick does what time makes due.
 func (pr *peer) tick(now time.Time, t Traffic) {
 	if t.Heard.After(pr.traffic.Heard) && (pr.best == nil || t.Heard.After(pr.best.pong)) {
@@ -199,118 +201,13 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	}
 	pr.hearLoss(now, t.Counts)
 	pr.retry(now)
+	pr.knock(now)
 	pr.consider(now)
 	pr.refresh(now)
 	pr.guessOn(now)
 	pr.tryHops(now)
 	pr.lookForBetter(now)
 	pr.findMTU(now)
-}
-
-// check asks whether the direct path still works, if there is reason to.
-func (pr *peer) check(now time.Time) {
-	if pr.asked(pr.best.addr) {
-		return
-	}
-	proof := latest(pr.traffic.Heard, pr.best.pong)
-	switch {
-	case !recent(now, proof, Trust):
-		// Quiet for long, perhaps forgotten by a NAT. It mostly answers, so wait for that before searching.
-		if !pr.doubt {
-			pr.doubt = true
-			pr.restart(now.Add(pongLeast))
-		}
-		pr.ping(now, pr.best.addr, 0, true)
-	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience():
-		pr.quiet++
-		pr.ping(now, pr.best.addr, 0, true)
-		pr.doubtMTU(now, false)
-	case now.Sub(proof) >= hush && pr.rate >= hushRate && recent(now, pr.rateAt, hush+2*lossEvery) && now.Sub(pr.hushed) >= hushEvery:
-		pr.hushed = now
-		pr.ping(now, pr.best.addr, 0, true)
-	case now.Sub(pr.best.pong) >= recheck:
-		pr.ping(now, pr.best.addr, 0, true)
-	}
-}
-
-// suspect asks the direct path and sends by relay too until it answers, and looks for others meanwhile.
-func (pr *peer) suspect(now time.Time) {
-	if pr.instead(now) {
-		return
-	}
-	if !pr.doubt {
-		pr.doubt = true
-		pr.restart(now)
-		pr.p.do(Look{})
-		pr.call(now, hereDoubt) // it may be only our way to the peer or only its way to us that is broken
-	}
-	if !pr.asked(pr.best.addr) {
-		pr.ping(now, pr.best.addr, 0, true)
-	}
-}
-
-// expire takes pings that were not answered off the list and draws the conclusion.
-func (pr *peer) expire(now time.Time) {
-	var asked time.Time // by the latest of those that the path in use has not answered
-	for i := range pr.pings {
-		g := &pr.pings[i]
-		if g.late || g.due.After(now) {
-			continue
-		}
-		g.late, g.due = true, g.sent.Add(lateMost)
-		if !g.to.IsValid() {
-			pr.relay.missed++
-		}
-		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
-			c.missed++
-			c.wins, c.streak = 0, 0
-			if c.hop != nil {
-				c.hop.open, c.hop.trial = false, nil // it may have forgotten us
-			}
-			if c == pr.best {
-				asked = latest(asked, g.sent)
-			}
-		}
-	}
-	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return !g.due.After(now) })
-	if asked.IsZero() {
-		return
-	}
-	missed := pr.best.missed
-	if pr.traffic.Heard.After(asked) { // the path brings packets: it may be lossy only
-		missed /= 2
-	}
-	switch {
-	case missed >= 2 && !pr.instead(now):
-		c := pr.best
-		pr.leave(now, fmt.Sprintf("%s stopped answering", c))
-		if !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst) {
-			pr.doubtful(now, c, stopStreak)
-		}
-	case missed == 1:
-		pr.suspect(now)
-	case missed == 0 && !pr.asked(pr.best.addr):
-		pr.ping(now, pr.best.addr, 0, true)
-	}
-}
-
-// instead takes another address that answered just now in place of the one that does not: that which did so last, as the
-// others may be gone with it.
-func (pr *peer) instead(now time.Time) bool {
-	var next *candidate
-	for _, c := range pr.candidates {
-		if c != pr.best && c.missed == 0 && (c.hop == nil || !pr.direct()) && recent(now, c.pong, pongMost) && (next == nil || c.pong.After(next.pong)) {
-			next = c
-		}
-	}
-	if next == nil {
-		return false
-	}
-	old := pr.best
-	pr.doubt = true // so that packets go by relay too, not by the old address
-	pr.adopt(now, next, fmt.Sprintf("%s answers and %s does not", next, old))
-	old.pong = time.Time{}
-	return true
 }
 
 // leave goes back to the relay.
@@ -337,10 +234,12 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	}
 	had := pr.best != nil
 	pr.best, pr.doubt, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, 0, 0, 0, false
+	pr.freshAt = time.Time{}
 	if had {
 		pr.stir(now) // the peer may have moved
 	}
 	c.mtu = mtu{due: now}
+	pr.traffic.Waiting = time.Time{} // that was by another
 	pr.until = now.Add(bothFor)
 	pr.since, pr.why = now, why
 	for _, o := range pr.candidates {

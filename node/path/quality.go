@@ -150,8 +150,8 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
 	// It must be much both of late and on the whole.
-	if alone := c.score(now) - time.Duration(c.loss-min(c.loss, int(m.PerMille)))*lossCost/10; !clearly(pr.relayScore(now), alone) {
-		return
+	if alone := c.score(now) - time.Duration(c.loss-min(c.loss, int(m.PerMille)))*lossCost/10; pr.relay.rtt > 0 && !clearly(pr.relayScore(now), alone) {
+		return // and what is not known yet will be when it comes to decide
 	}
 	if asking {
 		return // whether it is only the long ones that are lost, as will be known in a moment
@@ -159,7 +159,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	if c.lossy == 0 && pr.compared == 0 {
 		pr.compareAt = now // another address may do better than both
 	}
-	if c.lossy++; c.lossy >= lossyTwice && recent(now, pr.relay.pong, 10*time.Second) {
+	if c.lossy++; c.lossy >= lossyTwice && pr.relay.rtt > 0 && recent(now, pr.relay.pong, 10*time.Second) {
 		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c, c.loss))
 	}
 }

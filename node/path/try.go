@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -137,8 +138,10 @@ func (pr *peer) consider(now time.Time) {
 
 // mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began. The
 // peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
+// A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
 func (pr *peer) mayGuess(now time.Time) bool {
-	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor)
+	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor) &&
+		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && recent(now, c.pong, Trust) })
 }
 
 // guessAt is when the search has had its time.
