@@ -2,6 +2,7 @@ package derp
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -220,6 +221,7 @@ func FuzzProof(f *testing.F) {
 	signed := ticket.Sign(control)
 	f.Add(newProof(relay, signed, machine, ticket.Issued))
 	f.Add(proofScheme)
+	f.Add(proofScheme + strings.Repeat("\n", base64.RawURLEncoding.EncodedLen(proofLen))) // as long, and nothing in it
 	f.Fuzz(func(t *testing.T, header string) {
 		p, ok := parseProof(header)
 		if ok && (len(p.ticket) != TicketLen || len(p.sig) != 64) {

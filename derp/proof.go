@@ -60,7 +60,7 @@ func parseProof(header string) (p proof, ok bool) {
 		return p, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
+	if err != nil || len(b) != proofLen { // it leaves out line ends, which HTTP does not let through either
 		return p, false
 	}
 	ms := binary.BigEndian.Uint64(b[TicketLen:])
