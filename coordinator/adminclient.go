@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/hedge-mesh/hedge/acl"
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // AdminClient speaks to a coordinator's admin API over its unix socket. Its errors are [AdminError], or say that no
@@ -25,7 +26,7 @@ func NewAdminClient(path string) *AdminClient { return &AdminClient{socket: path
 
 func call[T any](ctx context.Context, c *AdminClient, method, path string, body []byte) (*T, error) {
 	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", c.socket)
+		return hatch.Dial(ctx, c.socket)
 	}}
 	defer t.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+adminHost+path, bytes.NewReader(body))

@@ -18,6 +18,7 @@ import (
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/store"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // adminHost is the only Host that the admin API answers to: a page that a browser was lured to has another.
@@ -123,7 +124,7 @@ func (s *Server) ServeAdmin(l net.Listener) error {
 	h := &http.Server{
 		Handler: s.Admin(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if uid, err := peerUID(c); err == nil {
+			if uid, err := hatch.User(c); err == nil {
 				ctx = context.WithValue(ctx, uidKey{}, uid)
 			}
 			return ctx
@@ -143,50 +144,16 @@ func (s *Server) ServeAdmin(l net.Listener) error {
 	return err
 }
 
-// ListenAdmin makes the admin API's unix socket, mode 0600, and takes the place of one that nobody listens on.
+// ListenAdmin makes the admin API's socket, which is its user's only, and takes the place of one that nobody listens on.
 func ListenAdmin(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("coordinator: %s is there and is not a socket", path)
-		}
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("coordinator: another coordinator listens on %s", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("coordinator: %w", err)
-		}
-	}
-	// Bound under another name and renamed, so that it never is there with a wider mode.
-	tmp := path + ".new"
-	os.Remove(tmp)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
+	l, err := hatch.Listen(path)
+	switch {
+	case errors.Is(err, hatch.ErrTaken):
+		return nil, fmt.Errorf("coordinator: another coordinator listens on %s", path)
+	case err != nil:
 		return nil, fmt.Errorf("coordinator: admin socket: %w", err)
 	}
-	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(tmp, 0o600); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		l.Close()
-		os.Remove(tmp)
-		return nil, fmt.Errorf("coordinator: admin socket: %w", err)
-	}
-	return &adminListener{l, path}, nil
-}
-
-type adminListener struct {
-	*net.UnixListener
-	path string
-}
-
-func (l *adminListener) Close() error {
-	err := l.UnixListener.Close()
-	if err == nil {
-		os.Remove(l.path)
-	}
-	return err
+	return l, nil
 }
 
 func invalid(format string, args ...any) error {

@@ -10,11 +10,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // The local API: HTTP with JSON on a Unix socket of mode 0600.
@@ -75,8 +75,11 @@ type callerKey struct{}
 // serveLocal starts to serve. The node holds its state's lock, so a socket that is in the way is a dead one's, unless
 // somebody answers on it.
 func serveLocal(n *Node, path string) (*local, error) {
-	l, err := listenUnix(path)
-	if err != nil {
+	l, err := hatch.Listen(path)
+	switch {
+	case errors.Is(err, hatch.ErrTaken):
+		return nil, fmt.Errorf("local API: another node answers on %s; stop it with hedge down, or choose another --state-dir", path)
+	case err != nil:
 		return nil, fmt.Errorf("local API: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -88,49 +91,13 @@ func serveLocal(n *Node, path string) (*local, error) {
 		MaxHeaderBytes:    8 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			who := caller{uid: -1}
-			if u, ok := c.(*net.UnixConn); ok {
-				who.uid, who.err = callerUID(u)
-			} else {
-				who.err = errors.New("not a Unix socket")
-			}
-			return context.WithValue(ctx, callerKey{}, who)
+			uid, err := hatch.User(c)
+			return context.WithValue(ctx, callerKey{}, caller{uid, err})
 		},
 		ErrorLog: log.New(n.log.With().Str("from", "local API").Logger(), "", 0),
 	}
 	s.served.Go(func() { _ = s.srv.Serve(l) })
 	return s, nil
-}
-
-// listenUnix makes the socket. Between its making and its mode, and after, callers are judged by their user.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if fi, err := os.Lstat(path); err == nil {
-		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s is in the way and is no socket; move it", path)
-		}
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			_ = c.Close()
-			return nil, fmt.Errorf("another node answers on %s; stop it with hedge down, or choose another --state-dir", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		if len(path) > 100 {
-			return nil, fmt.Errorf("%w; a socket's path must be shorter than 108 bytes", err)
-		}
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return l, nil
 }
 
 // close waits for all requests to end; the listener removes its socket.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/hedge-mesh/hedge/acl"
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // Every route of the local API has an authorisation, and none lets in a stranger: another user, or one whom the
@@ -107,15 +108,9 @@ func socketDir(t *testing.T) string {
 // The typed errors of a node are the same on the other side of its socket.
 func TestLocalErrorsCross(t *testing.T) {
 	at := filepath.Join(socketDir(t), "sub", "sock")
-	l, err := listenUnix(at)
+	l, err := hatch.Listen(at)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if fi, err := os.Stat(at); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("socket mode %v (%v), want 0600", fi.Mode().Perm(), err)
-	}
-	if _, err := listenUnix(at); err == nil {
-		t.Error("two processes serve one socket")
 	}
 	rule := &acl.Rule{Path: "acls[3]", Pos: acl.Pos{File: "acl.hujson", Line: 12, Col: 5}}
 	send := map[string]error{
@@ -134,7 +129,7 @@ func TestLocalErrorsCross(t *testing.T) {
 			return send[q.Name]
 		}}}, self),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			uid, err := callerUID(c.(*net.UnixConn))
+			uid, err := hatch.User(c)
 			return context.WithValue(ctx, callerKey{}, caller{uid, err})
 		},
 	}
@@ -163,30 +158,6 @@ func TestLocalErrorsCross(t *testing.T) {
 	var none *NotRunningError
 	if _, err := NewLocalClient(at + "x").Status(t.Context()); !errors.As(err, &none) {
 		t.Errorf("nobody there: %v, want a NotRunningError", err)
-	}
-}
-
-func TestLocalStaleSocket(t *testing.T) {
-	at := filepath.Join(socketDir(t), "sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	l.Close()
-	again, err := listenUnix(at)
-	if err != nil {
-		t.Fatalf("a dead process's socket: %v", err)
-	}
-	again.Close()
-	if err := os.WriteFile(at, []byte("data"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listenUnix(at); err == nil {
-		t.Error("a file was taken for a socket")
-	}
-	if b, _ := os.ReadFile(at); string(b) != "data" {
-		t.Error("the file is gone")
 	}
 }
 

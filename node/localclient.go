@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // LocalClient talks to the node that serves the local API on a Unix socket. It keeps no connections. Its errors are
@@ -26,8 +28,7 @@ func NewLocalClient(socket string) *LocalClient {
 	return &LocalClient{socket: socket, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
+			return hatch.Dial(ctx, socket)
 		},
 	}}}
 }
