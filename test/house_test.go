@@ -59,7 +59,7 @@ var mayImport = map[string][]string{
 	"acl":                {},
 	"acl/filter":         {"acl"},
 	"node/key":           {},
-	"node/hatch":          {},
+	"node/hatch":         {},
 	"node/udp":           {},
 	"derp":               {"node/key", "node/udp"},
 	"netstack":           {"node/fair"},
