@@ -46,6 +46,17 @@ func TestQueueDropsOldest(t *testing.T) {
 	if got := fmt.Sprint(drain(q)); got != "[2 3 4]" {
 		t.Errorf("left are %s", got)
 	}
+	q = newQueue(1<<20, 3, 0)
+	for i := range 5 { // as long as they come, so that two are in a message at most
+		q.push(appendPacket(nil, [32]byte{1}, fmt.Appendf(nil, "%d%30000d", i, 0)), 1)
+	}
+	got := ""
+	for _, p := range drain(q) {
+		got += fmt.Sprint(p)[:1]
+	}
+	if got != "234" {
+		t.Errorf("of long ones are left %s", got)
+	}
 }
 
 func TestUrgentGoesFirst(t *testing.T) {
