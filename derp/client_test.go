@@ -214,20 +214,20 @@ func (h *blackHole) pipe(dst, src net.Conn, old *atomic.Bool) {
 
 // TestSilentDeath: a connection that is dead without anybody saying so is replaced within two seconds of the next packet.
 func TestSilentDeath(t *testing.T) {
-	r := newRelay(t)
-	h := newBlackHole(t, r.addr)
-	a := newClientOf(t, newNode(r.control), r, func(c *ClientConfig, _ *times) { c.URLs = []string{"https://" + h.ln.Addr().String()} }).waitUp(t)
-	b := newClientOf(t, newNode(r.control), r).waitUp(t)
-	h.swallow.Store(true)
-	start := time.Now()
-	a.Send(b.pub, [][]byte{data("into the void")})
-	a.waitUp(t)
-	t.Logf("replaced after %v", time.Since(start).Round(time.Millisecond))
-	if d := time.Since(start); d > 2*time.Second {
-		t.Errorf("it took %v to replace a dead link, want 2s at most", d)
-	}
-	a.Send(b.pub, [][]byte{data("again")})
-	receive(t, "a packet over the new link", b.got)
+	soon(t, 2*time.Second, "to replace a dead link", func() time.Duration {
+		r := newRelay(t)
+		h := newBlackHole(t, r.addr)
+		a := newClientOf(t, newNode(r.control), r, func(c *ClientConfig, _ *times) { c.URLs = []string{"https://" + h.ln.Addr().String()} }).waitUp(t)
+		b := newClientOf(t, newNode(r.control), r).waitUp(t)
+		h.swallow.Store(true)
+		start := time.Now()
+		a.Send(b.pub, [][]byte{data("into the void")})
+		a.waitUp(t)
+		took := time.Since(start)
+		a.Send(b.pub, [][]byte{data("again")})
+		receive(t, "a packet over the new link", b.got)
+		return took
+	})
 }
 
 func TestClientRefusesImpostor(t *testing.T) {
@@ -396,7 +396,7 @@ func TestCloseAtAnyTime(t *testing.T) {
 	start := time.Now()
 	a.Close()
 	a.Close()
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d > patience/2 { // a host that does not answer is waited for longer
 		t.Errorf("Close took %v", d)
 	}
 	if a.Send(a.pub, [][]byte{data("x")}) || a.Up() {

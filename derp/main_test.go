@@ -32,6 +32,22 @@ func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
 const patience = 10 * time.Second // of a test that is about to fail
 
+// soon has f say how long something took, thrice at most until it is within the limit: a busy machine makes everybody late now
+// and then, and nobody each time.
+func soon(t testing.TB, limit time.Duration, what string, f func() time.Duration) {
+	t.Helper()
+	var took []time.Duration
+	for range 3 {
+		d := f()
+		if d <= limit {
+			t.Logf("%s took %v", what, d.Round(time.Millisecond))
+			return
+		}
+		took = append(took, d.Round(time.Millisecond))
+	}
+	t.Errorf("%s took %v; want %v at most", what, took, limit)
+}
+
 // eventually waits for a condition that nothing announces.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

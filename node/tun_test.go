@@ -173,7 +173,7 @@ func TestTunnelRejectReachesTheStack(t *testing.T) {
 	if _, err := s.DialContext(t.Context(), "tcp", netip.MustParseAddrPort("100.64.0.2:22")); err == nil {
 		t.Error("a denied connection was made")
 	}
-	if took := time.Since(begin); took > 500*time.Millisecond {
+	if took := time.Since(begin); took > 10*time.Second { // untold, a stack tries for minutes
 		t.Errorf("the refusal took %v", took)
 	}
 	s.Close()

@@ -161,6 +161,14 @@ func coordinatorDown(t *testing.T, m *mesh) {
 		t.Error("without its coordinator a node allows what it did not allow before")
 	}
 	m.startCoordinator()
+	for _, h := range []*lab.Host{m.alice, m.web, m.db} { // they ask less and less often while nobody answers
+		m.eventually(30*time.Second, h.Name+" has its coordinator back", func() error {
+			if s := m.status(h); s.State != "running" {
+				return errors.New(s.State)
+			}
+			return nil
+		})
+	}
 }
 
 // Somebody copies alice's state and puts other keys in it: what she may do is not theirs to do.
