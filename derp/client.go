@@ -83,6 +83,7 @@ type Client struct {
 	wake chan struct{} // to the writer: a new link
 
 	cur    atomic.Pointer[link]
+	held   atomic.Bool     // what is written to it would be lost
 	redial chan struct{}   // to the manager: from Redial
 	stir   chan struct{}   // to the manager: the link has work for its pulse
 	dialed chan dialResult // to the manager: at most one dial is under way
@@ -229,15 +230,15 @@ func (c *Client) startWriter(start bool) {
 	}
 }
 
-// write is the writer goroutine, there while packets wait. While there is no link it waits for one; a message that a link
-// did not take goes to the next.
+// write is the writer goroutine, there while packets wait. While there is no link, or one that leads nowhere any more, it
+// waits for another; a message that a link did not take goes to the next.
 func (c *Client) write() {
 	defer c.q.writers.Done()
 	var b *block
 	var failed *link
 	for {
 		l := c.cur.Load()
-		if l == nil || l == failed {
+		if l == nil || l == failed || c.held.Load() {
 			select {
 			case <-c.wake:
 				continue

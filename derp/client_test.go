@@ -267,13 +267,13 @@ func TestClientLearnsTheTime(t *testing.T) {
 	r := newRelay(t)
 	n := newNode(r.control)
 	cfg := &ClientConfig{Key: r.pub, Node: n.pub, Machine: n.machine, Dial: (&net.Dialer{}).DialContext}
-	_, err := dial(t.Context(), cfg, r.url, n.ticket, 24*time.Hour)
+	_, err := dial(t.Context(), cfg, r.url, n.ticket, 24*time.Hour, 0)
 	var off *clockError
 	var refused *RefusedError
 	if !errors.As(err, &off) || !errors.As(err, &refused) || off.ahead.Abs() > time.Second || !strings.Contains(refused.Reason, "set the clock") {
 		t.Fatalf("a clock a day ahead gave %v", err)
 	}
-	ws, err := dial(t.Context(), cfg, r.url, n.ticket, off.ahead)
+	ws, err := dial(t.Context(), cfg, r.url, n.ticket, off.ahead, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

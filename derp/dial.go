@@ -29,8 +29,9 @@ type clockError struct {
 
 func (e *clockError) Unwrap() error { return e.RefusedError }
 
-// dial makes one connection to one of the relay's URLs. ahead is by how much the relay's clock is ahead of ours.
-func dial(ctx context.Context, cfg *ClientConfig, rawURL string, ticket []byte, ahead time.Duration) (*websocket.Conn, error) {
+// dial makes one connection to one of the relay's URLs. ahead is by how much the relay's clock is ahead of ours; heard is how
+// many messages came by a connection that is lost, 0 for none.
+func dial(ctx context.Context, cfg *ClientConfig, rawURL string, ticket []byte, ahead time.Duration, heard uint64) (*websocket.Conn, error) {
 	if len(ticket) == 0 {
 		return nil, ErrNoTicket
 	}
@@ -57,6 +58,9 @@ func dial(ctx context.Context, cfg *ClientConfig, rawURL string, ticket []byte, 
 	}
 	now := time.Now()
 	h := http.Header{"Authorization": {newProof(cfg.Key, ticket, cfg.Machine, now.Add(ahead))}}
+	if heard > 0 {
+		h.Set(heardHeader, strconv.FormatUint(heard, 10))
+	}
 	ws, resp, err := d.DialContext(ctx, u.String(), h)
 	if err == nil {
 		err = welcomed(ws)

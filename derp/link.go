@@ -22,10 +22,11 @@ type link struct {
 	ticket Ticket
 	up     time.Time
 
-	heard    atomic.Int64 // nanoseconds since the client's epoch: last
-	sent     atomic.Int64 // the first since then, or zero
-	data     atomic.Int64 // the last packet of a node
-	stirring atomic.Bool  // the manager looks at sent
+	messages atomic.Uint64 // that came, the welcome among them
+	heard    atomic.Int64  // nanoseconds since the client's epoch: last
+	sent     atomic.Int64  // the first since then, or zero
+	data     atomic.Int64  // the last packet of a node
+	stirring atomic.Bool   // the manager looks at sent
 	draining atomic.Bool
 	over     atomic.Bool // so is the session at the relay
 	pulse    pulse       // the manager's
@@ -80,6 +81,7 @@ func (l *link) readAll() error {
 		if err != nil {
 			return readError(err)
 		}
+		l.messages.Add(1)
 		l.sent.Store(0) // before heard: see Client.beat
 		l.heard.Store(int64(l.c.since()))
 		if err := l.take(msg); err != nil {

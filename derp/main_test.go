@@ -156,7 +156,7 @@ func (n *node) tryRaw(r *relay) (*websocket.Conn, error) {
 	cfg := &ClientConfig{Key: r.pub, Node: n.pub, Machine: n.machine, Dial: (&net.Dialer{}).DialContext}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return dial(ctx, cfg, r.url, n.ticket, 0)
+	return dial(ctx, cfg, r.url, n.ticket, 0, 0)
 }
 
 type arrival struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -42,6 +43,7 @@ type manager struct {
 	dialAt  time.Time // zero for never; likewise below
 	beatAt  time.Time
 	renewAt time.Time
+	freeAt  time.Time // when packets are no longer held
 
 	udp udpSide
 }
@@ -98,7 +100,7 @@ func (m *manager) stop() {
 // due is how long there is nothing to do by the clock.
 func (m *manager) due(now time.Time) time.Duration {
 	d := time.Hour
-	for _, t := range []time.Time{m.dialAt, m.beatAt, m.renewAt, m.udp.at} {
+	for _, t := range []time.Time{m.dialAt, m.beatAt, m.renewAt, m.freeAt, m.udp.at} {
 		if !t.IsZero() {
 			d = min(d, t.Sub(now))
 		}
@@ -113,6 +115,10 @@ func (m *manager) tick(now time.Time) {
 		}
 		*t = time.Time{}
 		return true
+	}
+	if past(&m.freeAt) {
+		m.held.Store(false) // the link may be alive after all
+		m.poke(m.wake)
 	}
 	if past(&m.renewAt) {
 		m.renew(now)
@@ -136,8 +142,13 @@ func (m *manager) wanted(now time.Time) {
 	}
 	m.udp.lane.moved(m.since())
 	m.mindUDP(now)
-	if l := m.cur.Load(); l != nil && l.draining.Load() {
+	l := m.cur.Load()
+	if l != nil && l.draining.Load() {
 		m.status(true, ErrDraining)
+	}
+	if size, _ := m.udp.lane.usable(); l != nil && size == 0 && m.left(l) {
+		m.held.Store(true)
+		m.freeAt = now.Add(staleness)
 	}
 	if m.cancel != nil { // the dial under way may be on a network that is gone
 		m.again = true
@@ -153,13 +164,37 @@ func (m *manager) status(up bool, err error) {
 	}
 }
 
+// left reports whether packets to the relay no longer leave by the address that the link has: then it is surely dead. The
+// system is asked, and nothing is sent.
+func (m *manager) left(l *link) bool {
+	was, ok := l.raw.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	c, err := m.cfg.Dial(m.ctx, "udp", l.raw.RemoteAddr().String())
+	if err != nil {
+		return true // there is no route at all, for the moment
+	}
+	defer c.Close()
+	is, ok := c.LocalAddr().(*net.UDPAddr)
+	return ok && !is.IP.Equal(was.IP)
+}
+
+// heard is how many messages came by the current link, if no more will.
+func (m *manager) heard() uint64 {
+	if l := m.cur.Load(); l != nil && (m.held.Load() || l.pulse.missed > 0) {
+		return l.messages.Load()
+	}
+	return 0
+}
+
 func (m *manager) dial() {
 	if m.cancel != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, m.times.dial)
 	m.cancel, m.again = cancel, false
-	url, ahead := "", m.ahead
+	url, ahead, heard := "", m.ahead, m.heard()
 	if n := len(m.cfg.URLs); n > 0 {
 		url = m.cfg.URLs[m.url%n]
 	}
@@ -168,7 +203,7 @@ func (m *manager) dial() {
 		defer m.wg.Done()
 		var r dialResult
 		r.ticket = bytes.Clone(m.cfg.Ticket())
-		r.ws, r.err = dial(ctx, &m.cfg, url, r.ticket, ahead)
+		r.ws, r.err = dial(ctx, &m.cfg, url, r.ticket, ahead, heard)
 		m.dialed <- r // has room
 	}()
 }
@@ -210,6 +245,7 @@ func (m *manager) dialEnded(r dialResult, now time.Time) {
 // adopt makes a new connection the current link.
 func (m *manager) adopt(r dialResult, now time.Time) {
 	l := &link{c: m.Client, ws: r.ws, raw: r.ws.NetConn(), up: now}
+	l.messages.Store(1) // dial has read it
 	l.heard.Store(int64(m.since()))
 	l.pulse.heard = m.since()
 	l.ticket, _ = parseTicket(r.ticket)
@@ -219,6 +255,8 @@ func (m *manager) adopt(r dialResult, now time.Time) {
 		m.q.clear()
 	}
 	m.cur.Store(l)
+	m.held.Store(false)
+	m.freeAt = time.Time{}
 	m.partUDP()
 	m.ticket, m.lost = r.ticket, nil
 	m.good, m.wish = m.url, 0

@@ -237,8 +237,8 @@ func (q *queue) kill() {
 	q.writers.Wait()
 }
 
-// moveTo gives what waits to a queue that is not in use yet.
-func (q *queue) moveTo(to *queue) {
+// moveTo gives what waits to a queue that is not in use yet, after a row of n packets, at most a message of them.
+func (q *queue) moveTo(to *queue, row []byte, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.finishing || q.dead {
@@ -246,6 +246,13 @@ func (q *queue) moveTo(to *queue) {
 	}
 	to.data, to.bytes, to.packets, to.urgent = q.data, q.bytes, q.packets, q.urgent
 	q.data, q.bytes, q.packets, q.urgent = nil, 0, 0, nil
+	if n > 0 {
+		b := newBlock()
+		b.buf, b.n = append(b.buf, row...), n
+		to.data = slices.Insert(to.data, 0, b)
+		to.bytes, to.packets = to.bytes+len(row), to.packets+n
+		to.trim()
+	}
 }
 
 func (q *queue) release() {

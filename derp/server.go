@@ -168,6 +168,9 @@ var (
 	refuseDraining = &refusal{http.StatusServiceUnavailable, "this relay is going away: use another"}
 )
 
+// heardHeader is a node's word, in an upgrade request, on a connection that it has lost: how many messages came by it.
+const heardHeader = "Hedge-Heard"
+
 // timeHeader carries the relay's time, in Unix milliseconds, with a refusal.
 const timeHeader = "Hedge-Time"
 
@@ -290,6 +293,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := newSession(s, ws, t)
+	c.heard, _ = strconv.ParseUint(r.Header.Get(heardHeader), 10, 64)
 	// The session runs on its own goroutine, so that net/http's for this connection ends and its buffers are freed.
 	go c.run()
 }
@@ -316,7 +320,12 @@ func (s *Server) enter(c *session) *ending {
 	old := m.nodes[c.ticket.Node]
 	m.nodes[c.ticket.Node] = c
 	if old != nil {
-		old.q.moveTo(&c.q)
+		var row []byte
+		var n int
+		if c.heard > 0 {
+			row, n = old.tail.after(c.heard, time.Now())
+		}
+		old.q.moveTo(&c.q, row, n)
 		c.limit.Store(old.limit.Load())
 	} else if s.cfg.Rate > 0 {
 		c.limit.Store(rate.NewLimiter(rate.Limit(s.cfg.Rate), s.cfg.Burst))

@@ -52,7 +52,9 @@ type session struct {
 	raw    net.Conn // under ws
 	twin   *twin    // nil without UDP
 	q      queue
-	greet  bool // the writer's: it has not said welcome
+	tail   tail
+	heard  uint64 // messages of the one before, as the node says; 0 if it may get more
+	greet  bool   // the writer's: it has not said welcome
 	pings  *rate.Limiter
 	gones  *rate.Limiter
 
@@ -353,6 +355,7 @@ func (c *session) asked(payload []byte) *ending {
 	if !c.pings.Allow() {
 		return endFlood
 	}
+	c.tail.rest(time.Now()) // a node pings when it is quiet
 	c.control(kindPong, payload[1:])
 	return nil
 }
@@ -377,10 +380,10 @@ func (c *session) write() {
 	defer c.q.writers.Done()
 	if c.greet {
 		c.greet = false
-		if c.say(welcome) != nil {
+		if c.say(welcome, 0) != nil {
 			return
 		}
-		if c.twin != nil && c.say(appendPacket(nil, [key.Size]byte{}, append([]byte{kindUDP}, c.twin.offer[:]...))) != nil {
+		if c.twin != nil && c.say(appendPacket(nil, [key.Size]byte{}, append([]byte{kindUDP}, c.twin.offer[:]...)), 0) != nil {
 			return
 		}
 	}
@@ -397,7 +400,7 @@ func (c *session) write() {
 			continue
 		}
 		n, size := b.n, len(b.bytes())
-		err := c.say(b.bytes())
+		err := c.say(b.bytes(), n)
 		b.free()
 		if err != nil {
 			return
@@ -407,9 +410,10 @@ func (c *session) write() {
 	}
 }
 
-// say writes a message. When it cannot, it hangs up, which the reader sees; and no other writer starts, since pop has
+// say writes a message, of n packets that the tail is to have. When it cannot, it hangs up, which the reader sees; and no other writer starts, since pop has
 // not said nil to this one.
-func (c *session) say(msg []byte) error {
+func (c *session) say(msg []byte, n int) error {
+	c.tail.add(msg, n, time.Now())
 	c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 	err := c.ws.WriteMessage(websocket.BinaryMessage, msg)
 	if err != nil {
