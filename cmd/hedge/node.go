@@ -29,7 +29,7 @@ type nodeFlags struct {
 	set *pflag.FlagSet
 }
 
-// Ports to guess: with 256 sockets opened by the other side, the default meets 98 times of 100, 300 guesses a second.
+// Ports to guess: with 384 sockets opened by the other side, the default meets 99 times of 100, 300 guesses a second.
 const (
 	defaultGuesses = 1024
 	mostGuesses    = 8192

@@ -269,8 +269,10 @@ type packet struct {
 func newSide(t testing.TB, cfg Config) *side {
 	t.Helper()
 	s := &side{t: t, got: make(chan packet, 4096), addrs: make(chan []netip.AddrPort, 64)}
-	cfg.Node = key.ExchangePublic(key.NewNode())
-	cfg.Disco, cfg.Machine = key.NewDisco(), key.NewMachine()
+	if cfg.Node.IsZero() {
+		cfg.Node = key.ExchangePublic(key.NewNode())
+		cfg.Disco, cfg.Machine = key.NewDisco(), key.NewMachine()
+	}
 	cfg.Log = func(f string, a ...any) { t.Logf(f, a...) }
 	cfg.Endpoints = func(a []netip.AddrPort) {
 		select {

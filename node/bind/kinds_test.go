@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
@@ -118,74 +117,5 @@ func TestOuterTrap(t *testing.T) {
 		}
 		slices.Sort(took)
 		t.Logf("opencgn to %s: median %v, p90 %v, most %v", b, took[20].Round(time.Millisecond), took[36].Round(time.Millisecond), took[39].Round(time.Millisecond))
-	}
-}
-
-// Three pings, and then nothing: ports are guessed to the end all the same, each side learns what NAT the other has, and an
-// account says when it was in vain, and when it is tried again.
-func TestGuessOfFewPings(t *testing.T) {
-	met, vain := 0, 0
-	for seed := range uint64(12) {
-		synctest.Test(t, func(t *testing.T) {
-			m := meet(t, 2000+seed, "easy", "hard")
-			defer m.end()
-			for range 3 {
-				if _, _, err := m.a.Probe(t.Context(), m.b.cfg.Node); err != nil {
-					t.Fatal(err)
-				}
-			}
-			<-time.After(20 * time.Second)
-			a, err := m.a.Account(t.Context(), m.b.cfg.Node)
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch {
-			case m.both() > 0 && a.Guessed.IsZero():
-				met++
-			case m.both() == 0 && a.GuessAgain.After(a.Guessed):
-				vain++
-			default:
-				t.Errorf("direct after %v, and the account is %+v", m.both(), a)
-			}
-			b, err := m.b.Account(t.Context(), m.a.cfg.Node)
-			if err != nil || a.NAT.Kind != path.Random || b.NAT.Kind != path.Easy {
-				t.Errorf("the NATs are said to be %v and %v, %v", b.NAT.Kind, a.NAT.Kind, err)
-			}
-		})
-	}
-	if t.Logf("%d met, %d did not", met, vain); met < 10 {
-		t.Errorf("%d of %d met", met, met+vain)
-	}
-}
-
-// TestGuess says how often ports are guessed, and how soon. HEDGE_MATRIX_SEEDS asks for more runs.
-func TestGuess(t *testing.T) {
-	seeds, _ := strconv.Atoi(os.Getenv("HEDGE_MATRIX_SEEDS"))
-	for _, c := range []struct {
-		a, b   string
-		within time.Duration
-	}{
-		{"easy", "hard", 4 * time.Second}, {"hard", "easyopen", 4 * time.Second}, {"hardseq", "easy", 4 * time.Second},
-		{"hardblk", "hardblk", 5 * time.Second}, {"hardseq", "hardseq", 5 * time.Second}, {"hardseq", "hardblk", 5 * time.Second}, {"hardblk", "hardseq", 5 * time.Second},
-	} {
-		var took []time.Duration
-		n := max(10*seeds, 4)
-		for seed := range uint64(n) {
-			synctest.Test(t, func(t *testing.T) {
-				if d, _ := cell(t, 1000+seed, c.a, c.b); d > 0 && d <= c.within {
-					took = append(took, d)
-				}
-			})
-		}
-		slices.Sort(took)
-		if len(took) == 0 {
-			t.Errorf("%s x %s: never within %v", c.a, c.b, c.within)
-			continue
-		}
-		t.Logf("%s x %s: %.1f %% of %d within %v, median %v, p90 %v", c.a, c.b, 100*float64(len(took))/float64(n), n, c.within,
-			took[len(took)/2].Round(time.Millisecond), took[len(took)*9/10].Round(time.Millisecond))
-		if n >= 50 && len(took)*100 < 90*n {
-			t.Errorf("%s x %s: %d of %d", c.a, c.b, len(took), n)
-		}
 	}
 }

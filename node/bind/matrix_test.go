@@ -37,6 +37,8 @@ type meeting struct {
 	spent  atomic.Int64  // bytes of probes and the like, of both sides, IP headers included
 	long   bool          // packets are as long as what WireGuard makes of 1280 bytes
 	side   func(*lab.Machine) *side
+	sideAs func(host *lab.Machine, old *side) *side // with the keys of an old one
+	kind   string                                   // of a's place
 
 	mu     sync.Mutex
 	direct map[*side]time.Duration // since the start; the latest change to a direct path, 0 if there is none now
@@ -137,7 +139,7 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 	rel := wired{newDoubles(39 * time.Millisecond), m.net, &m.spent} // not 40, or packets of two ways would arrive in one moment
 	names := stunServersIn(t, m.net)
 	m.ma, m.mb, m.ra, m.rb = m.net.Pair(a, b)
-	mk := func(host *lab.Machine) *side {
+	mk := func(host *lab.Machine, old *side) *side {
 		var s *side
 		listen := func(ctx context.Context, network, address string) (net.PacketConn, error) {
 			pc, err := host.Listen(ctx, network, address)
@@ -146,7 +148,11 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 			}
 			return counted{pc.(*lab.Socket), &m.spent}, nil
 		}
-		s = newSide(t, Config{Listen: listen, Interfaces: host.Interfaces, DialRelay: rel.dial,
+		var cfg Config
+		if old != nil {
+			cfg.Node, cfg.Disco, cfg.Machine = old.cfg.Node, old.cfg.Disco, old.cfg.Machine
+		}
+		s = newSide(t, Config{Node: cfg.Node, Disco: cfg.Disco, Machine: cfg.Machine, Listen: listen, Interfaces: host.Interfaces, DialRelay: rel.dial,
 			LinkMTU: func(netip.AddrPort) int { return 1500 },
 			Changed: func(c PathChange) {
 				m.mu.Lock()
@@ -166,8 +172,9 @@ func meet(t *testing.T, seed uint64, a, b string) *meeting {
 		s.small = true
 		return s
 	}
-	m.side = func(host *lab.Machine) *side {
-		s := mk(host)
+	m.side = func(host *lab.Machine) *side { return m.sideAs(host, nil) }
+	m.sideAs = func(host *lab.Machine, old *side) *side {
+		s := mk(host, old)
 		s.SetRelays([]Relay{{ID: 1, URLs: []string{"http://relay"}, STUN: names}})
 		s.attach()
 		return s

@@ -113,6 +113,9 @@ func (pr *peer) got(now time.Time, from Route, m Message) {
 		pr.gotPong(now, from, m)
 	case Here:
 		pr.gotHere(now, m)
+		pr.consider(now)
+	case Guess:
+		pr.gotGuess(now)
 	case Loss:
 		pr.gotLoss(now, m)
 	}
@@ -233,8 +236,14 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	if pr.said.IsZero() {
 		least = hereNews // it has just come up, and what we said before that is lost
 	}
+	was := pr.outside
 	pr.called, pr.nat, pr.said = now, m.NAT, now
 	fresh := pr.setCandidates(now, m.Endpoints, called)
+	if pr.outside = outsideOf(m.NAT, m.Endpoints); !m.Fresh && pr.outside != was {
+		if pr.renew(); pr.try != nil && !pr.try.fresh {
+			pr.endTry() // it is for where the peer was
+		}
+	}
 	switch {
 	case m.Opened == sum(pr.here().Endpoints):
 		pr.clear = now

@@ -20,7 +20,7 @@ type TxID [12]byte
 // NewTx returns a random one, which nobody can guess.
 func NewTx() (tx TxID) { rand.Read(tx[:]); return tx }
 
-// Message is a [Ping], a [Pong], a [Here], a [Loss], an [Ask] or an [Offer].
+// Message is a [Ping], a [Pong], a [Here], a [Loss], a [Guess], an [Ask] or an [Offer].
 type Message interface{ kind() byte }
 
 // Ping asks for a Pong. Pong answers it and says where the ping seemed to come from. Here tells a peer, by relay, where
@@ -45,6 +45,10 @@ type (
 
 // Loss tells a peer, by relay, how much of what it sent directly of late did not arrive.
 type Loss struct{ PerMille uint16 }
+
+// Guess tells a peer, by relay, that ports of a NAT are guessed from now on, and asks it to do its part. A node that does not know
+// it takes no notice, as of every message that it does not know.
+type Guess struct{}
 
 // Ask asks a node that is a peer relay for a way to another. Offer answers it: with the way, a number and a key that
 // nobody else is to know, or with why not. They are as long as each other.
@@ -75,6 +79,7 @@ const (
 	kindAsk  = 5
 
 	kindOffer = 6
+	kindGuess = 7
 )
 
 func (Ping) kind() byte { return kindPing }
@@ -84,6 +89,7 @@ func (Loss) kind() byte { return kindLoss }
 func (Ask) kind() byte  { return kindAsk }
 
 func (Offer) kind() byte { return kindOffer }
+func (Guess) kind() byte { return kindGuess }
 
 const (
 	magic     = "HEDGE\x01" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
@@ -117,6 +123,7 @@ const (
 //	loss   04│ per mille (2) │ zeros (29)
 //	ask    05│ tx (12) │ peer's node key (32) │ zeros (41)
 //	offer  06│ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
+//	guess  07│ zeros (31)
 //
 // Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
 // than its ping, nor an offer than its ask, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
@@ -283,6 +290,11 @@ func decode(b []byte) (Message, error) {
 			return nil, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
 		}
 		m, used = Loss{binary.BigEndian.Uint16(body)}, 2
+	case kindGuess:
+		if len(b) != minPlain {
+			return nil, fmt.Errorf("path: guess of %d bytes, want %d", len(b), minPlain)
+		}
+		m = Guess{}
 	case kindAsk, kindOffer:
 		if len(b) != askPlain {
 			return nil, fmt.Errorf("path: ask or offer of %d bytes, want %d", len(b), askPlain)

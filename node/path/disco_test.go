@@ -46,6 +46,7 @@ func TestEncoding(t *testing.T) {
 		{Pong{tx1, v6}, "02 0102030405060708090a0b0c 20010db8000000000000000000000007 01bb 00"},
 		{Pong{Tx: tx1}, "02 0102030405060708090a0b0c" + zeros(19)},
 		{Loss{258}, "04 0102" + zeros(29)},
+		{Guess{}, "07" + zeros(31)},
 		{Ask{tx1, peerKey("b")}, "05 0102030405060708090a0b0c 62" + zeros(31) + zeros(41)},
 		{Offer{tx1, peerKey("b"), 2, [LegSize]byte{0: 7, 39: 9}}, "06 0102030405060708090a0b0c 62" + zeros(31) + "02 07" + zeros(38) + "09"},
 		{Here{Relay: 258}, "03 0102 00 0000 0000 00000000 00" + zeros(19)},
@@ -86,7 +87,7 @@ func TestSealOpen(t *testing.T) {
 	for range MaxHere + 3 {
 		many.Endpoints = append(many.Endpoints, v4)
 	}
-	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v6}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 0, [LegSize]byte{9: 1}}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
+	for _, m := range []Message{Ping{Tx: tx1}, Pong{tx1, v6}, Guess{}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 0, [LegSize]byte{9: 1}}, Here{Relay: 7, Endpoints: []netip.AddrPort{v4}}, many} {
 		pkt := a.Seal(nil, m)
 		if h, ok := m.(Here); ok && len(h.Endpoints) > MaxHere {
 			m = Here{Relay: h.Relay, Endpoints: h.Endpoints[:MaxHere]}
@@ -165,7 +166,7 @@ func TestNewBoxRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range []Message{Ping{Tx: tx1}, Ping{tx1, 1000}, Pong{tx1, v4}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 2, [LegSize]byte{1}}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
+	for _, m := range []Message{Ping{Tx: tx1}, Ping{tx1, 1000}, Pong{tx1, v4}, Guess{}, Ask{tx1, peerKey("b")}, Offer{tx1, peerKey("b"), 2, [LegSize]byte{1}}, Here{Relay: 1, Endpoints: []netip.AddrPort{v4, v6}}} {
 		f.Add(encode(nil, m))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -1,7 +1,10 @@
 package path
 
 import (
+	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -26,5 +29,90 @@ func TestGuessOfTheLivingOnly(t *testing.T) {
 				t.Fatalf("%s: %s, where the peer is at %s", kind, m[0], is)
 			}
 		}
+	}
+}
+
+// tries is at how many milliseconds an attempt began, and by whose word.
+func tries(out string) (at []int, told int) {
+	seen := map[int]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^ +(\d+)  (sockets b [1-9]|guess b)`).FindAllStringSubmatch(out, -1) {
+		ms, _ := strconv.Atoi(m[1])
+		if strings.HasPrefix(m[2], "guess") {
+			told++
+		}
+		if !seen[ms] {
+			seen[ms] = true
+			at = append(at, ms)
+		}
+	}
+	return at, told
+}
+
+// After an attempt in vain it is 20 s until the next, and then 10 min, but not where the network of either end is another one
+// meanwhile: that is no reason to hope for less.
+func TestGuessAnew(t *testing.T) {
+	const begin = "0 self 198.51.100.1:7000\n0 nat random 0-0\n0 peers b=192.0.2.2:1\n0 flow b\n40 heard b easy\n"
+	for _, tt := range []struct {
+		what, script string
+		want         []int
+	}{
+		{"nothing happens", "59000 heard b easy\n100000 run\n", []int{240, 20240}},
+		{"the peer says the same again", "9000 heard b easy\n15000 run\n", []int{240}},
+		{"the peer has another address", "9000 here b 192.0.2.3:1\n9010 heard b easy\n15000 run\n", []int{240, 9210}},
+		{"the peer has another NAT", "9000 heard b block 20000-21023\n9010 heard b easy\n15000 run\n", []int{240, 9210}},
+		{"we move", "9000 moved\n15000 run\n", []int{240, 9200}},
+		{"our NAT has another address", "9000 self 198.51.100.9:7000\n9000 nat random 0-0\n9001 heard b easy\n15000 run\n", []int{240, 9001}},
+		{"our NAT has another port, as hard ones do", "9000 outside-port\n15000 run\n", []int{240}},
+	} {
+		s := newScript(t)
+		out := ""
+		if head, tail, ok := strings.Cut(tt.script, "9000 outside-port\n"); ok {
+			out = s.run(begin + head + "9000 run\n")
+			s.step(Self{Here{Relay: 1, NAT: NAT{Kind: Random}, Endpoints: addrs(t, "198.51.100.1:7001")}})
+			out = s.run(tail)
+		} else {
+			out = s.run(begin + tt.script)
+		}
+		if at, told := tries(out); !slices.Equal(at, tt.want) || told != len(at) {
+			t.Errorf("%s: attempts at %v, of which the peer was told %d; want %v, and all", tt.what, at, told, tt.want)
+		}
+	}
+}
+
+// A peer that says all the time that it guesses, and moves all the time, has us do so six times, and then once in ten minutes.
+func TestGuessBounds(t *testing.T) {
+	s := newScript(t)
+	var b strings.Builder
+	b.WriteString("0 self 198.51.100.1:7000\n0 nat random 0-0\n0 peers b=192.0.2.2:1\n0 flow b\n40 heard b easy\n")
+	const hours = 2
+	for ms := 7000; ms < hours*3600_000; ms += 7000 {
+		fmt.Fprintf(&b, "%d here b 192.0.2.%d:1\n%d heard b easy\n%d guess b\n", ms, 2+ms/7000%200, ms+10, ms+20)
+		if ms == 70_000 {
+			b.WriteString("70500 hush b\n70500 brief\n")
+		}
+	}
+	s.run(b.String())
+	if s.attempts < guessBurst+6*hours-2 || s.attempts > guessBurst+6*hours+1 || s.most != 1 {
+		t.Errorf("%d attempts in %d hours, %d at a time", s.attempts, hours, s.most)
+	}
+}
+
+// Of many peers that want it at once four are served at a time, and no more than 60 in an hour.
+func TestGuessMany(t *testing.T) {
+	s := newScript(t)
+	const peers = 100
+	var b strings.Builder
+	b.WriteString("0 self 198.51.100.1:7000\n0 nat random 0-0\n0 brief\n0 peers")
+	for i := range peers {
+		fmt.Fprintf(&b, " p%d=192.0.2.%d:1", i, i+1)
+	}
+	b.WriteString("\n")
+	for i := range peers {
+		fmt.Fprintf(&b, "0 flow p%d\n40 heard p%d easy\n", i, i)
+	}
+	b.WriteString("120000 run\n")
+	s.run(b.String())
+	if s.attempts != guessAll || s.most != guessMost {
+		t.Errorf("%d attempts, %d at a time; want %d and %d", s.attempts, s.most, guessAll, guessMost)
 	}
 }

@@ -232,6 +232,9 @@ type Paths struct {
 	self   Here
 	budget Budget
 	out    []Action
+
+	guesses  bucket // of attempts to guess ports, of all peers
+	guessing int    // at work
 }
 
 // New returns Paths without peers.
@@ -242,7 +245,7 @@ func New(cfg Config) *Paths {
 	if cfg.Rand == nil {
 		cfg.Rand = mrand.IntN
 	}
-	return &Paths{cfg: cfg, budget: cfg.Budget.orDefault(), peers: make(map[key.NodePublic]*peer)}
+	return &Paths{cfg: cfg, budget: cfg.Budget.orDefault(), peers: make(map[key.NodePublic]*peer), guesses: bucket{tokens: guessAll}}
 }
 
 // Step takes one event and returns what to do about it, valid until the next Step. Time must not run backwards.
@@ -253,8 +256,16 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 	case Peers:
 		p.setPeers(now, ev.Set)
 	case Self:
+		old := outsideOf(p.self.NAT, p.self.Endpoints)
 		p.self = ev.Here
-		p.each(now, func(pr *peer) { pr.news(now) }, true)
+		other := outsideOf(p.self.NAT, p.self.Endpoints) != old
+		p.each(now, func(pr *peer) {
+			if other {
+				pr.renew()
+			}
+			pr.news(now)
+			pr.consider(now)
+		}, true)
 	case Moved:
 		p.each(now, func(pr *peer) { pr.moved(now) }, false)
 	case Unblocked:
@@ -322,6 +333,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.moods.fill(now, fickleBurst)
 			pr.stops.fill(now, stopBurst)
 			pr.freshened.fill(now, freshBurst)
+			pr.guesses.fill(now, guessBurst)
 			p.peers[s.Key] = pr
 		}
 		pr.kept, pr.told = p.sets, s.Candidates

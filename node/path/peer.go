@@ -55,11 +55,15 @@ type peer struct {
 	began     time.Time // of the search; in its beginning addresses are opened, not pinged
 	clear     time.Time // when we knew that the peer has opened its side
 	nat       NAT       // the peer's
+	outside   outside   // the same, as it last said
 	said      time.Time // when it last told of that and its addresses, in a Here
 	try       *try
 	tried     time.Time // the last attempt
 	tryWait   time.Duration
 	unlucky   bool           // one has failed since there was a direct path
+	bid       time.Time      // when the peer said that it guesses, until we do too
+	guesses   bucket         // of attempts,
+	guessHold time.Time      // which are no more for now
 	freshAt   time.Time      // when a fresh socket may be tried again
 	freshes   int            // times it was, in vain
 	digs      int            // the same, with those that the peer asked for
@@ -145,10 +149,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		}
 		if pr.try != nil {
 			sooner(pr.try.next)
-		} else if pr.mayGuess(now) && now.Before(pr.guessAt()) && (pr.nat.hard() || pr.p.self.NAT.hard()) {
-			sooner(pr.guessAt())
-		} else if pr.mayGuess(now) && !pr.tried.IsZero() && pr.tried.Add(pr.tryWait).After(now) {
-			sooner(pr.tried.Add(pr.tryWait)) // both ends, at the same time
+		} else if at, ok := pr.guessDue(now); ok {
+			sooner(at)
 		}
 		for _, c := range pr.candidates {
 			if c.hop != nil && !c.hop.next.IsZero() {
@@ -319,8 +321,9 @@ func (pr *peer) moved(now time.Time) {
 	pr.stops.fill(now, stopBurst)
 	pr.unproven = nil // where we are now they may answer
 	pr.stir(now)
-	if pr.freshAt, pr.freshes, pr.digs = (time.Time{}), 0, 0; pr.try != nil && pr.try.fresh {
-		pr.endTry()
+	pr.renew()
+	if pr.freshAt, pr.freshes, pr.digs = (time.Time{}), 0, 0; pr.try != nil {
+		pr.endTry() // its ports are of another NAT
 	}
 	pr.restart(now)
 	if !recent(now, pr.traffic.Sent, callable) {

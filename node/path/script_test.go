@@ -39,6 +39,7 @@ var update = flag.Bool("update", false, "write what happens into testdata/*.txt"
 //	AT refused NAME hopN         the peer relay rN gives no way to the peer
 //	AT openers                   packets can be sent with a short time to live
 //	AT nat KIND LOW-HIGH         ours
+//	AT guess NAME                the peer says that it guesses ports
 //	AT heard NAME KIND LOW-HIGH  a Here of the peer with its NAT and no addresses but those it told before; it has opened its side
 //	AT loss NAME N               the peer says that so much of 1000 does not arrive
 //	AT run                       nothing: time passes up to AT
@@ -102,6 +103,9 @@ type script struct {
 	brief bool
 	mtu   int    // of the network, 0 for any
 	shown string // last, in brief
+
+	attempts, most int // to guess by sockets, and so many at a time
+	open           map[key.NodePublic]bool
 }
 
 type pong struct {
@@ -119,7 +123,7 @@ type flow struct {
 }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, now: epoch, rng: rand.New(rand.NewPCG(1, 1)), flows: map[key.NodePublic]*flow{}}
+	s := &script{t: t, now: epoch, rng: rand.New(rand.NewPCG(1, 1)), flows: map[key.NodePublic]*flow{}, open: map[key.NodePublic]bool{}}
 	s.p = New(Config{Plain: true, Rand: func(n int) int { return n / 3 }, Tx: func() (tx TxID) { s.n++; binary.BigEndian.PutUint32(tx[8:], s.n); return }})
 	return s
 }
@@ -258,6 +262,8 @@ func (s *script) line(verb string, arg []string) {
 		s.mtu, _ = strconv.Atoi(arg[0])
 	case "brief", "whole":
 		s.brief = verb == "brief"
+	case "guess":
+		s.step(Got{k, Relay, Guess{}})
 	case "loss":
 		n, _ := strconv.Atoi(arg[1])
 		s.step(Got{k, Relay, Loss{uint16(n)}})
@@ -364,6 +370,12 @@ func (s *script) step(ev Event) {
 			}
 		case Sleep:
 			s.flows[a.Peer].up = false
+		case Sockets:
+			if delete(s.open, a.Peer); a.Count > 1 {
+				s.attempts++
+				s.open[a.Peer] = true
+				s.most = max(s.most, len(s.open))
+			}
 		}
 	}
 }
@@ -418,6 +430,8 @@ func (s *script) describe(a Action) string {
 			return fmt.Sprintf("loss %s %d", to, m.PerMille)
 		case Here:
 			return fmt.Sprintf("here %s %v", to, m.Endpoints)
+		case Guess:
+			return "guess " + to
 		}
 	case Use:
 		both := ""

@@ -2,7 +2,6 @@ package path
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -39,10 +38,10 @@ func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.K
 // Budget bounds what is spent on guessing the ports of a hard NAT, per attempt; the zero value is the default.
 // A probe is 138 bytes on the wire.
 type Budget struct {
-	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 256, negative for no guessing
-	Probes  int           // guesses by the side that has one port; 0 for 1024. With 256 sockets 98 of 100 attempts succeed
+	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 384, negative for no guessing
+	Probes  int           // guesses by the side that has one port; 0 for 1024. docs/guessing.md says how often that is enough
 	Pairs   int           // probes of each side where both NATs are hard, and of both together not twice as many; 0 for 2048
-	Rate    int           // probes a second; 0 for 300, and up to two and a half times as many where both NATs are hard
+	Rate    int           // probes a second; 0 for 300, and up to three times as many where both NATs are hard
 	Every   time.Duration // between attempts that failed, but for a second one soon after the first; 0 for 10 min
 }
 
@@ -52,7 +51,7 @@ func (b Budget) orDefault() Budget {
 			*p = d
 		}
 	}
-	set(&b.Sockets, 256)
+	set(&b.Sockets, 384)
 	set(&b.Probes, 1024)
 	set(&b.Pairs, 2048)
 	set(&b.Rate, 300)
@@ -70,33 +69,36 @@ const (
 	tryRound  = 4    // of the ordinary search, after which nothing more is to be hoped of it
 	openRate  = 2560 // packets a second that only open our own NAT
 
-	guessAfter = 200 * time.Millisecond // of the ordinary search, or two and a half round trips by relay
-	guessLater = 80 * time.Millisecond  // who probes begins so much later than who opens
-	guessSoon  = 20 * time.Second       // a second attempt after one that failed, by bad luck perhaps
-	saidFor    = time.Minute            // what a peer said of itself is good for so long
+	guessLater = 80 * time.Millisecond // who probes begins so much later than who opens
 	tryStep    = 10 * time.Millisecond
 	tryLinger  = 1500 * time.Millisecond // for the last answers
-	tryAgain   = 20 * time.Second        // after one that succeeded, and was lost
+
+	// Where many sockets are opened, two in five of them do more than that after three in five of the peer's probes.
+	someEarly  = 2.0 / 5
+	earlyAfter = 3.0 / 5
 )
 
 // try is an attempt to guess ports. The side with the hard NAT opens many sockets, so that its NAT has many ports open
 // to the peer's one; the other side probes ports; any hit is a path (the birthday method). A NAT that gives ports in
 // order or from a small block narrows the guess.
 //
-//	hard:  256 sockets ─ opener ─▶ 256 ports of its NAT            at once
+//	hard:  384 sockets ─ opener ─▶ 384 ports of its NAT            at once
 //	easy:  1024 ports  ◀─ ping ─── one socket                      in 3.4 s
-//	hard:  256 sockets ─ ping ───▶ the peer's one address          after that
+//	hard:  154 sockets ─ ping ───▶ the peer's one address          after 2.1 s
+//	hard:  230 sockets ─ ping ───▶ the peer's one address          after 3.4 s
 //
 // The openers die before the peer's NAT, which packets from ports that it was not yet sent from could spoil, and where
-// they die too early, before a second NAT of ours, the pings at the end do as well: the peer's NAT is open by then for
-// 1024 ports, of which 256 are to hit one.
+// they die too early, before a second NAT of ours, the pings do as well: the peer's NAT is open by then for hundreds of
+// ports, of which they are to hit one. docs/guessing.md has the arithmetic.
 type try struct {
 	socks  int // extra sockets; 0 for the usual one
 	most   int // probes, openers included
 	rate   int
 	target func(i int) netip.AddrPort
 	short  int           // openers, to begin with
-	rest   time.Duration // since the start, until the probes that follow these
+	early  int           // probes that follow these, by the first sockets, so long since the start:
+	mid    time.Duration //
+	rest   time.Duration // since the start, until the other probes
 	linger time.Duration // after all, for the last answers
 	sent   int
 	start  time.Time
@@ -105,47 +107,6 @@ type try struct {
 	fresh   bool           // it is of one fresh socket, and no guess
 	outside netip.AddrPort // of that
 }
-
-// consider begins an attempt if the ordinary search was in vain and there is hope.
-func (pr *peer) consider(now time.Time) {
-	b := pr.p.budget
-	if !pr.mayGuess(now) || now.Before(pr.guessAt()) {
-		return
-	}
-	if !pr.tried.IsZero() && now.Sub(pr.tried) < pr.tryWait {
-		return
-	}
-	t, why := pr.plan(b)
-	if why != "" && pr.best == nil {
-		pr.why = why
-	}
-	if t == nil {
-		return
-	}
-	if pr.tried, pr.tryWait = now, b.Every; !pr.unlucky {
-		pr.unlucky, pr.tryWait = true, min(guessSoon, b.Every)
-	}
-	t.start = now
-	if t.short == 0 {
-		t.start = now.Add(guessLater)
-	}
-	t.next = t.start
-	pr.try = t
-	if t.socks > 0 {
-		pr.p.do(Sockets{pr.key, t.socks, false})
-	}
-}
-
-// mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began. The
-// peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
-// A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
-func (pr *peer) mayGuess(now time.Time) bool {
-	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor) &&
-		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && recent(now, c.pong, Trust) })
-}
-
-// guessAt is when the search has had its time.
-func (pr *peer) guessAt() time.Time { return pr.began.Add(max(guessAfter, pr.relay.rtt*5/2)) }
 
 // plan says how to guess, given both NATs, or why there is no hope.
 func (pr *peer) plan(b Budget) (t *try, why string) {
@@ -170,9 +131,13 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 			t.socks = min(t.socks, someSocks)
 		}
 		_, n := pr.guess(to.Addr(), ours) // as the peer will
-		t.short, t.most, t.rest = t.socks, 2*t.socks, guessLater+time.Duration(min(n, b.Probes))*time.Second/time.Duration(b.Rate)
+		probing := time.Duration(min(n, b.Probes)) * time.Second / time.Duration(b.Rate)
+		t.short, t.most, t.rest = t.socks, 2*t.socks, guessLater+probing
+		if t.socks > someSocks {
+			t.early, t.mid = int(someEarly*float64(t.socks)), guessLater+time.Duration(earlyAfter*float64(probing))
+		}
 		if pr.p.cfg.Plain {
-			t.short, t.rest, t.rate = 0, 0, b.Rate*5/3
+			t.short, t.early, t.rest, t.rate = 0, 0, 0, b.Rate*5/3
 		}
 		t.target = func(int) netip.AddrPort { return to }
 		return t, ""
@@ -200,7 +165,7 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		}
 		return t, ""
 	case ours.Kind == Block && theirs.Kind == Sequential:
-		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 8 / 5, rate: b.Rate * 5 / 2}
+		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 9 / 5, rate: b.Rate * 3}
 		step := max(theirs.High, 1)
 		t.target = func(i int) netip.AddrPort { // by all sockets to one, and then to the next: each probe takes another port of ours
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(passed+1+i/t.socks*37%inOrder)*step)
@@ -297,7 +262,7 @@ func (t *try) due(since time.Duration) int {
 		}
 		return int(d*time.Duration(rate)/time.Second) + 1
 	}
-	return min(t.most, min(t.short, at(openRate, since))+at(t.rate, since-t.rest))
+	return min(t.most, min(t.short, at(openRate, since))+min(t.early, at(openRate, since-t.mid))+at(t.rate, since-t.rest))
 }
 
 func (pr *peer) endTry() {
@@ -305,7 +270,10 @@ func (pr *peer) endTry() {
 	if t != nil && (t.socks > 0 || t.fresh) {
 		pr.p.do(Sockets{Peer: pr.key})
 	}
+	if t != nil && !t.fresh {
+		pr.p.guessing--
+	}
 	if pr.try = nil; pr.direct() {
-		pr.tryWait = tryAgain
+		pr.tried, pr.tryWait = time.Time{}, 0
 	}
 }
