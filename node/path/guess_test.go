@@ -65,13 +65,12 @@ func TestGuessAnew(t *testing.T) {
 		{"our NAT has another port, as hard ones do", "9000 outside-port\n15000 run\n", []int{240}},
 	} {
 		s := newScript(t)
-		out := ""
-		if head, tail, ok := strings.Cut(tt.script, "9000 outside-port\n"); ok {
-			out = s.run(begin + head + "9000 run\n")
+		head, tail, port := strings.Cut(tt.script, "9000 outside-port\n")
+		out := s.run(begin + head)
+		if port {
+			s.run("9000 run\n")
 			s.step(Self{Here{Relay: 1, NAT: NAT{Kind: Random}, Endpoints: addrs(t, "198.51.100.1:7001")}})
 			out = s.run(tail)
-		} else {
-			out = s.run(begin + tt.script)
 		}
 		if at, told := tries(out); !slices.Equal(at, tt.want) || told != len(at) {
 			t.Errorf("%s: attempts at %v, of which the peer was told %d; want %v, and all", tt.what, at, told, tt.want)
