@@ -17,6 +17,9 @@ type stamp [12]byte
 
 func (s stamp) before(t stamp) bool { return bytes.Compare(s[:], t[:]) < 0 }
 
+// seconds are those of TAI64N.
+func (s stamp) seconds() uint64 { return binary.BigEndian.Uint64(s[:]) }
+
 // opener opens initiations, the first messages of WireGuard's handshake (https://www.wireguard.com/protocol/), as far as
 // it takes to know who made them.
 //

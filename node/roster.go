@@ -66,6 +66,7 @@ type seat struct {
 	allowed []netip.Prefix
 	fixed   bool     // always in
 	last    stamp    // of its initiations
+	helped  int64    // when it was last greeted because its clock is behind that
 	seen    counters // when they last changed
 	since   int64    // when that was
 	past    counters // of its earlier stays
@@ -90,6 +91,8 @@ type admitted struct{ conn.Endpoint }
 const (
 	idleAfter    = 5 * time.Minute // longer than any session lives without a handshake, 3 minutes
 	sweepEvery   = time.Minute
+	clockBehind  = 10 // seconds by which an initiation is older than one before it, because its maker's clock was set back
+	helpEvery    = 5 * time.Second
 	maxCalls     = 128 // greetings that wait; Read waits alone
 	maxKnocks    = 256 // initiations that wait, half of them for strangers
 	opensASecond = 500 // of strangers', and of others': a tenth of a processor
@@ -361,12 +364,31 @@ func (r *roster) admit(pkt []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seats[from]
-	if s == nil || at.before(s.last) || !r.take(s) {
+	if s != nil && at.before(s.last) {
+		r.help(s, at)
+		return false
+	}
+	if s == nil || !r.take(s) {
 		return false
 	}
 	s.last = at
 	s.used.Store(r.now(time.Now()))
 	return true
+}
+
+// help makes a session with a peer whose clock was set back, by an hour or by years if it keeps no time while it is off: to
+// WireGuard its initiations are replays until the hour is over, and ours are not. They may be replays indeed, of what
+// somebody has recorded; then the peer gets an initiation that it has no need of, now and then. The caller holds mu.
+func (r *roster) help(s *seat, at stamp) {
+	now := r.now(time.Now())
+	if at.seconds()+clockBehind > s.last.seconds() || s.helped != 0 && now-s.helped < int64(helpEvery) {
+		return
+	}
+	s.helped = now
+	select {
+	case r.calls <- call{key: s.key}:
+	default: // the next initiation is not far
+	}
 }
 
 // sweep takes out the peers that nothing has gone to or come from for long. It looks every sweepEvery.

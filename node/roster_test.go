@@ -217,6 +217,38 @@ func TestRosterAdmits(t *testing.T) {
 	}
 }
 
+// A peer whose clock was set back makes initiations that WireGuard takes for replays. It gets one of ours.
+func TestRosterClockSetBack(t *testing.T) {
+	us, them := key.NewNode(), key.NewNode()
+	k := key.ExchangePublic(them)
+	r := testRoster(t, us, k)
+	pkt := initiations(t, newWG(t, them), key.ExchangePublic(us))()
+	if !r.admit(pkt) {
+		t.Fatal("not admitted")
+	}
+	made := r.seats[k].last
+	for _, c := range []struct {
+		ahead uint64        // of the clock by which the one before was made, in seconds
+		later time.Duration // since we helped last
+		calls int
+	}{{1, time.Hour, 0}, {clockBehind - 1, time.Hour, 0}, {3600, time.Hour, 1}, {3600, helpEvery / 2, 0}, {3600, helpEvery, 1}, {30 * 365 * 86400, helpEvery, 1}} {
+		r.seats[k].last = made
+		binary.BigEndian.PutUint64(r.seats[k].last[:], made.seconds()+c.ahead)
+		r.seats[k].helped = r.now(time.Now()) - int64(c.later)
+		if r.admit(pkt) {
+			t.Errorf("%d s behind, and admitted", c.ahead)
+		}
+		if n := len(r.calls); n != c.calls {
+			t.Errorf("%d s behind, %v after the last: %d greetings, want %d", c.ahead, c.later, n, c.calls)
+		}
+		for len(r.calls) > 0 {
+			if c := <-r.calls; c.key != k {
+				t.Error("somebody else is greeted")
+			}
+		}
+	}
+}
+
 // Read waits until a packet's peer is there, and not for ever.
 func TestRosterNeed(t *testing.T) {
 	us, k := key.NewNode(), key.ExchangePublic(key.NewNode())
