@@ -41,6 +41,8 @@ type ClientConfig struct {
 
 	// Dial makes TCP connections; a net.Dialer's with LimitSegments if nil.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Lookup finds the addresses of a name of UDP; the system's resolver if nil. Dial looks up its own.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Proxy chooses an HTTP proxy; http.ProxyFromEnvironment if nil.
 	Proxy func(*http.Request) (*url.URL, error)
 }
@@ -113,6 +115,11 @@ func newClient(cfg ClientConfig, t times) *Client {
 	}
 	if cfg.ListenUDP == nil {
 		cfg.ListenUDP = func() (net.PacketConn, error) { return net.ListenPacket("udp", ":0") }
+	}
+	if cfg.Lookup == nil {
+		cfg.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
 	}
 	if cfg.Proxy == nil {
 		cfg.Proxy = http.ProxyFromEnvironment

@@ -407,7 +407,10 @@ func TestCloseAtAnyTime(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	for _, urls := range []int{1, 3} {
 		for fails := range 60 {
-			d := defaultTimes.backoff(fails, urls)
+			if d := defaultTimes.backoff(fails, urls, true); d > defaultTimes.hurry {
+				t.Errorf("after %d failures of %d URLs, and urgent: wait %v", fails, urls, d)
+			}
+			d := defaultTimes.backoff(fails, urls, false)
 			switch {
 			case d > defaultTimes.most, fails < urls && d > 100*time.Millisecond, fails > 20*urls && d < defaultTimes.most/2:
 				t.Errorf("after %d failures of %d URLs: wait %v", fails, urls, d)

@@ -16,6 +16,7 @@ const (
 	staleness = 2 * time.Second        // what has waited longer for a link is no use to anybody
 	retireIn  = 2 * time.Second        // an old link has that long to end by itself
 	freeWrite = 200 * time.Millisecond // and a writer stuck in it that long
+	urgency   = 15 * time.Second       // what waits for a link has it dialed often for that long
 	wishes    = 5                      // rounds of all URLs, when a new link is wished for while the old one seems to live
 )
 
@@ -230,11 +231,11 @@ func (m *manager) dialEnded(r dialResult, now time.Time) {
 		case m.wish > 0 && m.wish < wishes*max(1, len(m.cfg.URLs)):
 			m.dialAt = now
 			if m.wish >= len(m.cfg.URLs) {
-				m.dialAt = now.Add(m.times.backoff(m.wish, len(m.cfg.URLs)))
+				m.dialAt = now.Add(m.times.backoff(m.wish, len(m.cfg.URLs), false))
 			}
 			m.wish++
 		case l == nil || l.draining.Load() || l.pulse.missed > 0:
-			m.dialAt = now.Add(m.times.backoff(m.fails, len(m.cfg.URLs)))
+			m.dialAt = now.Add(m.times.backoff(m.fails, len(m.cfg.URLs), m.urgent(now)))
 		}
 	}
 	if r.err == nil && m.again {
@@ -297,22 +298,31 @@ func (m *manager) linkEnded(l *link, now time.Time) {
 		m.fails++
 	}
 	if m.cancel == nil {
-		m.dialAt = now.Add(m.times.backoff(m.fails, len(m.cfg.URLs)))
+		m.dialAt = now.Add(m.times.backoff(m.fails, len(m.cfg.URLs), m.urgent(now)))
 	}
 	m.status(false, err)
 }
 
 // backoff is how long to wait after that many failures in a row. Nobody waits before each URL has had its turn, but for a
-// moment that keeps all the nodes of a relay that has just restarted from coming at once.
-func (t times) backoff(fails, urls int) time.Duration {
+// moment that keeps all the nodes of a relay that has just restarted from coming at once. Who has something to send, and was
+// connected a moment ago, asks more often: it may be that its own network is dark, or lets nothing through yet.
+func (t times) backoff(fails, urls int, urgent bool) time.Duration {
 	if fails < max(urls, 1) {
 		return rand.N(100 * time.Millisecond)
 	}
 	d := t.most
+	if urgent {
+		d = t.hurry
+	}
 	if n := fails/max(urls, 1) - 1; n < 16 {
 		d = min(d, t.retry<<n)
 	}
 	return d/2 + rand.N(d/2+1)
+}
+
+// urgent reports whether somebody waits for a link that was there a moment ago.
+func (m *manager) urgent(now time.Time) bool {
+	return now.Sub(m.downAt) < urgency && m.q.waiting()
 }
 
 // renew makes a new link when there is a newer ticket than the link's.

@@ -9,12 +9,13 @@ type times struct {
 	idle   time.Duration // without hearing anything: ask
 	dial   time.Duration // for a connection to come about
 	retry  time.Duration // the first wait after all URLs have failed; it doubles
-	most   time.Duration // the longest wait
+	hurry  time.Duration // the longest wait while packets wait for a link that was there a moment ago,
+	most   time.Duration // and else
 }
 
 var defaultTimes = times{
-	quiet: 800 * time.Millisecond, answer: 500 * time.Millisecond, idle: 15 * time.Second,
-	dial: 8 * time.Second, retry: 250 * time.Millisecond, most: 10 * time.Second,
+	quiet: 500 * time.Millisecond, answer: 400 * time.Millisecond, idle: 15 * time.Second,
+	dial: 8 * time.Second, retry: 250 * time.Millisecond, hurry: time.Second, most: 10 * time.Second,
 }
 
 // misses is how many pings in a row go unanswered before a link is taken for dead. One is enough to start

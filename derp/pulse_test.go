@@ -47,7 +47,7 @@ func TestPulse(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var p pulse
 			tm := defaultTimes
-			tm.quiet = time.Second
+			tm.quiet, tm.answer = time.Second, 500*time.Millisecond
 			ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 			for i, s := range c.steps {
 				if s.heard != x {

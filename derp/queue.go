@@ -183,6 +183,13 @@ func (q *queue) wake() (start bool) {
 	return true
 }
 
+// waiting reports whether there is a writer at work, or one that waits.
+func (q *queue) waiting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.busy
+}
+
 // pop returns the next message, which the caller frees, or nil: then the caller is no longer the writer, and
 // last says that nothing will ever follow.
 func (q *queue) pop() (b *block, last bool) {

@@ -67,7 +67,7 @@ func (m *manager) offered(o offer, now time.Time) {
 	go func() { // names may take long
 		defer m.wg.Done()
 		select {
-		case m.located <- locate(m.ctx, m.cfg.UDP, m.cfg.URLs):
+		case m.located <- locate(m.ctx, m.cfg.UDP, m.cfg.URLs, m.cfg.Lookup):
 		case <-m.ctx.Done():
 		}
 	}()
@@ -83,7 +83,7 @@ func (m *manager) partUDP() {
 }
 
 // locate finds the addresses of the relay's UDP side: those of hosts, or if there are none, of the URLs.
-func locate(ctx context.Context, hosts, urls []string) (addrs []netip.AddrPort) {
+func locate(ctx context.Context, hosts, urls []string, lookup func(context.Context, string) ([]netip.Addr, error)) (addrs []netip.AddrPort) {
 	if len(hosts) == 0 {
 		for _, s := range urls {
 			u, err := url.Parse(s)
@@ -115,7 +115,7 @@ func locate(ctx context.Context, hosts, urls []string) (addrs []netip.AddrPort) 
 		if err != nil {
 			continue
 		}
-		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		ips, err := lookup(ctx, name)
 		if err != nil {
 			continue // the WebSocket does without
 		}

@@ -287,6 +287,8 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		Stale:     n.greet,
 		Crossed:   n.regreet,
 		Unheard:   n.confirm,
+		Names:     n.state.loadNames(),
+		Named:     n.named,
 		Log:       func(format string, args ...any) { n.log.Debug().Msgf("bind: "+format, args...) },
 	})
 	if err != nil {
@@ -366,6 +368,13 @@ func (n *Node) regreet(k key.NodePublic) {
 	if p := n.wg.LookupPeer(device.NoisePublicKey(k.Raw())); p != nil {
 		p.ExpireCurrentKeypairs()
 		_ = p.SendHandshakeInitiation(false)
+	}
+}
+
+// named keeps where names led, for when this node is started while DNS does not answer.
+func (n *Node) named(names map[string][]netip.Addr) {
+	if err := n.state.saveNames(names); err != nil {
+		n.log.Debug().Err(err).Msg("keep where names led")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,7 @@ const (
 	lockFile     = "lock"
 	identityFile = "identity.json"
 	mapFile      = "map.cbor"
+	namesFile    = "names.json"
 
 	maxState   = 256 << 20 // bytes; more is no file of ours
 	identityV1 = 1
@@ -244,6 +246,23 @@ func (s *state) saveMap(m *wire.Map) error {
 	return s.replace(mapFile, b)
 }
 
+// loadNames reads where the names of coordinator and relays led. They are a help and no more: what cannot be read is nothing.
+func (s *state) loadNames() (names map[string][]netip.Addr) {
+	if b, err := s.read(namesFile); err != nil || json.Unmarshal(b, &names) != nil {
+		return nil
+	}
+	return names
+}
+
+// saveNames replaces them.
+func (s *state) saveNames(names map[string][]netip.Addr) error {
+	b, err := json.MarshalIndent(names, "", "\t")
+	if err != nil {
+		return &StateError{Path: s.path(namesFile), Err: err, Reason: "this is a fault in the software"}
+	}
+	return s.replace(namesFile, append(b, '\n'))
+}
+
 // dropMap forgets the last Map, so that a restart has nothing to run from.
 func (s *state) dropMap() error {
 	s.mu.Lock()
@@ -256,7 +275,7 @@ func (s *state) forget() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
-	return errors.Join(s.remove(mapFile), s.remove(identityFile))
+	return errors.Join(s.remove(mapFile), s.remove(namesFile), s.remove(identityFile))
 }
 
 func (s *state) remove(name string) error {

@@ -56,6 +56,8 @@ type Bind struct {
 	told    map[key.NodePublic]uint16
 	stopped bool
 
+	directory names
+
 	// To the loop.
 	news     chan struct{} // peers, relays, home or status changed
 	moves    chan struct{} // addresses of this machine may have changed
@@ -133,6 +135,10 @@ func New(cfg Config) (*Bind, error) {
 	}
 	b.udp4.network, b.udp6.network = "udp4", "udp6"
 	b.ring.ready = make(chan struct{}, 1)
+	b.directory.ask = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return b.resolver().LookupNetIP(ctx, "ip", host)
+	}
+	b.directory.init(cfg.Names, cfg.Named)
 	b.relays.b = b
 	b.hops.init(b, cfg.PeerRelay)
 	b.relays.conns.Store(&map[uint16]*relayConn{})
@@ -202,13 +208,24 @@ func (b *Bind) SetExclude(prefixes []netip.Prefix) {
 }
 
 // Dial makes a connection beside the tunnel, which the device's firewall mark keeps out of it; names are looked up the
-// same way. It fits any path.
+// same way, and lead where they last did while DNS does not answer. It fits any path.
 func (b *Bind) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
 		return errors.Join(b.markConn(network, address, c), derp.LimitSegments(network, address, c))
 	}}
-	d.Resolver = b.resolver()
-	return d.DialContext(ctx, network, addr)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := b.directory.lookup(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]string, 0, maxLed)
+	for _, ip := range ips[:min(len(ips), maxLed)] {
+		addrs = append(addrs, net.JoinHostPort(ip.String(), port))
+	}
+	return dialAny(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, network, addr) })
 }
 
 // resolver looks names up beside the tunnel.

@@ -23,7 +23,8 @@ type Config struct {
 	Exclude  []netip.Prefix   // addresses never offered nor probed: the mesh's own
 	Budget   path.Budget      // of guessing the ports of NATs that are hard to get through; zero for the default
 
-	PeerRelay derp.ForwarderConfig // bounds of what is done as a relay for peers (SetPeerRelay)
+	Names     map[string][]netip.Addr // where the names of coordinator and relays led, as Named told
+	PeerRelay derp.ForwarderConfig    // bounds of what is done as a relay for peers (SetPeerRelay)
 
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
@@ -35,6 +36,7 @@ type Config struct {
 	Stale     func(key.NodePublic)             // a peer uses a session we have no part in: it has not noticed our restart
 	Crossed   func(key.NodePublic)             // handshakes with a peer have undone each other: make WireGuard forget them, and begin
 	Unheard   func(key.NodePublic)             // a peer has not heard that its answer arrived: send it a keepalive
+	Named     func(map[string][]netip.Addr)    // where names led, which is to be kept as Names
 	Log       func(format string, args ...any) // what goes wrong and mends itself, for a debug log
 
 	// Seams; nil for the real thing.

@@ -73,6 +73,7 @@ func (r *relays) get(id uint16) *relayConn {
 		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
 		Status:  func(up bool, err error) { r.status(c, up, err) },
 		Dial:    b.Dial,
+		Lookup:  b.directory.lookup,
 		UDP:     rel.STUN, ListenUDP: b.listenRelay,
 	})
 	next := maps.Clone(old)

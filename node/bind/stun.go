@@ -25,6 +25,7 @@ const (
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
+	nameAgain      = time.Second
 	muteEvery      = time.Second // while UDP is blocked one server is asked that often, if somebody waits for a direct path
 )
 
@@ -77,7 +78,8 @@ type named struct {
 
 // resolved is a name's addresses, from the goroutine that asked for them.
 type resolved struct {
-	name string
+	name   string
+	failed bool
 	named
 }
 
@@ -358,12 +360,11 @@ func (s *stunClient) resolve(now time.Time, name string) []netip.AddrPort {
 	b.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
 		defer cancel()
-		ips, err := b.resolver().LookupNetIP(ctx, "ip", host)
+		ips, err := b.directory.lookup(ctx, host)
 		if err != nil {
 			b.cfg.Log("STUN server: %v", err)
-			return
 		}
-		r := resolved{name: name}
+		r := resolved{name: name, failed: err != nil}
 		for _, ip := range ips {
 			r.addrs = append(r.addrs, netip.AddrPortFrom(ip.Unmap(), uint16(num)))
 		}
@@ -379,6 +380,13 @@ func (s *stunClient) resolve(now time.Time, name string) []netip.AddrPort {
 func (s *stunClient) named(r resolved) {
 	now := time.Now()
 	old := s.names[r.name].addrs
+	if r.failed { // it is asked for again in the next round, and that is soon if there is nobody to ask meanwhile
+		s.names[r.name] = named{addrs: old}
+		if at := now.Add(nameAgain); len(s.servers) == 0 && at.Before(s.nextNew) {
+			s.nextNew, s.next = at, at
+		}
+		return
+	}
 	s.names[r.name] = named{r.addrs, now}
 	if !slices.Equal(old, r.addrs) {
 		s.start(now)
