@@ -37,7 +37,6 @@ type carrier struct {
 	echoes sync.WaitGroup
 	mu     sync.Mutex
 	asked  quota
-	ran    *tcpip.StatCounter // TCP's timeouts
 }
 
 const (
@@ -75,7 +74,6 @@ func (s *Stack) Carry(prefixes []netip.Prefix) error {
 func (s *Stack) newCarrier() (*carrier, error) {
 	c := &carrier{s: s, link: newLink(s.mtu, s.opt.PathMTU), asked: newQuota(maxEchoes, 0)}
 	ip := newIP(false)
-	c.ran = ip.Stats().TCP.Timeouts
 	c.fwd.init(s, ip, s.opt)
 	c.fwd.takes = c.carries
 	err := setUp(ip, c.link, s.link)

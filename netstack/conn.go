@@ -40,6 +40,7 @@ func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
 	c.in.register(wq, waiter.ReadableEvents)
 	c.out.register(wq, waiter.WritableEvents)
 	c.still.stats, _ = ep.Stats().(*tcp.Stats)
+	newGoBack(ep)
 	keepAlive(ep)
 	return c
 }

@@ -31,9 +31,8 @@ type link struct {
 
 	readable func() // Options.Readable
 
-	rmu   sync.Mutex // of the reader
-	out   segmenter  // what it has taken from the queue last
-	again goBack
+	rmu sync.Mutex // of the reader
+	out segmenter  // what it has taken from the queue last
 
 	dmu      sync.RWMutex
 	up       stack.NetworkDispatcher // nil when detached
@@ -58,6 +57,9 @@ func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
 // WritePacket implements stack.QueueingDiscipline: it queues a reference and wakes the reader. gVisor's own discipline,
 // which hands packets on to WritePackets, makes a list for each.
 func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	if g, ok := p.Owner.(*goBack); ok {
+		g.sends(p)
+	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -110,7 +112,10 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 				if p == nil {
 					break
 				}
-				l.out.start(p, l.fits, &l.again)
+				if g, ok := p.Owner.(*goBack); ok && g.anew.CompareAndSwap(true, false) {
+					g.begin()
+				}
+				l.out.start(p, l.fits)
 			}
 			b := bufs[n]
 			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it

@@ -2,7 +2,6 @@ package netstack
 
 import (
 	"net/netip"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -34,7 +33,7 @@ type segmenter struct {
 }
 
 // start takes a packet over, with the caller's reference to it. fits is Options.PathMTU.
-func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, bool), again *goBack) {
+func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, bool)) {
 	views, skip := p.AsViewList()
 	*s = segmenter{pkt: p, view: views.Front(), skip: skip, left: p.Size()}
 	gso := &p.GSOOptions
@@ -50,15 +49,6 @@ func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, boo
 	copy(s.hdr[s.ip:], tcp)
 	s.take(s.hdr[:s.n])
 	s.seq = header.TCP(tcp).SequenceNumber()
-	if s.left > 0 {
-		back, heard := again.see(p.Hash, s.seq, s.left, time.Now().UnixNano())
-		if back {
-			again.stamp(s.hdr[s.ip:s.n])
-		}
-		if heard && again.anew != nil {
-			again.anew(p)
-		}
-	}
 	var src, dst tcpip.Address
 	if gso.Type == stack.GSOTCPv4 {
 		h := header.IPv4(ip)

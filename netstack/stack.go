@@ -70,7 +70,6 @@ type Stack struct {
 	events chan tun.Event
 	fwd    forwarder
 	pings  pings
-	ran    *tcpip.StatCounter // TCP's timeouts
 
 	own     atomic.Pointer[[]netip.Addr]
 	carrier atomic.Pointer[carrier] // nil until there is something to carry
@@ -108,8 +107,6 @@ func New(o Options) (*Stack, error) {
 		events: make(chan tun.Event, 1),
 	}
 	s.link.readable = o.Readable
-	s.ran = s.ip.Stats().TCP.Timeouts
-	s.link.again.timeouts, s.link.again.anew = s.timeouts, s.anew
 	s.own.Store(new([]netip.Addr))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fwd.init(s, s.ip, o)
@@ -125,39 +122,6 @@ func New(o Options) (*Stack, error) {
 	return s, nil
 }
 
-// timeouts is how often a retransmission timer of TCP has run out.
-func (s *Stack) timeouts() uint64 {
-	n := s.ran.Value()
-	if c := s.carrier.Load(); c != nil {
-		n += c.ran.Value()
-	}
-	return n
-}
-
-// slowest is a slow start threshold, in segments, that only repeated timeouts make: it is less than a new connection sends.
-const slowest = tcp.InitialCwnd
-
-// anew has the congestion control of a segment's connection begin anew, if timeouts have left nothing of it.
-func (s *Stack) anew(p *stack.PacketBuffer) {
-	ip, seg := p.Network(), header.TCP(p.TransportHeader().Slice())
-	id := stack.TransportEndpointID{LocalAddress: ip.SourceAddress(), LocalPort: seg.SourcePort(), RemoteAddress: ip.DestinationAddress(), RemotePort: seg.DestinationPort()}
-	stacks := []*stack.Stack{s.ip}
-	if c := s.carrier.Load(); c != nil {
-		stacks = append(stacks, c.fwd.ip)
-	}
-	for _, st := range stacks {
-		ep, ok := st.FindTransportEndpoint(p.NetworkProtocolNumber, tcp.ProtocolNumber, id, nicID).(tcpip.Endpoint)
-		var info tcpip.TCPInfoOption
-		var control tcpip.CongestionControlOption
-		if !ok || ep.GetSockOpt(&info) != nil || ep.GetSockOpt(&control) != nil {
-			continue
-		}
-		if info.CcState == tcpip.RTORecovery && info.SndSsthresh < slowest { // in fast recovery it would end with a burst
-			_ = ep.SetSockOpt(&control) // to what it is
-		}
-	}
-}
-
 func newIP(handleLocal bool) *stack.Stack {
 	return stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -165,6 +129,14 @@ func newIP(handleLocal bool) *stack.Stack {
 		HandleLocal:        handleLocal,
 	})
 }
+
+const (
+	// maxRTO is the longest that TCP waits before it sends again. RFC 6298 (section 2.4) has a minute at least, which nobody
+	// has the patience for: nothing tells TCP that a path is back, so after an outage it stands for as long again.
+	maxRTO = 1500 * time.Millisecond
+	// maxRetries of them are a quarter of an hour (RFC 1122 section 4.2.3.5 wants 100 seconds at least).
+	maxRetries = 600
+)
 
 // setUp configures the protocols and the interface, whose packets come in by l and go out by out.
 //
@@ -177,8 +149,9 @@ func setUp(ip *stack.Stack, l, out *link) error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 512 << 10, Max: 4 << 20}
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
-	retries := tcpip.TCPSynRetriesOption(5) // gives up after a minute
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send, &moderate, &reuse, &retries} {
+	syns := tcpip.TCPSynRetriesOption(5) // gives up after a minute
+	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(maxRetries)
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send, &moderate, &reuse, &syns, &rto, &retries} {
 		if err := ip.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("netstack: tcp option %T: %s", opt, err)
 		}
