@@ -29,8 +29,9 @@ type tunnel struct {
 
 	rx, tx tally
 
-	out door    // what Read brings into the device, until bind sends it
-	in  *window // what bind receives into the device, until Write
+	company company
+	out     door    // what Read brings into the device, until bind sends it
+	in      *window // what bind receives into the device, until Write
 
 	// of the one goroutine that Reads
 	sparse  sparse
@@ -54,13 +55,16 @@ type tally struct {
 type injector interface{ Inject(pkts [][]byte) }
 
 func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
-	return &tunnel{Device: inner, filter: f, out: door{window: newWindow()}, in: newWindow()}
+	t := &tunnel{Device: inner, filter: f}
+	t.out, t.in = door{window: newWindow(&t.company)}, newWindow(&t.company)
+	return t
 }
 
 // Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	t.out.wait()
-	n, err := t.Device.Read(bufs, sizes, offset)
+	most := t.company.batch(len(bufs))
+	n, err := t.Device.Read(bufs[:most], sizes[:most], offset)
 	if n == 0 {
 		if err != nil && t.lost != nil {
 			t.lost(err)
@@ -74,7 +78,11 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			continue
 		}
 		pkt := bufs[i][offset : offset+sizes[i]]
-		bind.MarkSparse(bufs[i], sizes[i], t.sparse.is(pkt, now.UnixNano()))
+		sparse := t.sparse.is(pkt, now.UnixNano())
+		if sparse {
+			t.company.sent.Store(now.UnixNano())
+		}
+		bind.MarkSparse(bufs[i], sizes[i], sparse)
 		if t.own.take(pkt) {
 			t.need(pkt, now)
 			continue

@@ -24,6 +24,8 @@ type window struct {
 	rest   atomic.Int64  // the bound is loose until then
 	ready  chan struct{} // capacity 1: some came out while somebody waited
 	wanted atomic.Int32  // who wait
+
+	company *company
 }
 
 const (
@@ -34,7 +36,7 @@ const (
 	windowRest     = time.Second
 )
 
-func newWindow() *window { return &window{ready: make(chan struct{}, 1)} }
+func newWindow(c *company) *window { return &window{ready: make(chan struct{}, 1), company: c} }
 
 // enter notes packets that go in.
 func (w *window) enter(n int) {
@@ -64,20 +66,31 @@ func (w *window) wake() {
 // door is where one goroutine waits before a window.
 type door struct {
 	*window
+	last  int         // packets that went in by it the last time
 	timer *time.Timer // of the first wait on
 }
 
 // bound is how many packets may be inside.
-func (w *window) bound() int64 {
-	if rest := w.rest.Load(); rest != 0 && time.Now().UnixNano() < rest {
+func (d *door) bound() int64 {
+	now := time.Now()
+	if rest := d.rest.Load(); rest != 0 && now.UnixNano() < rest {
 		return windowLoose
+	}
+	if d.last > companyFew && d.company.some(now) {
+		return companyInside
 	}
 	return windowSize
 }
 
+// enter notes packets that go in.
+func (d *door) enter(n int) {
+	d.last = n
+	d.window.enter(n)
+}
+
 // wait returns when there is room, or when it is not worth waiting for.
 func (d *door) wait() {
-	if d.inside.Load() < windowSize {
+	if d.inside.Load() < companyInside {
 		return
 	}
 	bound := d.bound()
@@ -135,7 +148,8 @@ func (b *windowed) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		d := &door{window: b.in}
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 			d.wait()
-			n, err := fn(bufs, sizes, eps)
+			most := b.in.company.batch(len(bufs))
+			n, err := fn(bufs[:most], sizes[:most], eps[:most])
 			data := 0
 			for j := range n {
 				pkt := bufs[j][:sizes[j]]

@@ -18,7 +18,7 @@ func TestWindow(t *testing.T) {
 		return time.Since(start)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		w := newWindow()
+		w := newWindow(new(company))
 		d := &door{window: w}
 		w.enter(windowSize - 1)
 		if n := took(d); n != 0 {
@@ -61,7 +61,7 @@ func TestWindowNeverStops(t *testing.T) {
 		waiters := rapid.IntRange(1, 4).Draw(r, "who wait")
 		batch := rapid.IntRange(1, 128).Draw(r, "packets in a batch")
 		synctest.Test(t, func(t *testing.T) {
-			w := newWindow()
+			w := newWindow(new(company))
 			start := time.Now()
 			var wg sync.WaitGroup
 			for i := range waiters {
@@ -92,7 +92,7 @@ func TestWindowed(t *testing.T) {
 	data, keepalive, handshake := make([]byte, 100), make([]byte, 32), make([]byte, 148)
 	data[0], keepalive[0], handshake[0] = 4, 4, 1
 	f := &feed{pkts: [][]byte{data, keepalive, handshake, data}}
-	w := &windowed{Bind: f, out: newWindow(), in: newWindow(), screen: func(_ []byte, ep conn.Endpoint) (conn.Endpoint, bool) { return ep, true }}
+	w := &windowed{Bind: f, out: newWindow(new(company)), in: newWindow(new(company)), screen: func(_ []byte, ep conn.Endpoint) (conn.Endpoint, bool) { return ep, true }}
 	fns, _, err := w.Open(0)
 	if err != nil {
 		t.Fatal(err)

@@ -30,8 +30,7 @@ func (t *turns) hear(now int64) { t.sparse.Store(now) }
 
 // over reports whether to give way after so many datagrams, the last of so many bytes.
 func (t *turns) over(n, size int, now int64) bool {
-	last := t.sparse.Load()
-	if last != 0 && now-last < int64(turnHeard) {
+	if t.heard(now) {
 		return n > turnFew
 	}
 	return n > 0 && n <= turnFew && size >= turnLong
@@ -39,3 +38,12 @@ func (t *turns) over(n, size int, now int64) bool {
 
 // turnHeard is for how long a flow that sends little is expected to go on.
 const turnHeard = 100 * time.Millisecond
+
+// heard reports whether there are flows that send little.
+func (t *turns) heard(now int64) bool {
+	last := t.sparse.Load()
+	return last != 0 && now-last < int64(turnHeard)
+}
+
+// HearsSparse reports whether flows of peers that send little have been heard in the last tenth of a second.
+func (b *Bind) HearsSparse() bool { return b.turns.heard(b.now()) }
