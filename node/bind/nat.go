@@ -62,6 +62,7 @@ const (
 	fewSamples  = 8  // enough to be sure
 	maxStep     = 8  // between ports of a sequential NAT: others use it too
 	blockSpan   = 1024
+	blockLeast  = 4 // ports beyond those that were seen
 )
 
 // classify says what the servers' answers mean; ports are those of the samples, in order.
@@ -116,11 +117,13 @@ func classifyPorts(ports []uint16) (path.Kind, [2]uint16) {
 	if step > 0 {
 		return path.Sequential, [2]uint16{ports[len(ports)-1], step}
 	}
-	low, high := slices.Min(ports), slices.Max(ports)
-	if high-low < blockSpan {
-		rest := (blockSpan - 1 - int(high-low)) / 2 // as much on either side as was not seen
-		from := max(int(low)-rest, 1)
-		return path.Block, [2]uint16{uint16(from), uint16(min(from+blockSpan-1, 65535))}
+	low, high := int(slices.Min(ports)), int(slices.Max(ports))
+	if seen := high - low + 1; seen <= blockSpan {
+		// What was not seen is as much on either side, and three times what is mostly between two samples: 99 in 100 ports of
+		// any block are within that.
+		rest := min(2*max(3*seen/len(ports), blockLeast), blockSpan-seen)
+		from := max(low-rest/2, 1)
+		return path.Block, [2]uint16{uint16(from), uint16(min(from+seen+rest-1, 65535))}
 	}
 	return path.Random, [2]uint16{}
 }

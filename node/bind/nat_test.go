@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -127,10 +128,34 @@ func TestClassifyPorts(t *testing.T) {
 		{[]uint16{20100, 20900, 20500, 20001, 20777, 20333, 20200, 20998}, path.Block, 19988},
 		{[]uint16{100, 900, 500, 1, 777, 333, 200, 998}, path.Block, 1},
 		{[]uint16{100, 60000, 500, 1, 777, 333, 200, 998}, path.Random, 0},
-		{[]uint16{9, 9, 9, 9, 9, 9, 9, 9}, path.Block, 1},
+		{[]uint16{9, 9, 9, 9, 9, 9, 9, 9}, path.Block, 5},
 	} {
 		if kind, r := classifyPorts(c.ports); kind != c.want || r[0] != c.low {
 			t.Errorf("%v: %v %v, want %v from %d", c.ports, kind, r, c.want, c.low)
+		}
+	}
+}
+
+// Whatever the size of a block, its bounds are known well enough: little of it is left out, and little else is in it.
+func TestBlockBounds(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	const rounds, first = 500, 20000
+	for _, size := range []int{16, 64, 200, 512, 1024} {
+		in, width := 0, 0
+		for range rounds {
+			ports := make([]uint16, manySamples)
+			for i := range ports {
+				ports[i] = uint16(first + rng.IntN(size))
+			}
+			kind, r := classifyPorts(ports)
+			if kind != path.Block {
+				t.Fatalf("%v is said to be %v", ports, kind)
+			}
+			in += min(int(r[1]), first+size-1) - max(int(r[0]), first) + 1
+			width += int(r[1]) - int(r[0]) + 1
+		}
+		if in, width := float64(in)/rounds/float64(size), float64(width)/rounds; in < 0.96 || width > 1.25*float64(size)+2*blockLeast {
+			t.Errorf("of %d ports %.1f %% are within %.0f", size, 100*in, width)
 		}
 	}
 }
