@@ -276,7 +276,10 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	pr.round = max(pr.round, 1) // the call is answered here
 	pr.gotFresh(now, m)
 	pr.seek(now)
-	pr.call(now, hereEvery)
+	if fresh { // perhaps begun anew, and what we said before that is lost
+		least = hereNews
+	}
+	pr.call(now, least)
 }
 
 // openTTL lets a packet through our own NAT and no further: at least one router stands between that and the peer's.

@@ -263,9 +263,11 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 			if other {
 				pr.renew()
 			}
-			pr.news(now)
-			pr.consider(now)
-		}, true)
+			if pr.late(now) || recent(now, pr.called, hereEvery) { // who called was told of what we were before
+				pr.news(now)
+				pr.consider(now)
+			}
+		}, false)
 	case Moved:
 		p.each(now, func(pr *peer) { pr.moved(now) }, false)
 	case Unblocked:
@@ -310,12 +312,15 @@ func (p *Paths) one(now time.Time, k key.NodePublic, f func(*peer)) {
 // each visits every peer, or those that we sent to, or the user asked for, of late. Map order shows in the order of actions only.
 func (p *Paths) each(now time.Time, f func(*peer), late bool) {
 	for _, pr := range p.peers {
-		if !late || recent(now, latest(pr.traffic.Sent, pr.sought), callable) {
+		if !late || pr.late(now) {
 			f(pr)
 			pr.settle(now)
 		}
 	}
 }
+
+// late reports whether we sent to a peer, or the user asked for it, of late.
+func (pr *peer) late(now time.Time) bool { return recent(now, latest(pr.traffic.Sent, pr.sought), callable) }
 
 func (p *Paths) setPeers(now time.Time, set []Peer) {
 	p.sets++
