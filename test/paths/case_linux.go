@@ -179,9 +179,23 @@ func (r *run) cold(ctx context.Context, s spec, e *event, res *result) (err erro
 	return nil
 }
 
+// talk begins a flow in place of one that has ended, and the event with it.
+func (r *run) talk(ctx context.Context) error {
+	to, err := r.m.addrOf(ctx, r.m.a)
+	if err != nil {
+		return err
+	}
+	f, err := startFlow(r.m.a.Space, to)
+	if err != nil {
+		return err
+	}
+	r.flow, r.began = f, f.start()
+	return nil
+}
+
 // happen lets the event happen, and looks until all is well again.
 func (r *run) happen(ctx context.Context, e *event, was string, res *result) (err error) {
-	defer r.flow.end()
+	defer func() { r.flow.end() }() // perhaps another one by then
 	to, err := r.m.addrOf(ctx, r.m.a)
 	if err != nil {
 		return err

@@ -75,6 +75,7 @@ var moreCases = pairs(map[string][]string{
 	"hub-wan":     {"easy easy", "easy easyopen"},
 	"relay-moves": {"easy easy", "hard hard", "blocked easy"},
 	"relays-dead": {"easy easy", "none easy"},
+	"anew":        {"easy easy", "easy hard", "hard easy", "hardblk hardblk"},
 })
 
 // sharpest are those of moreCases that every change must pass.

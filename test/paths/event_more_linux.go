@@ -116,6 +116,18 @@ var more = []event{
 			r.m.relay.stop(os.Kill)
 			return errors.Join(pause(ctx, time.Second), r.m.extra.Move(), r.m.startRelay(ctx), r.m.startHub(ctx))
 		}},
+	{name: "anew", text: "both nodes are restarted, and talk again when they are up", outage: silent, back: 5 * time.Second, watch: 8 * time.Second,
+		do: func(ctx context.Context, r *run) error {
+			r.stream.end()
+			r.stream = nil
+			r.flow.end() // it goes through a's proxy, which is gone
+			r.m.a.proc.stop(os.Kill)
+			r.m.b.proc.stop(os.Kill)
+			if err := errors.Join(r.m.a.start(), r.m.b.start(), r.m.settle(ctx)); err != nil {
+				return err
+			}
+			return r.talk(ctx)
+		}},
 	{name: "relays-dead", text: "both relays are killed", outage: announced, back: time.Second,
 		do: func(_ context.Context, r *run) error { r.m.hubUp.stop(os.Kill); r.m.relay.stop(os.Kill); return nil }},
 }

@@ -115,6 +115,7 @@ type flow struct {
 	conn    *net.UDPConn
 	head    []byte
 	stop    chan struct{}
+	over    sync.Once
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
@@ -196,11 +197,13 @@ func (f *flow) rest(on bool) {
 
 // end stops sending, waits for what is on its way, and closes.
 func (f *flow) end() {
-	close(f.stop)
-	time.Sleep(400 * time.Millisecond)
-	f.conn.Close()
-	f.control.Close()
-	f.wg.Wait()
+	f.over.Do(func() {
+		close(f.stop)
+		time.Sleep(400 * time.Millisecond)
+		f.conn.Close()
+		f.control.Close()
+		f.wg.Wait()
+	})
 }
 
 // start is when the first left.

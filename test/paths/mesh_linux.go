@@ -253,6 +253,11 @@ func (p *process) stop(sig os.Signal) {
 
 // start brings the node up, in the foreground.
 func (p *peer) start() (err error) {
+	p.mu.Lock()
+	if len(p.paths) > 0 { // it begins anew, and so on the relay
+		p.paths = append(p.paths, change{time.Now(), "relay", "it has just begun"})
+	}
+	p.mu.Unlock()
 	p.proc, err = p.m.run(p.Space, p.name, []string{"HEDGE_JOIN=" + p.join}, p.logged, "up", "--foreground", "--name", p.name)
 	p.join = ""
 	return err
