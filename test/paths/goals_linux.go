@@ -79,7 +79,7 @@ func eventFaults(s spec, r result, slack time.Duration) (bad []string) {
 	}
 	switch {
 	case (expected(s.a, s.b) == "guess" || expected(s.a, s.b) == "any") && e.after == "":
-		// Ports were guessed a moment ago, and are not again so soon: the relay will do.
+		// Luck has a part (docs/guessing.md says how much): the relay will do.
 	case r.Back == 0:
 		say("the path never was %s again, goal %v", wanted(e, r), e.back)
 	case r.Back > e.back+slack:
