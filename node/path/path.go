@@ -320,7 +320,9 @@ func (p *Paths) each(now time.Time, f func(*peer), late bool) {
 }
 
 // late reports whether we sent to a peer, or the user asked for it, of late.
-func (pr *peer) late(now time.Time) bool { return recent(now, latest(pr.traffic.Sent, pr.sought), callable) }
+func (pr *peer) late(now time.Time) bool {
+	return recent(now, latest(pr.traffic.Sent, pr.sought), callable)
+}
 
 func (p *Paths) setPeers(now time.Time, set []Peer) {
 	p.sets++
