@@ -21,14 +21,16 @@ func TestCopiedMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		report := box.Seal(nil, path.Loss{PerMille: 200})
+		copied := func() { m.a.fromRelay(1, m.b.cfg.Node, [][]byte{slices.Clone(report)}) }
+		copied()
+		m.talk(time.Second, nil) // in which it is seen that long packets still pass
 		for range 5 {
-			m.a.fromRelay(1, m.b.cfg.Node, [][]byte{slices.Clone(report)})
+			copied()
 		}
 		synctest.Wait()
 		if i := m.path(m.a, m.b); !i.Direct {
-			t.Errorf("one report, five times, made it leave the path: %s", i.Why)
+			t.Errorf("one report, six times, made it leave the path: %s", i.Why)
 		}
-		m.talk(time.Second, nil) // in which it is seen that long packets still pass
 		for range 2 {
 			m.a.fromRelay(1, m.b.cfg.Node, [][]byte{box.Seal(nil, path.Loss{PerMille: 200})})
 		}

@@ -206,19 +206,24 @@ func TestPongsAreFew(t *testing.T) {
 	p := New(Config{})
 	b, from := peerKey("b"), addresses[2]
 	p.Step(epoch, Peers{[]Peer{{Key: b}}})
-	pongs := 0
-	for i := range 10000 {
-		now := epoch.Add(time.Duration(i) * time.Millisecond)
-		for _, tx := range []TxID{{1, byte(i >> 8), byte(i)}, {1, byte(i >> 8), byte(i)}} {
-			for _, a := range p.Step(now, Got{b, from, Ping{Tx: tx}}) {
-				if s, ok := a.(Send); ok && s.Msg.kind() == kindPong {
-					pongs++
-				}
+	pongs := func(at time.Duration, tx TxID) (n int) {
+		for _, a := range p.Step(epoch.Add(at), Got{b, from, Ping{Tx: tx}}) {
+			if s, ok := a.(Send); ok && s.Msg.kind() == kindPong {
+				n++
 			}
 		}
+		return n
 	}
-	if most := pongBurst + 10*pongRate; pongs > most {
-		t.Errorf("%d pongs in 10 s, want at most %d", pongs, most)
+	all := 0
+	for i := range 10000 {
+		all += pongs(time.Duration(i)*time.Millisecond, TxID{1, byte(i >> 8), byte(i)})
+	}
+	if most := pongBurst + 10*pongRate; all > most || all < 10*pongRate {
+		t.Errorf("%d pongs in 10 s, want %d to %d", all, 10*pongRate, most)
+	}
+	once, again, other := pongs(time.Minute, TxID{2}), pongs(time.Minute+time.Millisecond, TxID{2}), pongs(time.Minute+2*time.Millisecond, TxID{3})
+	if once != 1 || again != 0 || other != 1 {
+		t.Errorf("%d pongs to a ping, %d to its copy, %d to another; want 1, 0 and 1", once, again, other)
 	}
 	if acts := p.Step(epoch.Add(time.Minute), Got{peerKey("x"), from, Ping{}}); len(acts) > 0 {
 		t.Errorf("a stranger got %v", acts)
