@@ -199,7 +199,7 @@ func (st *state) lookup(name string) (*node, error) {
 		n = st.byAddr.get(a)
 	}
 	if n == nil {
-		return nil, &AdminError{Status: 404, Class: "not-found", Msg: fmt.Sprintf("there is no node %q; hedge admin nodes list shows all", printable(name))}
+		return nil, &AdminError{Status: 404, Class: "not-found", Msg: fmt.Sprintf("there is no node %q; hedge admin node list shows all", printable(name))}
 	}
 	return n, nil
 }
@@ -414,7 +414,7 @@ func (s *Server) adminCreateKey(r *http.Request) (any, error) {
 	k := &joinKey{ID: id, Hash: hash, User: req.User, Reusable: req.Reusable, Ephemeral: req.Ephemeral, Created: now, Expires: now.Add(req.TTL)}
 	err := s.commit(func(st *state) (c *change, err error) {
 		if req.User != "" && st.users[req.User] == nil {
-			return nil, invalid("there is no user %q: create it first (hedge admin users create)", printable(req.User))
+			return nil, invalid("there is no user %q: create it first (hedge admin user create)", printable(req.User))
 		}
 		if k.Tags, err = st.tags(req.Tags); err != nil {
 			return nil, err

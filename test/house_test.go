@@ -73,7 +73,7 @@ var mayImport = map[string][]string{
 	"coordinator/wire":   {"acl", "node/key"},
 	"coordinator":        {"acl", "coordinator/wire", "coordinator/store", "derp", "node/hatch", "node/key"},
 	"node":               {"acl", "acl/filter", "coordinator/wire", "derp", "netstack", "node/bind", "node/hatch", "node/fair", "node/ostun", "node/path", "node/key", "node/portmap", "node/proxy"},
-	"cmd/hedge":          {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/key", "node/ostun", "node/path"},
+	"cmd/hedge":          {"acl", "acl/filter", "coordinator", "coordinator/store", "coordinator/wire", "derp", "netstack", "node", "node/bind", "node/hatch", "node/key", "node/ostun", "node/path"},
 	"test":               {},
 	"test/bench":         {"test/bench/crowd", "test/bench/hosts", "test/bench/kid", "test/bench/process", "test/bench/relays", "test/bench/report"},
 	"test/bench/crowd":   {"coordinator/wire", "node/key", "test/bench/kid"},

@@ -17,7 +17,7 @@ func (a *app) adminCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Administer the coordinator on this machine: nodes, users, join keys, policy",
-		Long: `Administers the coordinator that runs on this machine, over its unix socket. Only the user it runs as, and root, may.
+		Long: `Administers the coordinator that runs on this machine, over its local socket. Only the user it runs as, and root, may.
 Nothing here needs the network to be up.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

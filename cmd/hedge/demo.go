@@ -23,6 +23,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/coordinator"
 	"github.com/hedge-mesh/hedge/node"
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 //go:embed demo.hujson
@@ -134,7 +135,7 @@ func (d *demo) start(ctx context.Context, f demoFlags, log zerolog.Logger) (err 
 		return failed(fmt.Errorf("cannot make a temporary folder: %w", reason(err)), "set TMPDIR to a folder that can be written")
 	}
 	dd := dirs{d.dir, filepath.Join(d.dir, "run"), filepath.Join(d.dir, "acl.hujson")}
-	if len(dd.adminSocket()) > maxSocket {
+	if len(dd.adminSocket()) > hatch.MaxPath {
 		return failed(fmt.Errorf("%s is too long for a socket's path", dd.adminSocket()), "set TMPDIR to a shorter path, /tmp say")
 	}
 	if f.acl == "" {

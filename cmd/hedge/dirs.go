@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
 // dirs says where things live.
@@ -17,17 +19,14 @@ import (
 //	acl         /etc/hedge/acl.hujson  $XDG_CONFIG_HOME/hedge/acl.hujson  DIR/acl.hujson
 type dirs struct{ state, run, acl string }
 
-// maxSocket is the longest path a unix socket can have on every system (sun_path of macOS, with its final NUL).
-const maxSocket = 103
-
 func (a *app) dirs() (dirs, error) {
 	d, err := findDirs(a.stateDir, os.Geteuid() == 0, os.Getenv)
 	if err != nil {
 		return d, err
 	}
 	for _, s := range []string{d.nodeSocket(), d.adminSocket()} {
-		if len(s) > maxSocket {
-			return d, failed(fmt.Errorf("%s is %d bytes long, and a socket's path can have %d", s, len(s), maxSocket), "use a shorter --state-dir")
+		if len(s) > hatch.MaxPath {
+			return d, failed(fmt.Errorf("%s is %d bytes long, and a socket's path can have %d", s, len(s), hatch.MaxPath), "use a shorter --state-dir")
 		}
 	}
 	return d, nil

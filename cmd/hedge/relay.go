@@ -56,7 +56,7 @@ elsewhere and waits for them, ten seconds at most.`,
 	fs := cmd.Flags()
 	fs.StringVar(&f.listen, "listen", defaultListen, "`HOST:PORT` to listen on, TCP and UDP; :PORT for all addresses")
 	fs.StringSliceVar(&f.coordinators, "coordinator-key", nil, "public `KEY` of a coordinator whose nodes are served: control:…; may be repeated")
-	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this (default: this machine's addresses)")
+	fs.StringSliceVar(&f.urls, "url", nil, "`URL` by which nodes reach this; may be repeated (default: this machine's addresses)")
 	f.relayLimits.add(fs)
 	fs.StringVar(&f.metrics, "metrics", "", metricsFlag)
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` of a certificate for the listener (default: self-signed by the relay's key)")

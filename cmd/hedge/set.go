@@ -56,7 +56,7 @@ ACL file does by autoApprovers, and its rules say who may use it. Routes that ot
 exit only if it is chosen with --exit-node. Connections through the exit before are ended.
 
 A node with --peer-relay forwards what two peers send each other, encrypted by them, when they find no direct path and
-reach this node directly. The ACL file says who may use it: both of the two must be in the src of a grant of
+reach this node directly. The ACL file says who may use it: one of the two must be in the src of a grant of
 tailscale.com/cap/relay with this node in its dst. Otherwise they use the relays that everybody has.`,
 		Example: `  hedge set --advertise-routes 10.33.0.0/16,fd00:33::/48
   hedge set --advertise-routes ""

@@ -10,6 +10,9 @@ import (
 	"fmt"
 )
 
+// MaxPath is the longest path of a Unix socket that every system takes, in bytes (sun_path of macOS, without its final NUL).
+const MaxPath = 103
+
 // ErrTaken is that another process answers at the path.
 var ErrTaken = errors.New("hatch: another process answers there")
 

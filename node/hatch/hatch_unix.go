@@ -13,9 +13,6 @@ import (
 	"time"
 )
 
-// longest is the longest path of a socket that every system takes, in bytes (sockaddr_un: 104 with its end on macOS).
-const longest = 103
-
 // Listen makes the socket, and its folder if there is none. It takes the place of a socket that nobody listens on, and is
 // removed when it is closed. It fails with [ErrTaken] or [*InTheWayError].
 func Listen(path string) (net.Listener, error) {
@@ -39,8 +36,8 @@ func Listen(path string) (net.Listener, error) {
 	os.Remove(tmp)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	if err != nil {
-		if len(tmp) > longest {
-			err = fmt.Errorf("%w; the path of a socket has %d bytes at most", err, longest)
+		if len(tmp) > MaxPath {
+			err = fmt.Errorf("%w; the path of a socket has %d bytes at most", err, MaxPath)
 		}
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func TestInTheWay(t *testing.T) {
 // A path that is too long says how long it may be, and the longest works.
 func TestLongPath(t *testing.T) {
 	dir := folder(t)
-	base := strings.Repeat("d", longest-len(dir)-len("//.sock")) + "/"
+	base := strings.Repeat("d", MaxPath-len(dir)-len("//.sock")) + "/"
 	for more, good := range map[string]bool{"": true, "longer": false} {
 		at := dir + "/" + base + more + ".sock"
 		l, err := Listen(at)
