@@ -53,24 +53,24 @@ func (s *sampler) policy(p *Policy) {
 	for _, t := range p.Tags() {
 		s.tag(t)
 		for _, o := range p.tagOwners[t] {
-			s.selector(p, o)
+			s.selector(o)
 		}
 	}
 	for _, r := range p.rows {
 		for _, src := range r.src {
 			for _, t := range src {
-				s.selector(p, t.selector)
+				s.selector(t.selector)
 			}
 			s.both(p, src)
 		}
 		for _, d := range r.dst {
-			s.selector(p, d.selector)
+			s.selector(d.selector)
 		}
 	}
 	for _, t := range p.tests {
-		s.selector(p, t.src)
+		s.selector(t.src)
 		for _, d := range append(slices.Clone(t.accept), t.deny...) {
-			s.selector(p, d.sel)
+			s.selector(d.sel)
 		}
 	}
 	for _, h := range names(p.hosts) {
@@ -82,7 +82,7 @@ func (s *sampler) policy(p *Policy) {
 	}
 	for _, a := range append(slices.Clone(p.routes), approver{owners: p.exitNode}) {
 		for _, o := range a.owners {
-			s.selector(p, o)
+			s.selector(o)
 		}
 	}
 }
@@ -106,7 +106,7 @@ func (c condition) example() string {
 	return "other"
 }
 
-func (s *sampler) selector(p *Policy, sel selector) {
+func (s *sampler) selector(sel selector) {
 	switch sel.kind {
 	case selUser:
 		s.user(sel.text)

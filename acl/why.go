@@ -165,7 +165,7 @@ func (c *Program) nearest(a *Answer, from int32, dst netip.Addr, now time.Time) 
 			for _, pt := range parts(r, nil) {
 				for _, d := range pt.dst {
 					lacks := append(slices.Clone(who), c.lacksOfDest(r, d, from, at, dst)...)
-					lacks = append(lacks, lacksOfService(r, pt, d, a.Port, a.Proto)...)
+					lacks = append(lacks, lacksOfService(pt, d, a.Port, a.Proto)...)
 					if len(lacks) == 0 {
 						continue // a peculiarity that rules and rows do not share; say nothing wrong
 					}
@@ -266,7 +266,7 @@ func (c *Program) lacksOfDest(r *row, d dest, from int32, at lie, dst netip.Addr
 }
 
 // lacksOfService is what a row wants of a protocol and port.
-func lacksOfService(r *row, pt part, d dest, port uint16, proto uint8) []lack {
+func lacksOfService(pt part, d dest, port uint16, proto uint8) []lack {
 	rule := Rule{Action: Accept, Protos: pt.protos}
 	if slices.ContainsFunc(d.ports, func(p PortRange) bool { return rule.speaks(p, port, proto) }) {
 		return nil

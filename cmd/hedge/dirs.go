@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/rs/zerolog"
+
 	"github.com/hedge-mesh/hedge/node/hatch"
 )
 
@@ -30,6 +32,25 @@ func (a *app) dirs() (dirs, error) {
 		}
 	}
 	return d, nil
+}
+
+// madeDirs are dirs that are there.
+func (a *app) madeDirs() (dirs, error) {
+	d, err := a.dirs()
+	if err == nil {
+		err = d.make()
+	}
+	return d, err
+}
+
+// station is what a daemon begins with: its log, and where it keeps things.
+func (a *app) station() (zerolog.Logger, dirs, error) {
+	log, err := a.logger()
+	if err != nil {
+		return log, dirs{}, err
+	}
+	d, err := a.madeDirs()
+	return log, d, err
 }
 
 // findDirs takes an absolute stateDir, or an empty one for the places that a system gives.

@@ -87,11 +87,8 @@ func (a *app) init(cmd *cobra.Command, f initFlags) error {
 	if err := f.node.check(); err != nil {
 		return err
 	}
-	d, err := a.dirs()
+	d, err := a.madeDirs()
 	if err != nil {
-		return err
-	}
-	if err := d.make(); err != nil {
 		return err
 	}
 	begin := time.Now()

@@ -128,15 +128,8 @@ without, --tun (which is --tun=auto) does as if it were not there, and --tun=on 
 
 // runNode is a node until ctx is done or it is told to end.
 func (a *app) runNode(ctx context.Context, f *nodeFlags, join string, ready func(node.Status)) error {
-	log, err := a.logger()
+	log, d, err := a.station()
 	if err != nil {
-		return err
-	}
-	d, err := a.dirs()
-	if err != nil {
-		return err
-	}
-	if err := d.make(); err != nil {
 		return err
 	}
 	kept, err := recall(d)

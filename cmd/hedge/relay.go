@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -114,15 +116,8 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	if err != nil {
 		return err
 	}
-	log, err := a.logger()
+	log, d, err := a.station()
 	if err != nil {
-		return err
-	}
-	d, err := a.dirs()
-	if err != nil {
-		return err
-	}
-	if err := d.make(); err != nil {
 		return err
 	}
 	k, err := loadKey(d.relayKey(), key.ParseRelayPrivate, key.NewRelay)
@@ -139,10 +134,13 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 	if err != nil {
 		return err
 	}
-	urls, scheme := f.urls, "https"
+	if ml != nil {
+		defer ml.Close()
+	}
 	s := derp.NewServer(derp.ServerConfig{Key: k, Trust: trust, UDP: true, MaxClients: f.maxClients, Rate: f.bytes(),
 		Log: part(log, "relay")})
 	defer s.Close()
+	urls, scheme := f.urls, "https"
 	if f.insecureHTTP {
 		scheme = "http"
 	}
@@ -156,18 +154,6 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 		}
 		l = tls.NewListener(l, cfg)
 	}
-	mux := http.NewServeMux()
-	mux.Handle(derp.Path, s)
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	web := httpServer(mux, log)
-
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return unlessClosed(web.Serve(l)) })
-	g.Go(func() error { return s.ServeUDP(pc) })
-	counts := httpServer(metricsHandler(func(m *metrics) { m.relay(s.Stats()) }), log)
-	if ml != nil {
-		g.Go(func() error { return unlessClosed(counts.Serve(ml)) })
-	}
 	line := strings.Join(urls, ",") + "#" + key.PublicOf(k).String()
 	if a.notify {
 		a.ready(map[string]any{"relay": line, "urls": urls})
@@ -175,6 +161,23 @@ func (a *app) runRelay(ctx context.Context, f relayFlags) error {
 		return err
 	}
 	log.Info().Strs("urls", urls).Str("relay", key.PublicOf(k).String()).Int("coordinators", len(trust)).Msg("relay is ready")
+	return serveRelay(ctx, log, s, l, pc, ml)
+}
+
+// serveRelay serves on sockets that listen already, metrics where there is one for them, until ctx is done and the nodes have
+// gone elsewhere, or one of them fails.
+func serveRelay(ctx context.Context, log zerolog.Logger, s *derp.Server, l net.Listener, pc net.PacketConn, ml net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle(derp.Path, s)
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	web := httpServer(mux, log)
+	counts := httpServer(metricsHandler(func(m *metrics) { m.relay(s.Stats()) }), log)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return unlessClosed(web.Serve(l)) })
+	g.Go(func() error { return s.ServeUDP(pc) })
+	if ml != nil {
+		g.Go(func() error { return unlessClosed(counts.Serve(ml)) })
+	}
 	<-gctx.Done()
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	if ctx.Err() != nil {

@@ -88,11 +88,8 @@ type setReport struct {
 }
 
 func (a *app) setRouting(ctx context.Context, f *nodeFlags) error {
-	d, err := a.dirs()
+	d, err := a.madeDirs()
 	if err != nil {
-		return err
-	}
-	if err := d.make(); err != nil {
 		return err
 	}
 	var s node.Status
