@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -316,6 +317,7 @@ func (e *enforcer) kick() {
 // clock calls tick when it is time, until done is closed.
 func (e *enforcer) clock(done <-chan struct{}) {
 	var r rest
+	var l litter
 	t := time.NewTimer(tickEvery)
 	defer t.Stop()
 	for {
@@ -327,6 +329,10 @@ func (e *enforcer) clock(done <-chan struct{}) {
 			e.roster.sweep(time.Now())
 			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) {
 				giveBack()
+			}
+		case <-e.tun.busy:
+			if inUse, now := heap(); l.due(inUse, now, time.Now()) {
+				runtime.GC()
 			}
 		case <-e.wake:
 		case <-done:

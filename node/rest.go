@@ -3,6 +3,7 @@ package node
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 )
 
@@ -37,4 +38,32 @@ func (r *rest) tick(packets uint64, now time.Time) bool {
 func giveBack() {
 	runtime.GC()
 	debug.FreeOSMemory()
+}
+
+// litter decides when what packets leave behind is to be collected. The collector lets garbage grow to as much as is in
+// use, and takes the device's buffers of 64 KiB for in use altogether, of which a packet needs a page: beside the thousands
+// of a flood it would let hundreds of megabytes lie.
+type litter struct{ at time.Time }
+
+const (
+	litterEvery = 1 << 14                // packets, after which it is worth a look
+	litterLeast = 24 << 20               // bytes that may lie
+	litterRest  = 200 * time.Millisecond // between collections
+)
+
+// due takes how much was in use after the last collection, and how much there is since, in bytes, and reports whether it
+// is time for another. Where a program has much else in use, it may leave more.
+func (l *litter) due(inUse, now uint64, at time.Time) bool {
+	if now < inUse+max(litterLeast, inUse/16) || at.Sub(l.at) < litterRest {
+		return false
+	}
+	l.at = at
+	return true
+}
+
+// heap is how much of it was in use after the last collection, and how much is taken now.
+func heap() (inUse, now uint64) {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64(), s[1].Value.Uint64()
 }

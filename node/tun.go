@@ -28,10 +28,13 @@ type tunnel struct {
 	peers  *usher      // sees to it that WireGuard has whom packets are for; may be nil
 
 	rx, tx tally
+	busy   chan struct{} // capacity 1: many packets have passed
 
 	company company
 	out     door    // what Read brings into the device, until bind sends it
 	in      *window // what bind receives into the device, until Write
+
+	spare spare
 
 	// of the one goroutine that Reads
 	sparse  sparse
@@ -55,16 +58,17 @@ type tally struct {
 type injector interface{ Inject(pkts [][]byte) }
 
 func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
-	t := &tunnel{Device: inner, filter: f}
-	t.out, t.in = door{window: newWindow(&t.company)}, newWindow(&t.company)
+	t := &tunnel{Device: inner, filter: f, busy: make(chan struct{}, 1)}
+	t.out, t.in = door{window: newWindow(&t.company), spare: &t.spare}, newWindow(&t.company)
 	return t
 }
 
 // Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	t.out.wait()
+	t.out.fill(bufs)
 	most := t.company.batch(len(bufs))
 	n, err := t.Device.Read(bufs[:most], sizes[:most], offset)
+	t.out.filled(n)
 	if n == 0 {
 		if err != nil && t.lost != nil {
 			t.lost(err)
@@ -73,10 +77,12 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	now := time.Now()
 	var packets, bytes, denied uint64
+	longest := 0
 	for i := range n {
 		if sizes[i] == 0 {
 			continue
 		}
+		longest = max(longest, sizes[i])
 		pkt := bufs[i][offset : offset+sizes[i]]
 		sparse := t.sparse.is(pkt, now.UnixNano())
 		if sparse {
@@ -97,7 +103,10 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		packets++
 		bytes += uint64(sizes[i])
 	}
-	t.tx.add(packets, bytes, denied)
+	if t.tx.add(packets, bytes, denied) {
+		t.tell()
+	}
+	t.spare.pass(longest, now)
 	t.out.enter(int(packets))
 	return n, err
 }
@@ -132,9 +141,11 @@ func (t *tunnel) reject(pkt []byte) {
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	defer t.in.leave(len(bufs))
 	now := time.Now()
+	all := bufs
 	var bytes, denied uint64
-	k := 0
+	k, longest := 0, 0
 	for _, b := range bufs {
+		longest = max(longest, len(b))
 		if len(b) <= offset {
 			denied++
 			continue
@@ -150,7 +161,11 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 		bufs[k] = b
 		k++
 	}
-	t.rx.add(uint64(k), bytes, denied)
+	if t.rx.add(uint64(k), bytes, denied) {
+		t.tell()
+	}
+	t.spare.pass(longest, now)
+	t.spare.leave(all, now)
 	if k == 0 {
 		return 0, nil
 	}
@@ -225,12 +240,23 @@ func (o *own) take(pkt []byte) bool {
 	return ok
 }
 
-func (t *tally) add(packets, bytes, denied uint64) {
+// add reports whether that makes many more.
+func (t *tally) add(packets, bytes, denied uint64) (many bool) {
 	if packets > 0 {
-		t.packets.Add(packets)
+		n := t.packets.Add(packets)
+		many = n/litterEvery != (n-packets)/litterEvery
 		t.bytes.Add(bytes)
 	}
 	if denied > 0 {
 		t.denied.Add(denied)
+	}
+	return many
+}
+
+// tell has somebody look for what all the packets have left.
+func (t *tunnel) tell() {
+	select {
+	case t.busy <- struct{}{}:
+	default:
 	}
 }

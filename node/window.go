@@ -66,9 +66,20 @@ func (w *window) wake() {
 // door is where one goroutine waits before a window.
 type door struct {
 	*window
-	last  int         // packets that went in by it the last time
+	last  int // packets that went in by it the last time
+	spare *spare
+	given int         // of the buffers that it fills, as many may be others than the last time
 	timer *time.Timer // of the first wait on
 }
+
+// fill is wait for who then fills some of bufs, and says with filled how many.
+func (d *door) fill(bufs [][]byte) {
+	d.spare.trim(bufs[:min(d.given, len(bufs))])
+	d.given = 0
+	d.wait()
+}
+
+func (d *door) filled(n int) { d.given = n }
 
 // bound is how many packets may be inside.
 func (d *door) bound() int64 {
@@ -129,6 +140,7 @@ func (d *door) wait() {
 type windowed struct {
 	conn.Bind
 	out, in *window
+	spare   *spare
 	screen  func(pkt []byte, ep conn.Endpoint) (conn.Endpoint, bool) // false: the device is not to have it
 }
 
@@ -136,6 +148,7 @@ type windowed struct {
 func (b *windowed) Send(bufs [][]byte, ep conn.Endpoint) error {
 	err := b.Bind.Send(bufs, ep)
 	if len(bufs) > 0 && isData(bufs[0]) {
+		b.spare.leave(bufs, time.Now())
 		b.out.leave(len(bufs))
 	}
 	return err
@@ -145,11 +158,12 @@ func (b *windowed) Send(bufs [][]byte, ep conn.Endpoint) error {
 func (b *windowed) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	fns, port, err := b.Bind.Open(port)
 	for i, fn := range fns {
-		d := &door{window: b.in}
+		d := &door{window: b.in, spare: b.spare}
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-			d.wait()
+			d.fill(bufs)
 			most := b.in.company.batch(len(bufs))
 			n, err := fn(bufs[:most], sizes[:most], eps[:most])
+			d.filled(n)
 			data := 0
 			for j := range n {
 				pkt := bufs[j][:sizes[j]]

@@ -92,7 +92,7 @@ func TestWindowed(t *testing.T) {
 	data, keepalive, handshake := make([]byte, 100), make([]byte, 32), make([]byte, 148)
 	data[0], keepalive[0], handshake[0] = 4, 4, 1
 	f := &feed{pkts: [][]byte{data, keepalive, handshake, data}}
-	w := &windowed{Bind: f, out: newWindow(new(company)), in: newWindow(new(company)), screen: func(_ []byte, ep conn.Endpoint) (conn.Endpoint, bool) { return ep, true }}
+	w := &windowed{Bind: f, out: newWindow(new(company)), in: newWindow(new(company)), spare: new(spare), screen: func(_ []byte, ep conn.Endpoint) (conn.Endpoint, bool) { return ep, true }}
 	fns, _, err := w.Open(0)
 	if err != nil {
 		t.Fatal(err)
