@@ -318,6 +318,7 @@ func (e *enforcer) kick() {
 func (e *enforcer) clock(done <-chan struct{}) {
 	var r rest
 	var l litter
+	var made *enforced // when memory was last given back
 	t := time.NewTimer(tickEvery)
 	defer t.Stop()
 	for {
@@ -327,8 +328,10 @@ func (e *enforcer) clock(done <-chan struct{}) {
 		case <-t.C:
 			e.tick(time.Now())
 			e.roster.sweep(time.Now())
-			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) {
+			cur := e.cur.Load()
+			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) || cur != made && r.made(len(cur.names), time.Now()) {
 				giveBack()
+				made = cur
 			}
 		case <-e.tun.busy:
 			if inUse, now := heap(); l.due(inUse, now, time.Now()) {

@@ -13,11 +13,14 @@ type rest struct {
 	seen  uint64    // packets, at the last tick
 	since time.Time // when that changed
 	moved uint64    // packets since memory was last given back
+	gave  time.Time // when that was, for a Map
 }
 
 const (
 	restAfter = 30 * time.Second
 	restWorth = 10_000 // packets: fewer leave nothing that is worth a collection
+	restPeers = 1000   // of a Map: the same
+	restMaps  = time.Minute
 )
 
 // tick takes how many packets have passed in all, and reports whether now is the time.
@@ -31,6 +34,16 @@ func (r *rest) tick(packets uint64, now time.Time) bool {
 		return false
 	}
 	r.moved = 0
+	return true
+}
+
+// made takes how many a Map has that is enforced anew, and reports whether now is the time: to decode one and to make
+// what a node needs of it takes several times as much memory as stays. It does not wait for silence, and comes seldom.
+func (r *rest) made(peers int, now time.Time) bool {
+	if peers < restPeers || !r.gave.IsZero() && now.Sub(r.gave) < restMaps {
+		return false
+	}
+	r.gave = now
 	return true
 }
 

@@ -30,3 +30,22 @@ func TestRest(t *testing.T) {
 		}
 	}
 }
+
+func TestRestMade(t *testing.T) {
+	var r rest
+	start := time.Unix(1000, 0)
+	for _, tt := range []struct {
+		at    time.Duration
+		peers int
+		want  bool
+	}{
+		{0, restPeers - 1, false}, // not worth it
+		{0, restPeers, true},
+		{restMaps - 1, 10 * restPeers, false}, // not again so soon
+		{restMaps, 10 * restPeers, true},
+	} {
+		if got := r.made(tt.peers, start.Add(tt.at)); got != tt.want {
+			t.Errorf("after %v, %d peers: %v", tt.at, tt.peers, got)
+		}
+	}
+}
