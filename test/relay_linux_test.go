@@ -39,6 +39,13 @@ func newRelayMeshWith(t testing.TB, policy string, up ...string) *relayMesh {
 	m := &relayMesh{mesh: bare(t), relays: map[string]*exec.Cmd{}}
 	m.hub, m.relay, m.second = m.lab.Host("hub"), m.lab.Host("relay"), m.lab.Host("second")
 	m.alice, m.web = m.lab.Host("alice"), m.lab.Host("web")
+	// The kernel's TCP carries the relay's. Where BBR is its usual, it may take a busy machine for a slow path and keep four segments
+	// in flight, 70 to 90 kB/s where acknowledgments are delayed.
+	for _, h := range []*lab.Host{m.relay, m.second, m.alice, m.web} {
+		if err := h.Sysctl("ipv4/tcp_congestion_control=reno"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	m.writePolicy(policy)
 	args := m.coordinatorArgs()
 	for _, h := range []*lab.Host{m.relay, m.second} {
