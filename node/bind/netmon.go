@@ -15,8 +15,9 @@ type netmon struct {
 	next     time.Time
 	last     time.Time
 	every    time.Duration
-	stop     func()       // of the watch; nil without one
-	addrs    []netip.Addr // those to offer, sorted
+	gap      time.Duration // at least, to the next
+	stop     func()        // of the watch; nil without one
+	addrs    []netip.Addr  // those to offer, sorted
 	all      []netip.Addr
 	exclude  *[]netip.Prefix // as of the last poll
 	sources  [2]netip.Addr   // of packets to the internet
@@ -27,6 +28,8 @@ const (
 	pollEvery   = 3 * time.Second
 	pollWatched = time.Minute
 	pollLeast   = 20 * time.Millisecond // between two: changes come in bursts
+	pollFirst   = 2 * time.Millisecond  // between the first two of a burst, then twice that: an address comes with its routes
+	pollBurst   = 10 * pollLeast        // without a poll: what comes then is another
 )
 
 // watch begins. The addresses of a test's making are polled.
@@ -50,7 +53,10 @@ func (n *netmon) watch(b *Bind, watch func(func()) (func(), error)) {
 
 // hint says that something may have changed.
 func (n *netmon) hint(now time.Time) {
-	if at := latest(now, n.last.Add(pollLeast)); at.Before(n.next) {
+	if now.Sub(n.last) > pollBurst {
+		n.gap = 0
+	}
+	if at := latest(now, n.last.Add(n.gap)); at.Before(n.next) {
 		n.next = at
 	}
 }
@@ -66,6 +72,7 @@ func latest(a, b time.Time) time.Time {
 func (n *netmon) poll(l *loop) (changed bool) {
 	first := n.b == nil
 	n.b = l.b
+	n.gap = min(max(2*n.gap, pollFirst), pollLeast)
 	n.last = time.Now()
 	n.next = n.last.Add(n.every)
 	all, err := n.b.cfg.Interfaces()

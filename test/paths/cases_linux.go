@@ -47,6 +47,7 @@ var moreCases = pairs(map[string][]string{
 	"route":       {"easy easy", "easy easyopen"},
 	"vpn":         {"easy easy", "hard addrrestr", "none easy"},
 	"vpn-over":    {"easy easy", "easy fullcone"},
+	"lan-late":    {"easy easy", "easy fullcone"},
 	"forget-5":    {"easy easy", "easyopen easyopen", "hard fullcone"},
 	"wan-3":       {"easy easy", "easy easyopen"},
 	"wan-both":    {"easy easy", "easyopen easyopen", "fullcone addrrestr", "blocked blocked"},

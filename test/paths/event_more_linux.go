@@ -30,6 +30,12 @@ var more = []event{
 		do: func(ctx context.Context, r *run) error {
 			return errors.Join(r.m.a.Tunnel(true), pause(ctx, 3*time.Second), r.m.a.Tunnel(false))
 		}},
+	{name: "lan-late", text: "a's LAN address changes after 35 s on the direct path", outage: announced, back: time.Second,
+		do: func(ctx context.Context, r *run) error {
+			err := pause(ctx, 35*time.Second) // the UDP side of the relay sleeps
+			r.began = time.Now()
+			return errors.Join(err, r.m.a.MoveLAN())
+		}},
 	{name: "forget-5", text: "a's NAT forgets all mappings five times, 1.5 s apart", outage: silent, back: 2 * time.Second,
 		do: func(ctx context.Context, r *run) error { return repeat(ctx, 5, 1500*time.Millisecond, r.m.a.Forget) }},
 	{name: "wan-3", text: "a's NAT gets another address three times, 3 s apart", outage: silent, back: 2 * time.Second,
