@@ -30,8 +30,8 @@ type mark struct {
 }
 
 const (
-	tailBytes = 16 << 10
-	tailLong  = 4 << 10     // a message of more is a transfer's
+	tailBytes = 32 << 10
+	tailLong  = 8 << 10     // a message of more is a transfer's
 	tailKeeps = time.Second // longer than a node takes to come back, and than packets are of use
 )
 
