@@ -18,6 +18,36 @@ func (s *Site) MoveLAN() error {
 		"route replace default via "+s.via.String()) // the last address of a network takes its routes with it
 }
 
+// LoseLAN takes the client's address away, and with it its routes, as a lease that has run out does; RegainLAN gives it back.
+func (s *Site) LoseLAN() error { return s.IP("addr del " + s.Addr.String() + "/24 dev eth0") }
+
+// RegainLAN gives the client the address back.
+func (s *Site) RegainLAN() error {
+	return s.IP("addr add "+s.Addr.String()+"/24 dev eth0", "route replace default via "+s.via.String())
+}
+
+// MoreAddresses gives the client n addresses more in its LAN, which it does not send from.
+func (s *Site) MoreAddresses(n int) error {
+	var do []string
+	for i := range n {
+		do = append(do, "addr add "+host(s.Addr, byte(100+i)).String()+"/24 dev eth0")
+	}
+	return s.IP(do...)
+}
+
+// RefuseUDP has the client's own firewall refuse to send UDP to anybody else: its programs get EPERM.
+func (s *Site) RefuseUDP(on bool) error {
+	if !on {
+		return s.NFT("delete table inet refusal")
+	}
+	return s.NFT(`table inet refusal {
+	chain out {
+		type filter hook output priority 0
+		meta l4proto udp oifname != "lo" drop
+	}
+}`)
+}
+
 // MoveWAN gives the router another address outside, and no memory of connections, as a provider does at night; where
 // there is a provider's NAT, it is that which gets it. The client sees nothing of it.
 func (s *Site) MoveWAN() error { return s.ChangeNAT(s.Kind) }

@@ -219,7 +219,7 @@ func (r *run) happen(ctx context.Context, e *event, was string, res *result) (er
 	}
 	var well time.Time
 	for time.Since(done) < watch {
-		ok := r.m.a.now(want) && r.m.b.now(want) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond
+		ok := (e.only == "b" || r.m.a.now(want)) && (e.only == "a" || r.m.b.now(want)) && time.Since(r.flow.lastEcho()) < 150*time.Millisecond
 		switch {
 		case !ok:
 			well = time.Time{}

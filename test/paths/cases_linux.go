@@ -77,6 +77,10 @@ var moreCases = pairs(map[string][]string{
 	"relay-moves": {"easy easy", "hard hard", "blocked easy"},
 	"relays-dead": {"easy easy", "none easy"},
 	"anew":        {"easy easy", "easy hard", "hard easy", "hardblk hardblk"},
+	"lease":       {"easy easy", "easyopen easy", "blocked easy"},
+	"refused":     {"easy easy", "hard fullcone"},
+	"lan-20":      {"easy easy"},
+	"rough":       {"easy easy"},
 })
 
 // sharpest are those of moreCases that every change must pass.

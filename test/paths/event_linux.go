@@ -20,6 +20,7 @@ type event struct {
 	stall      time.Duration                           // goal: the longest time that TCP stands; 0 for what outage makes of it
 	by         string                                  // the path before it, if one other than "direct" is hoped for
 	after      string                                  // "direct", "relay" or "any"; "" for what it was
+	only       string                                  // whose path that is: "a" or "b"; "" for both. Each end chooses its own
 	lossless   bool                                    // goal: no datagram is lost
 	breaks     bool                                    // TCP streams need not live on
 	watch      time.Duration                           // how long to look at most; 0 for watched

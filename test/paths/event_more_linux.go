@@ -65,11 +65,11 @@ var more = []event{
 		}},
 	{name: "police", text: "a's network drops UDP above 150 packets a second", outage: silent, back: 5 * time.Second, after: "any", watch: 10 * time.Second,
 		do: func(_ context.Context, r *run) error { return r.m.a.Police(150) }},
-	{name: "loss-up", text: "10 % loss from a to b only; none to the relay", back: 5 * time.Second, after: "relay", watch: 10 * time.Second,
+	{name: "loss-up", text: "10 % loss from a to b only; none to the relay", back: 5 * time.Second, after: "relay", only: "a", watch: 10 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			return r.m.world.To(r.m.a.Site, r.m.b.Site, "numgen random mod 100 < 10 drop")
 		}},
-	{name: "loss-down", text: "10 % loss from b to a only; none to the relay", back: 5 * time.Second, after: "relay", watch: 10 * time.Second,
+	{name: "loss-down", text: "10 % loss from b to a only; none to the relay", back: 5 * time.Second, after: "relay", only: "b", watch: 10 * time.Second,
 		do: func(_ context.Context, r *run) error {
 			return r.m.world.To(r.m.b.Site, r.m.a.Site, "numgen random mod 100 < 10 drop")
 		}},
@@ -133,6 +133,22 @@ var more = []event{
 				return err
 			}
 			return r.talk(ctx)
+		}},
+	{name: "lease", text: "a's LAN address is taken away, and given back 300 ms later", outage: 300*time.Millisecond + announced, back: time.Second,
+		do: func(ctx context.Context, r *run) error {
+			return errors.Join(r.m.a.LoseLAN(), pause(ctx, 300*time.Millisecond), r.m.a.RegainLAN())
+		}},
+	{name: "refused", text: "a's own system refuses to send UDP (EPERM) for 1 s", outage: silent, back: 2 * time.Second,
+		do: func(ctx context.Context, r *run) error {
+			return errors.Join(r.m.a.RefuseUDP(true), pause(ctx, time.Second), r.m.a.RefuseUDP(false))
+		}},
+	{name: "lan-20", text: "one of a's 20 addresses changes, the one in use", outage: announced, back: time.Second,
+		prepare: func(_ context.Context, r *run) error { return r.m.a.MoreAddresses(20) },
+		do:      func(_ context.Context, r *run) error { return r.m.a.MoveLAN() }},
+	{name: "rough", text: "10 % of all packets on a's uplink are overtaken, and 2 % lost", outage: silent, back: 2 * time.Second, after: "any",
+		do: func(_ context.Context, r *run) error {
+			r.m.a.Wire.Set(func(l *labLine) { l.Late, l.Loss = 0.1, 0.02 })
+			return nil
 		}},
 	{name: "relays-dead", text: "both relays are killed", outage: announced, back: time.Second,
 		do: func(_ context.Context, r *run) error { r.m.hubUp.stop(os.Kill); r.m.relay.stop(os.Kill); return nil }},
