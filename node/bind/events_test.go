@@ -44,8 +44,8 @@ var incidents = []struct {
 		m.ma.Move(old)
 		m.moved(m.a)
 	}, 250 * time.Millisecond, 4 * time.Second},
-	{"silent WAN", silent, time.Second, 2 * time.Second},
-	{"both WANs silently", silentBoth, time.Second, 2 * time.Second},
+	{"silent WAN", silent, 400 * time.Millisecond, 2 * time.Second},
+	{"both WANs silently", silentBoth, 400 * time.Millisecond, 2 * time.Second},
 	{"NAT forgets", forget, time.Second, 2 * time.Second},
 	{"both NATs forget", forgetBoth, time.Second, 2 * time.Second},
 	{"NAT forgets thrice", func(m *meeting) {
@@ -60,7 +60,7 @@ var incidents = []struct {
 	{"silence of 12 s", func(m *meeting) { <-time.After(12 * time.Second) }, time.Second, 2 * time.Second},
 	{"silence of 90 s", func(m *meeting) { <-time.After(90 * time.Second) }, time.Second, 2 * time.Second},
 	{"wakes up elsewhere", func(m *meeting) { <-time.After(time.Minute); wake(m) }, time.Second, 2 * time.Second},
-	{"one way is lost", func(m *meeting) { m.ra.Links(lab.Link{Latency: lab.Edge, Loss: 1}, lab.Link{Latency: lab.Edge}) }, time.Second, 0},
+	{"one way is lost", func(m *meeting) { m.ra.Links(lab.Link{Latency: lab.Edge, Loss: 1}, lab.Link{Latency: lab.Edge}) }, 400 * time.Millisecond, 0},
 	{"20 % one way", func(m *meeting) { m.ra.Links(lab.Link{Latency: lab.Edge, Loss: 0.2}, lab.Link{Latency: lab.Edge}) }, time.Second, 0},
 	{"no UDP for 3 s", func(m *meeting) {
 		m.ra.BlockUDP(true)

@@ -37,6 +37,8 @@ const (
 	steady      = 150 * time.Millisecond // the same, of a peer that was answering all the time, and by relay too until it does again:
 	steadyRate  = 40                     // so many packets a second
 	hasty       = 100 * time.Millisecond // how long it may take at least to answer that: two round trips
+	alarmEvery  = 5 * time.Second        // which is done that often in the long run, for it may be a machine that is busy, not the path
+	alarmBurst  = 4
 	hush        = 500 * time.Millisecond // a flow from the peer that ends for so long: ask once whether it ended, or the path did,
 	hushEvery   = 5 * time.Second        // but not more often than that,
 	hushRate    = 20                     // and of one of so many packets a second
@@ -339,6 +341,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			pr.heres.fill(now, hereBurst)
 			pr.moods.fill(now, fickleBurst)
 			pr.stops.fill(now, stopBurst)
+			pr.alarms.fill(now, alarmBurst)
 			pr.freshened.fill(now, freshBurst)
 			pr.guesses.fill(now, guessBurst)
 			p.peers[s.Key] = pr
@@ -391,6 +394,11 @@ type bucket struct {
 }
 
 func (b *bucket) fill(now time.Time, n float64) { b.tokens, b.at = n, now }
+
+// some reports whether there is a token.
+func (b *bucket) some(now time.Time, rate, burst float64) bool {
+	return min(burst, b.tokens+rate*now.Sub(b.at).Seconds()) >= 1
+}
 
 func (b *bucket) take(now time.Time, rate, burst float64) bool {
 	b.tokens, b.at = min(burst, b.tokens+rate*now.Sub(b.at).Seconds()), now

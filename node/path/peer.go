@@ -28,6 +28,7 @@ type peer struct {
 	quiet      int        // times best had to be asked since a packet came by it
 	left       *candidate // the path that stopped answering last
 	leftAt     time.Time
+	alarms     bucket    // of early suspicions
 	went       time.Time // when best was chosen and there was none
 
 	relay    quality
@@ -319,6 +320,7 @@ func (pr *peer) moved(now time.Time) {
 	}
 	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
 	pr.stops.fill(now, stopBurst)
+	pr.alarms.fill(now, alarmBurst)
 	pr.unproven = nil // where we are now they may answer
 	pr.stir(now)
 	pr.renew()

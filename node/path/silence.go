@@ -16,7 +16,7 @@ import (
 
 // patience is how long the direct path may bring nothing while we send.
 func (pr *peer) patience(now time.Time) time.Duration {
-	if pr.quiet == 0 && pr.steady(now) {
+	if pr.quiet == 0 && pr.alarming(now) {
 		return min(max(steady, pr.best.rtt*3/2+4*pr.best.rttvar), silence)
 	}
 	return min(silence<<min(pr.quiet, 2), silenceMost)
@@ -42,7 +42,7 @@ func (pr *peer) check(now time.Time) {
 		}
 		pr.ping(now, pr.best.addr, 0, true)
 	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience(now):
-		pr.askSoon(now, pr.quiet == 0 && pr.steady(now))
+		pr.askSoon(now, pr.quiet == 0 && pr.alarming(now) && pr.alarms.take(now, 1/alarmEvery.Seconds(), alarmBurst))
 		pr.quiet++
 		pr.doubtMTU(now, false)
 	case now.Sub(proof) >= pr.hush(now) && pr.rate >= hushRate && recent(now, pr.rateAt, hush+2*lossEvery) && now.Sub(pr.hushed) >= hushEvery:
@@ -51,6 +51,11 @@ func (pr *peer) check(now time.Time) {
 	case now.Sub(pr.best.pong) >= recheck:
 		pr.ping(now, pr.best.addr, 0, true)
 	}
+}
+
+// alarming reports whether a short pause is reason enough to ask.
+func (pr *peer) alarming(now time.Time) bool {
+	return pr.steady(now) && pr.alarms.some(now, 1/alarmEvery.Seconds(), alarmBurst)
 }
 
 // hush is how long a flow from the peer may pause while we say nothing.
