@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -93,9 +94,12 @@ func TestAnswerName(t *testing.T) {
 			t.Errorf("%s %v: %s, want %s", c.name, c.kind, got, c.want)
 		}
 	}
+	two := question("site.example.", dnsmessage.TypeA)
+	two = append(two, two[12:]...) // what follows the header is one
+	two[5] = 2
 	for name, req := range map[string][]byte{
 		"nothing": nil, "half a header": make([]byte, 5), "no question": make([]byte, 12), "an answer": answerName(t.Context(), question("site.example.", dnsmessage.TypeA), book),
-		"too long": append(question("site.example.", dnsmessage.TypeA), make([]byte, 600)...),
+		"too long": append(question("site.example.", dnsmessage.TypeA), make([]byte, 600)...), "two questions": two,
 	} {
 		if got := answerName(t.Context(), req, book); got != nil {
 			t.Errorf("%s: %x", name, got)
@@ -141,6 +145,26 @@ func TestServeNames(t *testing.T) {
 	if n, err := mine.Read(b); err != nil || n < 40 {
 		t.Errorf("%d bytes, %v", n, err)
 	}
+
+	// No more than these at once, and what is too many is read and dropped.
+	if host := receive(t, began, "question that was answered"); host != "site.example." {
+		t.Fatalf("%s was looked up", host)
+	}
+	for last := false; !last; { // the answered one makes room in a moment
+		if _, err := mine.Write(question("silent.example.", dnsmessage.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-began:
+			last = true
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	for range 3 {
+		if _, err := mine.Write(question("more.example.", dnsmessage.TypeA)); err != nil {
+			t.Fatalf("with %d questions open no more is read: %v", namesAtOnce, err)
+		}
+	}
 	mine.Close()
 	select {
 	case <-done:
@@ -150,6 +174,34 @@ func TestServeNames(t *testing.T) {
 	if len(asking) != 0 {
 		t.Errorf("%d lookups are held for ever", len(asking))
 	}
+	if len(began) != 0 {
+		t.Errorf("%s was looked up beside %d others", <-began, namesAtOnce)
+	}
+
+	// Nor more than those of all flows.
+	for range cap(asking) {
+		asking <- struct{}{}
+	}
+	mine, theirs = net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		serveNames(theirs, asking, func(context.Context, string, string) ([]netip.Addr, error) {
+			if !t.Failed() {
+				t.Error("a name is looked up beside as many as may be")
+			}
+			return nil, nil
+		})
+	})
+	mine.SetDeadline(time.Now().Add(10 * time.Second))
+	for range 3 {
+		if _, err := mine.Write(question("site.example.", dnsmessage.TypeA)); err != nil {
+			t.Errorf("with all lookups under way no question is read: %v", err)
+			<-asking // who waits for it may end
+			break
+		}
+	}
+	mine.Close()
+	wg.Wait()
 }
 
 // F-dns: whatever is asked, there is an answer to it of at most 512 bytes, or none.

@@ -338,6 +338,17 @@ func TestRosterScreen(t *testing.T) {
 	if n := len(r.knocks); n != maxKnocks/2 || through != 10*maxKnocks-n {
 		t.Errorf("%d wait, %d go on", n, through)
 	}
+	begin, opened := time.Now(), -len(r.knocks)
+	for range 20 * opensASecond { // however soon they are opened
+		for len(r.knocks) > 0 {
+			<-r.knocks
+			opened++
+		}
+		r.screen(pkt, nil)
+	}
+	if most := opensASecond * (1 + time.Since(begin).Seconds()); float64(opened) > most {
+		t.Errorf("%d were opened; want %.0f at most", opened, most)
+	}
 	if ep, ok := r.screen(pkt, admitted{nil}); ep != nil || !ok {
 		t.Error("one that was looked at is looked at again")
 	}
