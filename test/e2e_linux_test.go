@@ -322,7 +322,8 @@ func (m *mesh) answers(h *lab.Host, url string) {
 // pathIs waits until the node says it reaches the peer directly, or by relay.
 func (m *mesh) pathIs(want string, h *lab.Host, peer string) {
 	m.t.Helper()
-	m.eventually(15*time.Second, h.Name+" reaches "+peer+" by "+want, func() error {
+	// What has been in vain for long is tried every half a minute (path.seekWaits).
+	m.eventually(40*time.Second, h.Name+" reaches "+peer+" by "+want, func() error {
 		out, _, err := m.hedge(h, "ping", peer, "-c", "1", "--json")
 		if err != nil {
 			return err
