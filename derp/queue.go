@@ -75,6 +75,7 @@ type queue struct {
 const (
 	maxUrgentPackets = 32
 	maxUrgentSame    = 8
+	moveSize         = 1200 // bytes of a message that follows a node
 )
 
 // push takes a run of n whole packets, unless the queue takes nothing more. It returns how many packets, of these or
@@ -244,7 +245,8 @@ func (q *queue) kill() {
 	q.writers.Wait()
 }
 
-// moveTo gives what waits to a queue that is not in use yet, after a row of n packets, at most a message of them.
+// moveTo gives what waits to a queue that is not in use yet, after a row of n packets. Those go in short messages: a long one
+// is not there before a new connection's second flight.
 func (q *queue) moveTo(to *queue, row []byte, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -253,13 +255,17 @@ func (q *queue) moveTo(to *queue, row []byte, n int) {
 	}
 	to.data, to.bytes, to.packets, to.urgent = q.data, q.bytes, q.packets, q.urgent
 	q.data, q.bytes, q.packets, q.urgent = nil, 0, 0, nil
-	if n > 0 {
-		b := newBlock()
-		b.buf, b.n = append(b.buf, row...), n
-		to.data = slices.Insert(to.data, 0, b)
-		to.bytes, to.packets = to.bytes+len(row), to.packets+n
-		to.trim()
+	var first []*block
+	to.bytes, to.packets = to.bytes+len(row), to.packets+n
+	for p, rest, err := cutPacket(row); err == nil; p, rest, err = cutPacket(rest) {
+		if last := len(first) - 1; last < 0 || len(first[last].buf)+len(p) > moveSize {
+			first = append(first, newBlock())
+		}
+		b := first[len(first)-1]
+		b.buf, b.n = append(b.buf, p...), b.n+1
 	}
+	to.data = append(first, to.data...)
+	to.trim()
 }
 
 func (q *queue) release() {
