@@ -167,6 +167,7 @@ type doubles struct {
 	at    map[uint16]map[key.NodePublic]*double
 	sends atomic.Int64
 	lose  func(pkt []byte) bool // some are lost on the way
+	gone  bool                  // they say so of a node that is not there
 }
 
 type double struct {
@@ -226,10 +227,14 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 	time.AfterFunc(c.r.delay, func() {
 		c.r.mu.Lock()
 		d := c.r.at[c.cfg.ID][dst]
+		gone := c.r.gone && d == nil
 		if c.r.down[c.cfg.ID] {
 			d = nil
 		}
 		c.r.mu.Unlock()
+		if gone {
+			c.cfg.Gone(dst)
+		}
 		if d != nil && len(copies) > 0 {
 			d.cfg.Receive(c.cfg.Node, copies)
 		}

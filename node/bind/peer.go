@@ -25,6 +25,8 @@ type peer struct {
 	relay   atomic.Uint32 // where it is
 	via     atomic.Uint32 // where its packets last came from; 0 if from none
 	relayed atomic.Int64  // when they did
+	absent  atomic.Uint32 // a relay that said it was not there,
+	missed  atomic.Int64  // and when
 	blind   atomic.Int32  // packets sent to unproven addresses since the last handshake
 	sent    atomic.Int64
 	heard   atomic.Int64 // by the primary route, if that is direct

@@ -19,6 +19,7 @@ const (
 	relayDown = time.Second      // a home relay not reachable for so long is left
 	drainKeep = 2 * time.Second  // a relay that is going away is left, when another is home, after that
 	drainIdle = time.Second      // without sending to it
+	absentFor = 2 * time.Second  // what a relay said of a peer that is not there is good for so long
 )
 
 // relays are the relays we know and the connections to some of them.
@@ -71,6 +72,7 @@ func (r *relays) get(id uint16) *relayConn {
 		ID: id, URLs: rel.URLs, Key: rel.Key, Node: b.cfg.Node, Machine: b.cfg.Machine,
 		Ticket:  b.currentTicket,
 		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
+		Gone:    func(peer key.NodePublic) { b.absent(id, peer) },
 		Status:  func(up bool, err error) { r.status(c, up, err) },
 		Dial:    b.Dial,
 		Lookup:  b.directory.lookup,
@@ -102,6 +104,32 @@ func (r *relays) everywhere(bufs [][]byte, peer key.NodePublic, at uint16, now i
 		}
 	}
 	return sent
+}
+
+// search sends to a peer at all relays that we are connected to: its own says that it is not there.
+func (r *relays) search(bufs [][]byte, peer key.NodePublic, now int64) (sent bool) {
+	for _, c := range *r.conns.Load() {
+		if c.up() {
+			c.used.Store(now)
+			sent = c.client.SendPriority(peer, bufs) || sent
+		}
+	}
+	return sent
+}
+
+// absent notes a relay's word that a peer is not there. What we know of its relay may be old: two that leave one relay
+// for another may pass each other's news on the way. A relay that lies can only have packets go to others too.
+func (b *Bind) absent(relay uint16, k key.NodePublic) {
+	if p := b.table.Load().byNode[k]; p != nil {
+		p.absent.Store(uint32(relay))
+		p.missed.Store(b.now())
+	}
+}
+
+// isAbsent reports whether a relay said so of late.
+func (p *peer) isAbsent(relay uint16, now int64) bool {
+	t := p.missed.Load()
+	return t != 0 && now-t < int64(absentFor) && uint16(p.absent.Load()) == relay
 }
 
 // listenRelay opens the socket for a relay's UDP side. It is not one of those that peers use: what a relay's clients

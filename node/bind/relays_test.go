@@ -144,3 +144,37 @@ func TestBothHomesAreLostUntold(t *testing.T) {
 		}
 	})
 }
+
+// A peer that is not at the relay that we were told of is found at any that we are connected to, when that says so: two that
+// change their relay at once may have old news of each other, and no newer may come.
+func TestPeerIsNotAtItsRelay(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			p.rel.gone = gone
+			p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+			for _, s := range []*side{p.a, p.b} {
+				s.SetRelays([]Relay{{ID: 2}})
+			}
+			<-time.After(time.Second)
+			p.a.SetRelays([]Relay{{ID: 2}, {ID: 1}})
+			p.a.SetPeers([]Peer{p.b.peer(2)})
+			p.a.SetPeers([]Peer{p.b.peer(1)}) // it is at 2
+			p.b.SetPeers([]Peer{p.a.peer(2)})
+			p.a.relays.get(1) // while there is no connection, its own is tried too
+			<-time.After(time.Second)
+			began, found := time.Now(), false
+			for !found && time.Since(began) < 5*time.Second {
+				p.a.to(p.b, wg(initiation, 1, 0, 0))
+				select {
+				case <-p.b.got:
+					found = true
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+			if took := time.Since(began); found != gone || gone && took > 500*time.Millisecond {
+				t.Errorf("told %v: found %v, after %v", gone, found, took)
+			}
+		})
+	}
+}

@@ -187,16 +187,19 @@ func (b *Bind) sendUDP(bufs [][]byte, to netip.AddrPort) error {
 	return b.udp6.write(bufs, to)
 }
 
-// sendRelay queues packets at the relay the peer is at. If that cannot be reached, they go to where the peer was last
-// heard, or else to where it may have gone for the same reason, with nobody there to tell us: our own relay, and what is
-// urgent to some others too. Handshakes and probes are urgent: they go before data.
+// sendRelay queues packets at the relay the peer is at. If that cannot be reached, or says that the peer is not there, they
+// go to where it was last heard, or else to where it may have gone for the same reason, with nobody there to tell us: our
+// own relay, and what is urgent to some others too. Handshakes and probes are urgent: they go before data.
 func (b *Bind) sendRelay(bufs [][]byte, p *peer, urgent bool) bool {
 	at, via := uint16(p.relay.Load()), uint16(p.via.Load())
 	if at == 0 {
 		at = b.Home() // nobody told us: it may well be at ours
 	}
 	now, c := b.now(), b.relays.get(at)
-	if c == nil || !c.up() {
+	if absent := p.isAbsent(at, now); absent || c == nil || !c.up() {
+		if absent && urgent {
+			return b.relays.search(bufs, p.key, now)
+		}
 		if d := b.relays.get(via); via != at && d != nil && d.up() {
 			c = d
 		} else if urgent && (c == nil || now-c.lost.Load() > int64(relayDown)) {
