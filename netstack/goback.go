@@ -37,6 +37,14 @@ import (
 // half of what it thinks is on its way, which is next to nothing then: a connection over a long path that had two timeouts
 // would grow by a segment in each round trip from two. So when it is heard again it begins as a new one does.
 //
+// While the other end keeps sending, another trap is in the way of the timeout itself: with each segment that comes gVisor sets its
+// timer for the next probe anew, two round trips from then, also where the congestion window lets it send nothing (RFC 8985
+// section 7.2 sets it when data is sent). Who lost a whole window, and hears more often than that, would wait for ever. Probes
+// are for connections with SACK: one that has acknowledged new data, and sent none for a while, has it no more until something
+// goes. It costs one acknowledgment its blocks, for at the first that is repeated it has SACK again.
+//
+//	b  lost, window full │ ◀─ data, ack ─▶ ◀─ data, ack ─▶ … stillSends: no SACK ─▶ a timeout
+//
 // It is the owner of the connection's packets, which is how a link gets at it.
 type goBack struct {
 	ep       *tcp.Endpoint
@@ -48,8 +56,10 @@ type goBack struct {
 	heard    bool          // and what went first has arrived
 	from     uint32        // where it went back to
 	segments int           // sent since
-	bare     bool          // it has no SACK
+	bare     bool          // it has no SACK,
+	still    bool          // neither for this reason,
 	sack     bool          // but will have again
+	acked    uint32        // by the last acknowledgment that went alone
 	at       time.Time     // when it last sent something
 	anew     atomic.Bool   // the reader of the link is to have it begin anew
 }
@@ -58,6 +68,7 @@ const (
 	goBackBy    = 4       // units of gVisor's timestamps, which are milliseconds
 	goBackLeast = 4 << 10 // bytes on their way: fewer take two timeouts
 	goBackFew   = 4       // segments from one timeout to the next
+	stillSends  = 300 * time.Millisecond
 	// goBackRest without a segment of ours is when all are acknowledged, or a timer would have run out.
 	goBackRest = maxRTO + maxRTO/2
 )
@@ -81,17 +92,28 @@ func (*goBack) KGID() uint32 { return 0 }
 // sends is told of each segment that the endpoint hands down, by the endpoint.
 func (g *goBack) sends(p *stack.PacketBuffer) {
 	h := header.TCP(p.TransportHeader().Slice())
-	n, was := p.Data().Size(), g.bare
-	g.see(h.SequenceNumber(), n, time.Now())
+	n, was, now := p.Data().Size(), g.bare || g.still, time.Now()
+	g.rests(n, h.AckNumber(), now)
+	g.see(h.SequenceNumber(), n, now)
 	if g.back && n > 0 {
 		stamp(h)
 	}
-	switch {
-	case g.bare && !was:
+	switch is := g.bare || g.still; {
+	case is && !was:
 		g.sack, g.ep.SACKPermitted = g.ep.SACKPermitted, false
-	case was && !g.bare:
+	case was && !is:
 		g.ep.SACKPermitted = g.sack
 	}
+}
+
+// rests looks whether the other end's segments are all that happens.
+func (g *goBack) rests(n int, ack uint32, now time.Time) {
+	if n > 0 {
+		g.still = false
+		return
+	}
+	g.still = g.any && ack != g.acked && now.Sub(g.at) > stillSends
+	g.acked = ack
 }
 
 // see takes note of a segment with so many bytes of payload.

@@ -124,6 +124,72 @@ func TestOutageOfOneWhoWrites(t *testing.T) {
 	}
 }
 
+// TestOutageOfOneWhoIsWrittenTo: one that has lost all it had on its way sends it again though the other keeps writing, more
+// often than in two round trips.
+func TestOutageOfOneWhoIsWrittenTo(t *testing.T) {
+	var cut atomic.Bool
+	x, y := newStack(t, Options{}, a4), newStack(t, Options{}, b4)
+	var wg sync.WaitGroup
+	wg.Go(func() { slowly(x, y, 40*time.Millisecond, func([]byte) bool { return true }) })
+	var lost atomic.Int64 // when the last was
+	wg.Go(func() {
+		slowly(y, x, 40*time.Millisecond, func(p []byte) bool {
+			if cut.Load() && len(p) > 500 {
+				lost.Store(time.Now().UnixNano())
+			}
+			return !cut.Load()
+		})
+	})
+	l, err := x.ListenTCP(port(a4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := y.DialContext(timeout(t), "tcp", port(a4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got atomic.Int64
+	wg.Go(func() {
+		for b := make([]byte, 64<<10); ; {
+			n, err := d.Read(b)
+			if got.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	})
+	wg.Go(func() { io.Copy(io.Discard, c) })
+	wg.Go(func() {
+		for b := make([]byte, 64<<10); ; {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := d.Write([]byte{1}); err != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { c.Close(); d.Close(); x.Close(); y.Close(); wg.Wait() })
+	wait(t, "a megabyte", func() bool { return got.Load() > 1<<20 })
+	cut.Store(true)
+	wait(t, "a whole window to be lost", func() bool {
+		at := lost.Load()
+		return at != 0 && time.Since(time.Unix(0, at)) > 60*time.Millisecond
+	})
+	cut.Store(false)
+	k := got.Load()
+	wait(t, "a megabyte more", func() bool { return got.Load() > k+1<<20 })
+}
+
 // timeouts is how often a retransmission timer of TCP has run out.
 func timeouts(s *Stack) uint64 { return s.ip.Stats().TCP.Timeouts.Value() }
 
