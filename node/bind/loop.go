@@ -11,6 +11,10 @@ import (
 	"github.com/hedge-mesh/hedge/node/path"
 )
 
+// maxOwn is how many addresses of ours peers are told. They keep a few more of each of us: where our packets come from, and
+// what we say next, must find room beside what the coordinator told them before.
+const maxOwn = path.MaxCandidates * 3 / 4
+
 // loop is the one goroutine that owns the paths: it takes what receivers and callers bring, asks path.Paths, and does
 // what it says.
 type loop struct {
@@ -211,12 +215,12 @@ func (l *loop) announce(now time.Time) {
 			eps = append(eps, a)
 		}
 	}
-	for _, a := range l.net.addrs {
+	for _, a := range l.net.likely() {
 		if e := netip.AddrPortFrom(a, l.b.Port()); !slices.Contains(eps, e) {
 			eps = append(eps, e)
 		}
 	}
-	eps = eps[:min(len(eps), path.MaxHere)]
+	eps = eps[:min(len(eps), maxOwn)]
 	h := path.Here{Relay: l.b.Home(), NAT: nat, Endpoints: eps}
 	same := slices.Equal(eps, l.here.Endpoints)
 	if same && h.Relay == l.here.Relay && h.NAT == l.here.NAT {

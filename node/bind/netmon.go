@@ -111,6 +111,15 @@ func (n *netmon) poll(l *loop) (changed bool) {
 	return changed
 }
 
+// likely are the addresses, those first that packets to the internet leave by: peers are told of some only.
+func (n *netmon) likely() []netip.Addr {
+	list := slices.Clone(n.addrs)
+	slices.SortStableFunc(list, func(a, b netip.Addr) int {
+		return slices.Index(n.sources[:], b) - slices.Index(n.sources[:], a) // -1 for the others
+	})
+	return list
+}
+
 func (n *netmon) excluded(a netip.Addr) bool {
 	return slices.ContainsFunc(*n.b.exclude.Load(), func(p netip.Prefix) bool { return p.Contains(a) })
 }

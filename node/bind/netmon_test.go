@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hedge-mesh/hedge/node/path"
 )
 
 // Of a burst of changes the first ones are looked at soon, and the rest not too often.
@@ -32,4 +34,28 @@ func TestNetmonBurst(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Peers are told of few of many addresses, of those that packets leave by before the others; and never of so many that what
+// we say later finds no room.
+func TestManyAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all []netip.Addr
+		for i := range byte(40) {
+			all = append(all, netip.AddrFrom4([4]byte{10, 0, 0, 40 - i}))
+		}
+		s := newSide(t, Config{Listen: newFabric(0).host(all[0]), DialRelay: newDoubles(0).dial,
+			Interfaces: func() ([]netip.Addr, error) { return all, nil }})
+		defer s.stop()
+		s.attach()
+		<-time.After(time.Second)
+		if n := len(s.Endpoints()); n != maxOwn || n >= path.MaxCandidates {
+			t.Errorf("%d addresses are told, want %d", n, maxOwn)
+		}
+	})
+	a, b, c, d := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("2001:db8::1")
+	n := netmon{addrs: []netip.Addr{a, b, c, d}, sources: [2]netip.Addr{b, d}}
+	if got, want := n.likely(), []netip.Addr{d, b, a, c}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
