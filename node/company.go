@@ -16,6 +16,7 @@ import (
 type company struct {
 	sent  atomic.Int64 // when a packet of such a flow last left, Unix nanoseconds
 	heard func() bool  // whether peers have sent such; may be nil
+	never bool         // it is not to be heeded
 }
 
 const (
@@ -28,7 +29,7 @@ const (
 
 // some reports whether there are any.
 func (c *company) some(now time.Time) bool {
-	return now.UnixNano()-c.sent.Load() < int64(companyStays) || c.heard != nil && c.heard()
+	return !c.never && (now.UnixNano()-c.sent.Load() < int64(companyStays) || c.heard != nil && c.heard())
 }
 
 // batch is how many of so many packets may be moved at once.

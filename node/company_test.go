@@ -29,6 +29,9 @@ func TestCompany(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				some := company{heard: func() bool { return c.heard }}
+				if off := (company{never: true, heard: some.heard}); off.batch(128) != 128 {
+					t.Error("it is heeded where it is not to be")
+				}
 				if c.sent != 0 {
 					some.sent.Store(time.Now().Add(-c.sent).UnixNano())
 				}

@@ -309,6 +309,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost, n.tun.company.heard = n.lostDevice, n.bind.HearsSparse
+	n.tun.company.never = n.host == nil // in user space it starves floods of datagrams
 	w := &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in, spare: &n.tun.spare}
 	if n.roster, err = newRoster(n.bind.Deliver, n.bind.Forget, id.node, n.log); err != nil {
 		return fmt.Errorf("node key: %w", err)
