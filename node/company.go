@@ -7,7 +7,8 @@ import (
 
 // company is whether flows that send little are under way, from here or to here. What keeps their packets from place to
 // place are a transfer's batches: in WireGuard's device, which works on one after the other, and before a core, which
-// somebody has for as long as a batch takes. So in their company batches are short, and few are inside.
+// somebody has for as long as a batch takes. So in their company batches are short, and few are inside;
+// not in user space, where floods of datagrams would be starved.
 //
 //	flows that send little │ a batch     │ inside, each way
 //	───────────────────────┼─────────────┼────────────────────────────────────

@@ -35,8 +35,9 @@ type plan struct {
 }
 
 // planFor fails if the Map is another node's. exit is the peer of the Map by which the node reaches the internet, or
-// nil: the routes of other exits are left out, from the filter as well. doubted says that the clock is. That no two peers of a Map share an address, which is what ties a packet
-// to an identity, is what [wire.Map.Apply] and [wire.DecodeMap] have made sure of.
+// nil: the routes of other exits are left out, from the filter as well. doubted is whether the clock is in doubt. That no two
+// peers of a Map share an address, which is what ties a packet to an identity, is what [wire.Map.Apply] and [wire.DecodeMap]
+// have made sure of.
 func planFor(m *wire.Map, self key.NodePublic, exit *wire.Peer, now time.Time, doubted bool) (*plan, error) {
 	p := &plan{wg: make(map[key.NodePublic][]netip.Prefix, len(m.Peers))}
 	if m.Self.Key != self {

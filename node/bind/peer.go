@@ -21,26 +21,26 @@ type peer struct {
 	had   [16]uint64 // the loop's: the last messages, by their nonces
 	hadAt int
 
-	routes  atomic.Pointer[routes]
-	relay   atomic.Uint32 // where it is
-	via     atomic.Uint32 // where its packets last came from; 0 if from none
-	relayed atomic.Int64  // when they did
-	absent  atomic.Uint32 // a relay that said it was not there,
-	missed  atomic.Int64  // and when
-	blind   atomic.Int32  // packets sent to unproven addresses since the last handshake
-	sent    atomic.Int64
-	heard   atomic.Int64 // by the primary route, if that is direct
-	waiting atomic.Int64 // first sent by it after heard
-	any     atomic.Int64 // heard by any route
-	session atomic.Int64 // last answer to a handshake, or data
-	data    atomic.Int64 // last data sent
-	cross   *crossing
-	strayed atomic.Int64
-	staled  atomic.Int64 // when Stale was last called
-	rx      rx
-	held    held
-	up      atomic.Bool // the loop ticks it
-	gone    atomic.Bool // removed, or replaced by another
+	routes   atomic.Pointer[routes]
+	relay    atomic.Uint32 // where it is
+	via      atomic.Uint32 // where its packets last came from; 0 if from none
+	relayed  atomic.Int64  // when they did
+	absent   atomic.Uint32 // a relay that said it was not there,
+	absentAt atomic.Int64  // and when
+	blind    atomic.Int32  // packets sent to unproven addresses since the last handshake
+	sent     atomic.Int64
+	heard    atomic.Int64 // by the primary route, if that is direct
+	waiting  atomic.Int64 // first sent by it after heard
+	any      atomic.Int64 // heard by any route
+	session  atomic.Int64 // last answer to a handshake, or data
+	data     atomic.Int64 // last data sent
+	cross    *crossing
+	strayed  atomic.Int64
+	staled   atomic.Int64 // when Stale was last called
+	rx       rx
+	held     held
+	up       atomic.Bool // the loop ticks it
+	gone     atomic.Bool // removed, or replaced by another
 }
 
 // copied reports whether a message has just been had already.

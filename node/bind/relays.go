@@ -122,13 +122,13 @@ func (r *relays) search(bufs [][]byte, peer key.NodePublic, now int64) (sent boo
 func (b *Bind) absent(relay uint16, k key.NodePublic) {
 	if p := b.table.Load().byNode[k]; p != nil {
 		p.absent.Store(uint32(relay))
-		p.missed.Store(b.now())
+		p.absentAt.Store(b.now())
 	}
 }
 
 // isAbsent reports whether a relay said so of late.
 func (p *peer) isAbsent(relay uint16, now int64) bool {
-	t := p.missed.Load()
+	t := p.absentAt.Load()
 	return t != 0 && now-t < int64(absentFor) && uint16(p.absent.Load()) == relay
 }
 
