@@ -48,6 +48,7 @@ type Link struct {
 	Jitter  time.Duration // up to that much more, evenly spread; packets stay in order
 	Loss    float64       // the part that is lost, 0 to 1
 	Reorder float64       // the part that is overtaken by what follows within a half of Latency
+	Twice   float64       // the part that arrives twice
 	MTU     int           // IP packets longer than that vanish without a word; 0 for any
 }
 
@@ -108,6 +109,9 @@ func (n *Internet) cross(l *lane, p packet, then func(packet)) {
 		l.last = at
 	}
 	n.at(at, event{f: func() { then(p) }})
+	if l.Twice > 0 && l.rng.Float64() < l.Twice {
+		n.at(at, event{f: func() { then(p) }})
+	}
 }
 
 // segment is the core, or what is inside a router: a place where packets find their way by destination.
@@ -150,10 +154,10 @@ func (s *segment) next6() netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// route says where an address of IPv6 is, from here up to the core: those are not translated.
+// route says where an address is that is not translated, from here up to the core: one of IPv6, or of a router without NAT.
 func (s *segment) route(a netip.Addr, w *wire) {
 	s.routes[a] = w
-	if s.up != nil {
+	if s.up != nil && (a.Is6() || s.up.cfg.Routed) {
 		s.up.outside.route(a, s.up.wire)
 	}
 }
@@ -161,7 +165,7 @@ func (s *segment) route(a netip.Addr, w *wire) {
 func (s *segment) unroute(a netip.Addr, w *wire) {
 	if s.routes[a] == w {
 		delete(s.routes, a)
-		if s.up != nil && a.Is6() {
+		if s.up != nil && (a.Is6() || s.up.cfg.Routed) {
 			s.up.outside.unroute(a, s.up.wire)
 		}
 	}

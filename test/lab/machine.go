@@ -42,7 +42,7 @@ func (m *Machine) join(s *segment) {
 		m.addrs = append(m.addrs, s.next6())
 	}
 	for _, a := range m.addrs {
-		if a.Is6() {
+		if a.Is6() || s.up != nil && s.up.cfg.Routed {
 			s.route(a, m.wire)
 		} else {
 			s.routes[a] = m.wire
@@ -61,12 +61,33 @@ func (m *Machine) Both() *Machine {
 	return m
 }
 
-// Move takes the machine to another place, where it has other addresses. Its sockets stay open.
+// Move takes the machine to another place, nil for the core, where it has other addresses. Its sockets stay open.
 func (m *Machine) Move(to *Router) {
 	m.net.mu.Lock()
 	defer m.net.mu.Unlock()
 	m.leave()
-	m.join(&to.segment)
+	if to == nil {
+		m.join(&m.net.segment)
+	} else {
+		m.join(&to.segment)
+	}
+}
+
+// IPv6 takes the machine's address of IPv6 away, or gives it another one where its router has some.
+func (m *Machine) IPv6(on bool) {
+	m.net.mu.Lock()
+	defer m.net.mu.Unlock()
+	m.addrs = slices.DeleteFunc(m.addrs, func(a netip.Addr) bool {
+		if a.Is6() {
+			m.seg.unroute(a, m.wire)
+		}
+		return a.Is6()
+	})
+	if on && m.seg.up != nil && m.seg.up.cfg.IPv6 {
+		a := m.seg.next6()
+		m.addrs = append(m.addrs, a)
+		m.seg.route(a, m.wire)
+	}
 }
 
 // Readdress gives the machine other addresses where it is.
@@ -128,9 +149,6 @@ func (m *Machine) Listen(_ context.Context, network, address string) (net.Packet
 	wild := netip.IPv4Unspecified()
 	if network == "udp6" {
 		wild = netip.IPv6Unspecified()
-	}
-	if !m.addr(wild.Is6()).IsValid() {
-		return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EAFNOSUPPORT}
 	}
 	at := netip.AddrPortFrom(wild, uint16(port))
 	for port == 0 && (at.Port() == 0 || m.sockets[at] != nil) {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -45,11 +46,27 @@ func (p Ports) String() string { return [...]string{"preserving", "sequential", 
 
 const blockSize = 1024
 
+// Refresh is which packets keep a mapping (RFC 4787 section 4.3).
+type Refresh uint8
+
+const (
+	InKeepsFilters Refresh = iota // those that go out keep mappings, those that come in only what they came by
+	OutOnly                       // those that go out
+	BothWays                      // any
+)
+
 // NAT is how a router translates IPv4.
 type NAT struct {
 	Mapping, Filtering Dependence
 	Ports              Ports
-	Hairpin            bool          // its machines reach each other by their outside addresses
+	Parity             bool          // outside ports are even where inside ones are (RFC 4787 section 4.2.2)
+	Step               uint16        // between ports in sequence; 0 for 1
+	Size               int           // of a block; 0 for 1024
+	Shift              time.Duration // after which the block is another; 0 for never
+	Refresh            Refresh       // which packets keep a mapping
+	Quota              int           // mappings at most: there is no other until one is forgotten; 0 for any number
+	Hairpin            bool          // its machines reach each other by their outside addresses,
+	Inside             bool          // and see each other by their inside ones
 	Trap               bool          // as Linux without a firewall of its own: a packet that nobody asked for spoils its port for the sender
 	Timeout            time.Duration // how long mappings and filters last; 0 for 2 min
 	Pool               int           // outside addresses, of which each far address gets one by its last byte ("arbitrary pooling", RFC 4787 section 4.1); 0 for one
@@ -59,9 +76,12 @@ type NAT struct {
 type RouterConfig struct {
 	NAT      NAT
 	NoIPv4   bool
-	IPv6     bool // with a firewall that lets in what was asked for
-	BlockUDP bool // nothing passes
-	CGN      bool // its inside has shared addresses (RFC 6598), for other routers
+	IPv6     bool         // with a firewall that lets in what was asked for
+	Routed   bool         // IPv4 too: its inside has addresses of the internet's, if its outside has
+	BlockUDP bool         // nothing passes
+	CGN      bool         // its inside has shared addresses (RFC 6598), for other routers
+	LAN      netip.Prefix // of its inside, /24; zero for one of its own
+	Rate     int          // packets a second that pass, both ways together, and as many at once; 0 for any number
 }
 
 // Router stands between a segment and the one above it.
@@ -74,13 +94,16 @@ type Router struct {
 	pool    []netip.Addr // addr among them; empty if that is all there is
 	rng     *rand.Rand
 
-	maps  map[mapKey]*mapping
-	ports map[uint16][]*mapping
-	next  uint16 // sequential
-	low   uint16 // of the block
-	ghost map[flow]time.Time
-	trap  map[netip.AddrPort][]*mapping // of a machine's socket, where there are ghosts; the newest last
-	six   map[flow]time.Time
+	maps   map[mapKey]*mapping
+	ports  map[uint16][]*mapping
+	next   uint16 // sequential
+	low    uint16 // of the block,
+	moved  time.Time
+	left   float64 // packets that may pass now, as of
+	leftAt time.Time
+	ghost  map[flow]time.Time
+	trap   map[netip.AddrPort][]*mapping // of a machine's socket, where there are ghosts; the newest last
+	six    map[flow]time.Time
 }
 
 // flow is one machine, or outside port, and one far end.
@@ -109,8 +132,13 @@ func (s *segment) Router(cfg RouterConfig) *Router {
 	r.segment = segment{net: n, up: r, routes: map[netip.Addr]*wire{},
 		prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, k, 0}), 24),
 		six:    netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, k}), 48)}
-	if cfg.CGN {
+	switch {
+	case cfg.CGN:
 		r.segment.prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, k, 0}), 24)
+	case cfg.Routed:
+		r.segment.prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, k, 0}), 24)
+	case cfg.LAN.IsValid():
+		r.segment.prefix = cfg.LAN
 	}
 	r.wire = n.wire(r, s.linkDefault())
 	r.addr = s.next()
@@ -159,7 +187,39 @@ func (r *Router) forget() {
 	r.maps, r.ports = map[mapKey]*mapping{}, map[uint16][]*mapping{}
 	r.ghost, r.six, r.trap = map[flow]time.Time{}, map[flow]time.Time{}, map[netip.AddrPort][]*mapping{}
 	r.next = 1024 + uint16(r.rng.IntN(50000))
-	r.low = 1024 + uint16(r.rng.IntN(60))*blockSize
+	r.shift(time.Now())
+}
+
+// size is how many ports the block has.
+func (r *Router) size() int { return cmp.Or(r.cfg.NAT.Size, blockSize) }
+
+func (r *Router) shift(now time.Time) {
+	n := r.size()
+	r.low, r.moved = 1024+uint16(r.rng.IntN((1<<16-1024)/n)*n), now
+}
+
+// Replace makes the router another, at the same address and with the same inside, and drops all state.
+func (r *Router) Replace(cfg RouterConfig) {
+	r.net.mu.Lock()
+	defer r.net.mu.Unlock()
+	cfg.NAT.Timeout = cmp.Or(cfg.NAT.Timeout, r.cfg.NAT.Timeout)
+	cfg.NAT.Pool, cfg.Routed = r.cfg.NAT.Pool, r.cfg.Routed
+	r.cfg = cfg
+	r.forget()
+}
+
+// passes reports whether the router has time for a packet.
+func (r *Router) passes(now time.Time) bool {
+	if r.cfg.Rate == 0 {
+		return true
+	}
+	most := float64(r.cfg.Rate)
+	r.left, r.leftAt = min(most, r.left+most*now.Sub(r.leftAt).Seconds()), now
+	if r.left < 1 {
+		return false
+	}
+	r.left--
+	return true
 }
 
 // Rebind gives the router another outside address, and drops all state.
@@ -184,12 +244,12 @@ func (r *Router) BlockUDP(block bool) {
 
 // outbound takes a packet from the inside.
 func (r *Router) outbound(p packet) {
-	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP {
+	now := time.Now()
+	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP || !r.passes(now) {
 		return
 	}
-	now := time.Now()
-	if p.dst.Addr().Is6() {
-		if r.cfg.IPv6 {
+	if p.dst.Addr().Is6() || r.cfg.Routed {
+		if r.cfg.IPv6 || p.dst.Addr().Is4() {
 			r.six[flow{p.src, p.dst}] = now
 			r.net.cross(&r.wire.up, p, r.outside.forward)
 		}
@@ -199,12 +259,16 @@ func (r *Router) outbound(p packet) {
 		return
 	}
 	m := r.translate(now, p.src, p.dst)
+	if m == nil {
+		return
+	}
 	m.used = now
 	m.sent[r.cfg.NAT.Filtering.of(p.dst)] = now
+	inside := p.src
 	p.src = netip.AddrPortFrom(r.pooled(p.dst.Addr()), m.port)
 	if p.dst.Addr() == r.addr {
 		if r.cfg.NAT.Hairpin {
-			r.receive(p)
+			r.hairpin(now, p, inside)
 		}
 		return
 	}
@@ -219,36 +283,56 @@ func (r *Router) pooled(far netip.Addr) netip.Addr {
 	return r.addr
 }
 
+// hairpin takes a packet from one of its machines to another.
+func (r *Router) hairpin(now time.Time, p packet, inside netip.AddrPort) {
+	if !r.cfg.NAT.Inside {
+		r.receive(p)
+	} else if m := r.admits(now, p); m != nil {
+		p.src, p.dst = inside, m.in
+		r.segment.inside(p)
+	}
+}
+
 // receive takes a packet from the outside.
 func (r *Router) receive(p packet) {
-	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP || p.dst.Addr().Is4() && p.dst.Addr() != r.pooled(p.src.Addr()) {
+	now := time.Now()
+	if p.ttl--; p.ttl <= 0 || r.cfg.BlockUDP || !r.passes(now) {
 		return
 	}
-	now := time.Now()
-	if p.dst.Addr().Is6() {
+	if p.dst.Addr().Is6() || r.cfg.Routed {
 		if r.fresh(now, r.six[flow{p.dst, p.src}]) {
 			r.six[flow{p.dst, p.src}] = now
 			r.segment.inside(p)
 		}
 		return
 	}
-	for _, m := range r.ports[p.dst.Port()] {
-		if !r.fresh(now, m.used) {
-			continue
-		}
-		from := r.cfg.NAT.Filtering.of(p.src)
-		if r.cfg.NAT.Filtering == EndpointIndependent || r.fresh(now, m.sent[from]) {
-			if r.cfg.NAT.Filtering != EndpointIndependent {
-				m.sent[from] = now
-			}
-			p.dst = m.in
-			r.segment.inside(p)
-			return
-		}
+	if p.dst.Addr() != r.pooled(p.src.Addr()) {
+		return
 	}
-	if r.cfg.NAT.Trap {
+	if m := r.admits(now, p); m != nil {
+		p.dst = m.in
+		r.segment.inside(p)
+	} else if r.cfg.NAT.Trap {
 		r.ghost[flow{netip.AddrPortFrom(r.addr, p.dst.Port()), p.src}] = now
 	}
+}
+
+// admits is the mapping by which a packet gets in, nil for none.
+func (r *Router) admits(now time.Time, p packet) *mapping {
+	for _, m := range r.ports[p.dst.Port()] {
+		from := r.cfg.NAT.Filtering.of(p.src)
+		if !r.fresh(now, m.used) || r.cfg.NAT.Filtering != EndpointIndependent && !r.fresh(now, m.sent[from]) {
+			continue
+		}
+		if r.cfg.NAT.Refresh != OutOnly && r.cfg.NAT.Filtering != EndpointIndependent {
+			m.sent[from] = now
+		}
+		if r.cfg.NAT.Refresh == BothWays {
+			m.used = now
+		}
+		return m
+	}
+	return nil
 }
 
 // inside delivers what was let in; it never goes out again.
@@ -270,9 +354,25 @@ func (r *Router) translate(now time.Time, in, far netip.AddrPort) *mapping {
 	}
 	m := r.maps[k]
 	if m == nil || !r.fresh(now, m.used) {
+		if r.full(now) {
+			return nil
+		}
 		m = r.add(now, k, in.Port())
 	}
 	return m
+}
+
+// full reports whether there may be no more mappings.
+func (r *Router) full(now time.Time) bool {
+	if r.cfg.NAT.Quota == 0 || len(r.maps) < r.cfg.NAT.Quota {
+		return false
+	}
+	for _, m := range r.maps {
+		if !r.fresh(now, m.used) {
+			r.drop(m)
+		}
+	}
+	return len(r.maps) >= r.cfg.NAT.Quota
 }
 
 // trapped is translate as Linux does it: a flow keeps its port, and one that is new takes the newest port of its socket
@@ -314,17 +414,20 @@ func (r *Router) add(now time.Time, k mapKey, want uint16) *mapping {
 	case want != 0 && r.cfg.NAT.Ports == Preserving && r.free(now, want, k):
 		m.port = want
 	case r.cfg.NAT.Ports == Sequential:
-		r.next++
+		r.next += max(r.cfg.NAT.Step, 1)
 		m.port = max(r.next, 1024)
 		r.next = m.port
 	case r.cfg.NAT.Ports == Block:
-		for range blockSize {
-			if m.port = r.low + uint16(r.rng.IntN(blockSize)); r.free(now, m.port, k) {
+		if r.cfg.NAT.Shift > 0 && now.Sub(r.moved) > r.cfg.NAT.Shift {
+			r.shift(now)
+		}
+		for range r.size() {
+			if m.port = r.low + uint16(r.rng.IntN(r.size())); r.free(now, m.port, k) {
 				break
 			}
 		}
 	default:
-		for m.port == 0 || !r.free(now, m.port, k) {
+		for m.port == 0 || !r.free(now, m.port, k) || r.cfg.NAT.Parity && (m.port^k.in.Port())&1 != 0 {
 			m.port = 1024 + uint16(r.rng.IntN(1<<16-1024))
 		}
 	}
