@@ -278,8 +278,8 @@ func TestSix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := NewInternet(1)
 		ma, mb, _, _ := n.Pair("v6", "dual")
-		if _, err := ma.Listen(context.Background(), "udp4", ":0"); err == nil {
-			t.Error("a machine without IPv4 listens on it")
+		if _, err := socket(t, ma, "udp4").WriteTo([]byte("?"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("203.0.113.1:1"))); err == nil {
+			t.Error("a machine without IPv4 sends by it")
 		}
 		a, b := socket(t, ma, "udp6"), socket(t, mb, "udp6")
 		a.send(t, b.addr(), "opens only its own")
@@ -335,6 +335,55 @@ func TestChanges(t *testing.T) {
 		a.Close()
 		if _, _, err := a.ReadFrom(nil); err == nil {
 			t.Error("read from a closed socket")
+		}
+	})
+}
+
+// IPv6 comes and goes while sockets are open.
+func TestIPv6ComesAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewInternet(1)
+		ma, mb, _, _ := n.Pair("dual", "dual")
+		a, b := socket(t, ma, "udp6"), socket(t, mb, "udp6")
+		heard := func() bool {
+			if !ma.Addr(true).IsValid() {
+				return false
+			}
+			a.send(t, b.addr(), "opens only its own")
+			b.send(t, a.addr(), "hello")
+			return got(a.next(t))
+		}
+		was := ma.Addr(true)
+		for _, on := range []bool{true, false, true} {
+			if ma.IPv6(on); heard() != on {
+				t.Errorf("IPv6 %v, and heard %v", on, !on)
+			}
+		}
+		if ma.Addr(true) == was {
+			t.Error("it has its old address again")
+		}
+	})
+}
+
+// A NAT that has so many mappings makes no more until one is forgotten, and one whose block is for a time changes it.
+func TestQuotaAndShift(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewInternet(1)
+		cfg := RouterConfig{NAT: NAT{Mapping: AddressAndPortDependent, Ports: Block, Size: 16, Shift: time.Minute, Quota: 2, Timeout: 30 * time.Second}}
+		s := socket(t, n.Router(cfg).Machine(), "udp4")
+		ask := func() uint16 {
+			server := socket(t, n.Machine(), "udp4")
+			s.send(t, server.addr(), "?")
+			_, from := server.next(t)
+			return from.Port()
+		}
+		first, second, third := ask(), ask(), ask()
+		if first/16 != second/16 || third != 0 {
+			t.Errorf("seen at %d, %d and %d", first, second, third)
+		}
+		<-time.After(time.Minute)
+		if later := ask(); later == 0 || later/16 == first/16 {
+			t.Errorf("seen at %d, and a minute later at %d", first, later)
 		}
 	})
 }
