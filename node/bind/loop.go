@@ -22,6 +22,7 @@ type loop struct {
 	paths *path.Paths
 	timer *time.Timer
 	buf   []byte
+	order path.Order // of the last message
 
 	shakes  map[*peer]*handshake // not answered yet
 	probes  map[uint64]*probe
@@ -251,12 +252,9 @@ func (l *loop) disco(m message) {
 	if box == nil {
 		return
 	}
-	msg, err := box.Open(m.pkt)
+	msg, at, err := box.Open(m.pkt)
 	if err != nil {
 		return // forged, or sealed for another
-	}
-	if m.peer.copied(path.Nonce(m.pkt)) {
-		return
 	}
 	if m.extra != nil && (m.extra.peer != m.peer.key || !l.extras.pin(m.extra, m.from)) {
 		return // another socket of ours was hit before
@@ -265,10 +263,7 @@ func (l *loop) disco(m message) {
 	if l.hopMessage(m.peer, m.from, msg) {
 		return
 	}
-	if h, ok := msg.(path.Here); ok && h.Relay != 0 {
-		m.peer.relay.Store(uint32(h.Relay))
-	}
-	l.step(path.Got{Peer: m.peer.key, From: m.from, Msg: msg})
+	l.step(path.Got{Peer: m.peer.key, From: m.from, Msg: msg, At: at})
 }
 
 func (l *loop) box(p *peer) *path.Box {
@@ -290,6 +285,10 @@ func (l *loop) step(ev path.Event) {
 		case path.Send:
 			if p := t.byNode[a.Peer]; p != nil {
 				l.send(p, a)
+			}
+		case path.Home:
+			if p := t.byNode[a.Peer]; p != nil && a.Relay != 0 {
+				p.relay.Store(uint32(a.Relay))
 			}
 		case path.Look:
 			l.stun.again(time.Now())
@@ -331,7 +330,8 @@ func (l *loop) send(p *peer, a path.Send) {
 	if box == nil {
 		return
 	}
-	l.buf = box.Seal(l.buf[:0], a.Msg)
+	l.order = l.order.Next(time.Now())
+	l.buf = box.Seal(l.buf[:0], a.Msg, l.order)
 	switch {
 	case a.Socket > 0:
 		l.extras.send(a, l.buf)

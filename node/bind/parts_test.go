@@ -213,8 +213,8 @@ func TestNoAnswers(t *testing.T) {
 		unknown, _ := path.NewBox(key.NewDisco(), key.ExchangePublic(p.a.cfg.Disco))
 		known, _ := path.NewBox(p.b.cfg.Disco, key.ExchangePublic(key.NewDisco()))
 		reflected, _ := path.NewBox(p.a.cfg.Disco, key.ExchangePublic(p.b.cfg.Disco))
-		ours := reflected.Seal(nil, path.Ping{})
-		copy(ours[6:], known.Seal(nil, path.Ping{})[6:38]) // our own ping, as if the peer sent it
+		ours := reflected.Seal(nil, path.Ping{}, 1)
+		copy(ours[6:], known.Seal(nil, path.Ping{}, 1)[6:38]) // our own ping, as if the peer sent it
 		here, there := netip.AddrPortFrom(hostA, p.a.Port()), netip.MustParseAddrPort("203.0.113.66:6")
 		pc, err := p.net.host(there.Addr())(t.Context(), "udp4", there.String())
 		if err != nil {
@@ -229,7 +229,7 @@ func TestNoAnswers(t *testing.T) {
 		}
 		p.net.mu.Unlock()
 		answer := stun.MustBuild(stun.TransactionID, stun.BindingSuccess, &stun.XORMappedAddress{IP: net.IPv4(1, 2, 3, 4), Port: 5})
-		for _, pkt := range [][]byte{unknown.Seal(nil, path.Ping{}), known.Seal(nil, path.Ping{}), ours,
+		for _, pkt := range [][]byte{unknown.Seal(nil, path.Ping{}, 1), known.Seal(nil, path.Ping{}, 1), ours,
 			stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw, answer.Raw,
 			wg(transport, 9, 9, 9), wg(response, 9, 9, 9), {}, {1}} {
 			pc.WriteTo(pkt, net.UDPAddrFromAddrPort(here))
@@ -247,7 +247,7 @@ func FuzzSort(f *testing.F) {
 	}
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess).Raw)
 	box, _ := path.NewBox(key.NewDisco(), key.ExchangePublic(key.NewDisco()))
-	f.Add(box.Seal(nil, path.Ping{}))
+	f.Add(box.Seal(nil, path.Ping{}, 1))
 	s := newSide(f, Config{})
 	from := netip.MustParseAddrPort("203.0.113.66:6")
 	f.Fuzz(func(t *testing.T, pkt []byte) {

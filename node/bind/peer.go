@@ -17,9 +17,7 @@ type peer struct {
 	key   key.NodePublic
 	disco key.DiscoPublic
 	ep    *Endpoint
-	box   *path.Box  // the loop's; made when first needed
-	had   [16]uint64 // the loop's: the last messages, by their nonces
-	hadAt int
+	box   *path.Box // the loop's; made when first needed
 
 	routes   atomic.Pointer[routes]
 	relay    atomic.Uint32 // where it is
@@ -41,16 +39,6 @@ type peer struct {
 	held     held
 	up       atomic.Bool // the loop ticks it
 	gone     atomic.Bool // removed, or replaced by another
-}
-
-// copied reports whether a message has just been had already.
-func (p *peer) copied(nonce uint64) bool {
-	if slices.Contains(p.had[:], nonce) {
-		return true
-	}
-	p.had[p.hadAt] = nonce
-	p.hadAt = (p.hadAt + 1) % len(p.had)
-	return false
 }
 
 // rx counts a peer's packets, by any route and each once, against the counter they bear: what is missing was lost. The

@@ -105,13 +105,21 @@ func (pr *peer) evict(now time.Time, a netip.AddrPort, sameIP bool, by source) b
 }
 
 // got takes a message of the peer.
-func (pr *peer) got(now time.Time, from Route, m Message) {
+func (pr *peer) got(now time.Time, from Route, m Message, at Order) {
+	switch m.(type) {
+	case Here, Guess, Loss:
+		if !pr.order.news(m.kind(), at) {
+			pr.askOrder(now, at)
+			return
+		}
+	}
 	switch m := m.(type) {
 	case Ping:
 		pr.gotPing(now, from, m)
 	case Pong:
-		pr.gotPong(now, from, m)
+		pr.gotPong(now, from, m, at)
 	case Here:
+		pr.p.do(Home{pr.key, m.Relay})
 		pr.gotHere(now, m)
 		pr.consider(now)
 	case Guess:
@@ -168,11 +176,12 @@ func (pr *peer) askBest(now time.Time) {
 	}
 }
 
-func (pr *peer) gotPong(now time.Time, from Route, m Pong) {
+func (pr *peer) gotPong(now time.Time, from Route, m Pong, at Order) {
 	i := slices.IndexFunc(pr.pings, func(g ping) bool { return g.tx == m.Tx && g.to == from })
 	if i < 0 {
 		return
 	}
+	pr.order.answer(at)
 	g := pr.pings[i]
 	if c := pr.find(from); c != nil && !c.shunned.IsZero() &&
 		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && !o.late && o.sent.Before(g.sent) }) {

@@ -92,7 +92,7 @@ func (Offer) kind() byte { return kindOffer }
 func (Guess) kind() byte { return kindGuess }
 
 const (
-	magic     = "HEDGE\x01" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
+	magic     = "HEDGE\x02" // the first two bits tell it from STUN (RFC 8489), the first byte from WireGuard
 	nonceSize = 24
 	addrSize  = 16 + 2
 
@@ -103,10 +103,11 @@ const (
 	MaxHere = 16
 
 	freshBit = 0x80 // of the NAT's kind
-	minPlain = 32
-	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without kind and addresses
-	askSize  = 12 + key.Size         // without kind
-	askPlain = 1 + askSize + 1 + LegSize
+	minPlain = 40
+	headSize = 1 + 8                 // kind and order
+	hereSize = 2 + 1 + 2 + 2 + 4 + 1 // without head and addresses
+	askSize  = 12 + key.Size         // without head
+	askPlain = headSize + askSize + 1 + LegSize
 	maxPlain = 65507 - Overhead // of a padded ping: the longest datagram of IPv4
 )
 
@@ -114,16 +115,16 @@ const (
 //
 //	0      6                          38                       62              78
 //	├──────┼──────────────────────────┼────────────────────────┼───────────────┼──────────────────────┐
-//	│HEDGE1│ sender's disco key (32)  │ nonce, random (24)     │ Poly1305 (16) │ sealed, at least 32  │
+//	│HEDGE2│ sender's disco key (32)  │ nonce, random (24)     │ Poly1305 (16) │ sealed, at least 40  │
 //	└──────┴──────────────────────────┴────────────────────────┴───────────────┴──────────────────────┘
 //	sealed (NaCl secretbox: XSalsa20, Poly1305):
-//	ping   01│ tx (12) │ zeros (19, more if padded)
-//	pong   02│ tx (12) │ seen: IP (16) port (2) │ 0
-//	here   03│ relay (2) │ NAT (1, with 80 if the first address is fresh) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 32 in all
-//	loss   04│ per mille (2) │ zeros (29)
-//	ask    05│ tx (12) │ peer's node key (32) │ zeros (41)
-//	offer  06│ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
-//	guess  07│ zeros (31)
+//	ping   01│ order (8) │ tx (12) │ zeros (19, more if padded)
+//	pong   02│ order (8) │ tx (12) │ seen: IP (16) port (2) │ 0
+//	here   03│ order (8) │ relay (2) │ NAT (1, with 80 if the first address is fresh) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 40 in all
+//	loss   04│ order (8) │ per mille (2) │ zeros (29)
+//	ask    05│ order (8) │ tx (12) │ peer's node key (32) │ zeros (41)
+//	offer  06│ order (8) │ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
+//	guess  07│ order (8) │ zeros (31)
 //
 // Numbers are big-endian and IPv4 addresses are mapped into IPv6 (RFC 4291 section 2.5.5.2). A pong is never longer
 // than its ping, nor an offer than its ask, so that a node amplifies nothing. Each direction has its own key, HKDF-SHA256 (RFC 5869) of the X25519
@@ -161,21 +162,21 @@ func direction(secret, from, to [key.Size]byte) [key.Size]byte {
 func (b *Box) String() string { return "path.Box" }
 
 // Seal appends the sealed message to dst.
-func (b *Box) Seal(dst []byte, m Message) []byte {
+func (b *Box) Seal(dst []byte, m Message, at Order) []byte {
 	var nonce [nonceSize]byte
 	rand.Read(nonce[:]) // never fails (crypto/rand)
-	return b.seal(dst, m, &nonce)
+	return b.seal(dst, m, at, &nonce)
 }
 
-func (b *Box) seal(dst []byte, m Message, nonce *[nonceSize]byte) []byte {
+func (b *Box) seal(dst []byte, m Message, at Order, nonce *[nonceSize]byte) []byte {
 	dst = append(dst, magic...)
 	dst = append(dst, b.from[:]...)
 	dst = append(dst, nonce[:]...)
-	size := 1 + hereSize + MaxHere*addrSize
+	size := headSize + hereSize + MaxHere*addrSize
 	if p, ok := m.(Ping); ok {
 		size = max(size, minPlain+p.Pad)
 	}
-	plain := encode(make([]byte, 0, size), m)
+	plain := encode(make([]byte, 0, size), m, at)
 	return secretbox.Seal(dst, plain, nonce, &b.ours)
 }
 
@@ -187,30 +188,26 @@ func Sender(pkt []byte) (key.DiscoPublic, bool) {
 	return key.DiscoPublicFromRaw([key.Size]byte(pkt[len(magic):])), true
 }
 
-// Nonce is what tells a message from all others of the same sender, but not from a copy of itself: a relay may pass one on
-// twice, by UDP and by WebSocket. The packet must be one that Sender knows.
-func Nonce(pkt []byte) uint64 { return binary.BigEndian.Uint64(pkt[len(magic)+key.Size:]) }
-
 var errForged = errors.New("path: message is not the peer's")
 
 // Open authenticates and decodes a message of the peer.
-func (b *Box) Open(pkt []byte) (Message, error) {
+func (b *Box) Open(pkt []byte) (Message, Order, error) {
 	if _, ok := Sender(pkt); !ok {
-		return nil, errors.New("path: not a message")
+		return nil, 0, errors.New("path: not a message")
 	}
 	if len(pkt) > Overhead+maxPlain {
-		return nil, fmt.Errorf("path: message of %d bytes is too long", len(pkt))
+		return nil, 0, fmt.Errorf("path: message of %d bytes is too long", len(pkt))
 	}
 	nonce := [nonceSize]byte(pkt[len(magic)+key.Size:])
 	plain, ok := secretbox.Open(nil, pkt[len(magic)+key.Size+nonceSize:], &nonce, &b.peer)
 	if !ok {
-		return nil, errForged
+		return nil, 0, errForged
 	}
 	return decode(plain)
 }
 
-func encode(b []byte, m Message) []byte {
-	b = append(b, m.kind())
+func encode(b []byte, m Message, at Order) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, m.kind()), uint64(at))
 	switch m := m.(type) {
 	case Ping:
 		b = append(b, m.Tx[:]...)
@@ -251,11 +248,11 @@ func encode(b []byte, m Message) []byte {
 }
 
 // decode takes what encode wrote, and nothing else but longer pings.
-func decode(b []byte) (Message, error) {
+func decode(b []byte) (Message, Order, error) {
 	if len(b) < minPlain {
-		return nil, fmt.Errorf("path: message of %d bytes is too short", len(b))
+		return nil, 0, fmt.Errorf("path: message of %d bytes is too short", len(b))
 	}
-	body := b[1:]
+	body := b[headSize:]
 	var m Message
 	var used int
 	switch b[0] {
@@ -263,7 +260,7 @@ func decode(b []byte) (Message, error) {
 		m, used = Ping{TxID(body), len(b) - minPlain}, len(TxID{})
 	case kindPong:
 		if len(b) != minPlain {
-			return nil, fmt.Errorf("path: pong of %d bytes, want %d", len(b), minPlain)
+			return nil, 0, fmt.Errorf("path: pong of %d bytes, want %d", len(b), minPlain)
 		}
 		p := Pong{Tx: TxID(body)}
 		used = copy(p.Tx[:], body)
@@ -271,12 +268,12 @@ func decode(b []byte) (Message, error) {
 		m, used = p, used+addrSize
 	case kindHere:
 		n := int(body[hereSize-1])
-		if want := max(minPlain, 1+hereSize+n*addrSize); n > MaxHere || len(b) != want {
-			return nil, fmt.Errorf("path: here of %d addresses has %d bytes", n, len(b))
+		if want := max(minPlain, headSize+hereSize+n*addrSize); n > MaxHere || len(b) != want {
+			return nil, 0, fmt.Errorf("path: here of %d addresses has %d bytes", n, len(b))
 		}
 		h := Here{Relay: binary.BigEndian.Uint16(body), Opened: binary.BigEndian.Uint32(body[7:])}
 		if h.Fresh = body[2]&freshBit != 0; h.Fresh && n == 0 {
-			return nil, errors.New("path: here has no fresh address")
+			return nil, 0, errors.New("path: here has no fresh address")
 		}
 		h.NAT = NAT{Kind(body[2] &^ freshBit), binary.BigEndian.Uint16(body[3:]), binary.BigEndian.Uint16(body[5:])}
 		used = hereSize
@@ -287,31 +284,31 @@ func decode(b []byte) (Message, error) {
 		m = h
 	case kindLoss:
 		if len(b) != minPlain {
-			return nil, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
+			return nil, 0, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
 		}
 		m, used = Loss{binary.BigEndian.Uint16(body)}, 2
 	case kindGuess:
 		if len(b) != minPlain {
-			return nil, fmt.Errorf("path: guess of %d bytes, want %d", len(b), minPlain)
+			return nil, 0, fmt.Errorf("path: guess of %d bytes, want %d", len(b), minPlain)
 		}
 		m = Guess{}
 	case kindAsk, kindOffer:
 		if len(b) != askPlain {
-			return nil, fmt.Errorf("path: ask or offer of %d bytes, want %d", len(b), askPlain)
+			return nil, 0, fmt.Errorf("path: ask or offer of %d bytes, want %d", len(b), askPlain)
 		}
 		tx, peer := TxID(body), key.NodePublicFromRaw([key.Size]byte(body[12:]))
 		if m, used = (Ask{tx, peer}), askSize; b[0] == kindOffer {
 			m, used = Offer{tx, peer, body[askSize], [LegSize]byte(body[askSize+1:])}, len(body)
 		}
 	default:
-		return nil, fmt.Errorf("path: message of unknown kind %d", b[0])
+		return nil, 0, fmt.Errorf("path: message of unknown kind %d", b[0])
 	}
 	for _, c := range body[used:] {
 		if c != 0 {
-			return nil, errors.New("path: padding is not zero")
+			return nil, 0, errors.New("path: padding is not zero")
 		}
 	}
-	return m, nil
+	return m, Order(binary.BigEndian.Uint64(b[1:])), nil
 }
 
 func appendAsk(b []byte, tx TxID, peer key.NodePublic) []byte {

@@ -119,6 +119,7 @@ type (
 		Peer key.NodePublic
 		From Route
 		Msg  Message
+		At   Order
 	}
 	// Seen is the source of a WireGuard packet of a session of the peer, from an address not known to be the peer's.
 	Seen struct {
@@ -162,7 +163,7 @@ func (Outside) event()   {}
 func (Tick) event()      {}
 func (Probe) event()     {}
 
-// Action is something to do: Send, Use, Sleep, Alive, Probed, Sockets, Look or AskHop.
+// Action is something to do: Send, Home, Use, Sleep, Alive, Probed, Sockets, Look or AskHop.
 type Action interface{ action() }
 
 type (
@@ -180,6 +181,11 @@ type (
 		Peer  key.NodePublic
 		Count int
 		Ask   bool // it is one, and STUN is to tell how it looks from outside
+	}
+	// Home says at which relay a peer is, by its own word; 0 if it has none.
+	Home struct {
+		Peer  key.NodePublic
+		Relay uint16
 	}
 	// Look asks for a Self soon: that a path stopped answering, or that none is found, may be because our address from
 	// outside changed, or UDP is blocked.
@@ -218,6 +224,7 @@ type (
 )
 
 func (Send) action()    {}
+func (Home) action()    {}
 func (Use) action()     {}
 func (Sleep) action()   {}
 func (Alive) action()   {}
@@ -277,7 +284,7 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 	case Relinked:
 		p.each(now, func(pr *peer) { pr.relinked(now) }, true)
 	case Got:
-		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg) })
+		p.one(now, ev.Peer, func(pr *peer) { pr.got(now, ev.From, ev.Msg, ev.At) })
 	case Hopped:
 		p.one(now, ev.Peer, func(pr *peer) { pr.hopped(now, ev) })
 	case Seen:

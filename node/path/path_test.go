@@ -44,7 +44,7 @@ func (w *world) step(ev Event) {
 				break // it dies on the way
 			}
 			if rtt, ok := w.flow.net[a.To]; ok {
-				w.later(rtt, Got{a.Peer, a.To, Pong{Tx: m.Tx}})
+				w.later(rtt, Got{Peer: a.Peer, From: a.To, Msg: Pong{Tx: m.Tx}})
 			}
 		case AskHop:
 			if !slices.ContainsFunc(w.hops, func(h Hop) bool { return h.Route == a.Route }) {
@@ -168,11 +168,13 @@ func TestAlways(t *testing.T) {
 				w.step(Hopped{b, addr.Draw(t, "hop"), rapid.SampledFrom([]string{"", "full"}).Draw(t, "refusal")})
 			},
 			"self": func(t *rapid.T) { w.step(Self{Here{Endpoints: list.Draw(t, "self")}}) },
-			"here": func(t *rapid.T) { w.step(Got{b, Relay, Here{Endpoints: list.Draw(t, "here")}}) },
-			"ping": func(t *rapid.T) {
-				w.step(Got{b, addr.Draw(t, "from"), Ping{Tx: TxID(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "tx"))}})
+			"here": func(t *rapid.T) {
+				w.step(Got{b, Relay, Here{Endpoints: list.Draw(t, "here")}, Order(rapid.Uint64().Draw(t, "order"))})
 			},
-			"forged": func(t *rapid.T) { w.step(Got{b, addr.Draw(t, "from"), Pong{}}) },
+			"ping": func(t *rapid.T) {
+				w.step(Got{b, addr.Draw(t, "from"), Ping{Tx: TxID(rapid.SliceOfN(rapid.Byte(), 12, 12).Draw(t, "tx"))}, 0})
+			},
+			"forged": func(t *rapid.T) { w.step(Got{b, addr.Draw(t, "from"), Pong{}, 0}) },
 			"seen":   func(t *rapid.T) { w.step(Seen{b, addr.Draw(t, "from")}) },
 			"moved":  func(t *rapid.T) { w.step(Moved{}) },
 			"probe":  func(t *rapid.T) { w.step(Probe{b, 1}) },
@@ -207,7 +209,7 @@ func TestPongsAreFew(t *testing.T) {
 	b, from := peerKey("b"), addresses[2]
 	p.Step(epoch, Peers{[]Peer{{Key: b}}})
 	pongs := func(at time.Duration, tx TxID) (n int) {
-		for _, a := range p.Step(epoch.Add(at), Got{b, from, Ping{Tx: tx}}) {
+		for _, a := range p.Step(epoch.Add(at), Got{b, from, Ping{Tx: tx}, 0}) {
 			if s, ok := a.(Send); ok && s.Msg.kind() == kindPong {
 				n++
 			}
@@ -225,7 +227,7 @@ func TestPongsAreFew(t *testing.T) {
 	if once != 1 || again != 0 || other != 1 {
 		t.Errorf("%d pongs to a ping, %d to its copy, %d to another; want 1, 0 and 1", once, again, other)
 	}
-	if acts := p.Step(epoch.Add(time.Minute), Got{peerKey("x"), from, Ping{}}); len(acts) > 0 {
+	if acts := p.Step(epoch.Add(time.Minute), Got{peerKey("x"), from, Ping{}, 0}); len(acts) > 0 {
 		t.Errorf("a stranger got %v", acts)
 	}
 }

@@ -71,6 +71,7 @@ type peer struct {
 	freshened bucket         // of those that the peer asked for
 	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
 
+	order                ordered
 	hereSent, hereDue    time.Time
 	pings                []ping // in flight
 	probes, pongs, heres bucket

@@ -96,6 +96,7 @@ type script struct {
 	p     *Paths
 	now   time.Time
 	n     uint32 // pings
+	order Order  // of the last message of a peer
 	flows map[key.NodePublic]*flow
 	pongs []pong // to come
 	out   strings.Builder
@@ -241,11 +242,11 @@ func (s *script) line(verb string, arg []string) {
 		s.n++
 		tx := TxID{1}
 		binary.BigEndian.PutUint32(tx[8:], s.n)
-		s.step(Got{k, route(s.t, arg[1]), Ping{Tx: tx}})
+		s.step(s.got(k, route(s.t, arg[1]), Ping{Tx: tx}))
 	case "here":
-		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}})
+		s.step(s.got(k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1])}))
 	case "fresh":
-		s.step(Got{k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1]), Fresh: true}})
+		s.step(s.got(k, Relay, Here{Relay: 2, Endpoints: addrs(s.t, arg[1]), Fresh: true}))
 	case "seen":
 		s.step(Seen{k, route(s.t, arg[1])})
 	case "outside":
@@ -263,10 +264,10 @@ func (s *script) line(verb string, arg []string) {
 	case "brief", "whole":
 		s.brief = verb == "brief"
 	case "guess":
-		s.step(Got{k, Relay, Guess{}})
+		s.step(s.got(k, Relay, Guess{}))
 	case "loss":
 		n, _ := strconv.Atoi(arg[1])
-		s.step(Got{k, Relay, Loss{uint16(n)}})
+		s.step(s.got(k, Relay, Loss{uint16(n)}))
 	case "openers":
 		s.p.cfg.Plain = false
 	case "nat":
@@ -276,10 +277,15 @@ func (s *script) line(verb string, arg []string) {
 		for _, c := range s.p.peers[k].candidates {
 			h.Endpoints = append(h.Endpoints, c.addr)
 		}
-		s.step(Got{k, Relay, h})
+		s.step(s.got(k, Relay, h))
 	default:
 		s.t.Fatalf("no verb %q", verb)
 	}
+}
+
+func (s *script) got(k key.NodePublic, from Route, m Message) Got {
+	s.order = s.order.Next(s.now)
+	return Got{k, from, m, s.order}
 }
 
 func natOf(arg []string) (n NAT) {
@@ -358,7 +364,7 @@ func (s *script) step(ev Event) {
 				ok = false
 			}
 			if ok && isPing && a.TTL == 0 {
-				s.later(rtt, Got{a.Peer, a.To, Pong{Tx: m.Tx}})
+				s.later(rtt, s.got(a.Peer, a.To, Pong{Tx: m.Tx}))
 			}
 		case AskHop:
 			if rtt, ok := s.flows[a.Peer].net[a.Route]; ok {
@@ -387,8 +393,12 @@ func (s *script) later(d time.Duration, ev Event) {
 
 // shows reports whether an action is worth a line.
 func (s *script) shows(a Action) bool {
-	if _, ok := a.(Alive); ok || !s.brief {
-		return !ok
+	switch a.(type) {
+	case Alive, Home:
+		return false
+	}
+	if !s.brief {
+		return true
 	}
 	u, ok := a.(Use)
 	if !ok || s.shown == fmt.Sprintf("%s %v %d", u.Why, u.Primary, u.MTU) {
