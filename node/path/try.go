@@ -40,8 +40,8 @@ func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.K
 type Budget struct {
 	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 384, negative for no guessing
 	Probes  int           // guesses by the side that has one port; 0 for 1024. docs/guessing.md says how often that is enough
-	Pairs   int           // probes of each side where both NATs are hard, and of both together not twice as many; 0 for 2048
-	Rate    int           // probes a second; 0 for 300, and up to three times as many where both NATs are hard
+	Pairs   int           // probes of each side where both NATs are hard, about; 0 for 2048
+	Rate    int           // probes a second; 0 for 300, and up to ten thirds as many where both NATs are hard
 	Every   time.Duration // between attempts that failed, but for a second one soon after the first; 0 for 10 min
 }
 
@@ -165,14 +165,14 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		}
 		return t, ""
 	case ours.Kind == Block && theirs.Kind == Sequential:
-		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 9 / 5, rate: b.Rate * 3}
+		t = &try{socks: b.Sockets, most: 2 * b.Pairs, rate: b.Rate * 10 / 3}
 		step := max(theirs.High, 1)
 		t.target = func(i int) netip.AddrPort { // by all sockets to one, and then to the next: each probe takes another port of ours
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(passed+1+i/t.socks*37%inOrder)*step)
 		}
 		return t, ""
 	case ours.Kind == Block && theirs.Kind == Block:
-		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs, rate: b.Rate * 5 / 3}
+		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 9 / 8, rate: b.Rate * 2}
 		t.target = func(int) netip.AddrPort {
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(pr.p.rand(span(theirs))))
 		}
