@@ -60,9 +60,10 @@ func (b *Bind) NAT() NAT {
 const (
 	manySamples = 16 // to know a NAT's way with ports
 	fewSamples  = 8  // enough to be sure
-	maxStep     = 8  // between ports of a sequential NAT: others use it too
+	maxGap      = 64 // between ports of a sequential NAT: others use it too
 	blockSpan   = 1024
-	blockLeast  = 4 // ports beyond those that were seen
+	rangeSpan   = 1 << 15 // of a block so large that only the peer's one port can be sought in it
+	blockLeast  = 4       // ports beyond those that were seen
 )
 
 // classify says what the servers' answers mean; ports are those of the samples, in order.
@@ -105,27 +106,38 @@ func classifyPorts(ports []uint16) (path.Kind, [2]uint16) {
 	if len(ports) < fewSamples {
 		return path.Random, [2]uint16{}
 	}
-	step := uint16(maxStep + 1)
-	for i := range ports[1:] {
-		d := ports[i+1] - ports[i]
-		if d == 0 || d > maxStep {
-			step = 0
-			break
-		}
-		step = min(step, d)
-	}
-	if step > 0 {
+	if step := sequence(ports); step != 0 {
 		return path.Sequential, [2]uint16{ports[len(ports)-1], step}
 	}
 	low, high := int(slices.Min(ports)), int(slices.Max(ports))
-	if seen := high - low + 1; seen <= blockSpan {
-		// What was not seen is as much on either side, and three times what is mostly between two samples: 99 in 100 ports of
-		// any block are within that.
-		rest := min(2*max(3*seen/len(ports), blockLeast), blockSpan-seen)
-		from := max(low-rest/2, 1)
-		return path.Block, [2]uint16{uint16(from), uint16(min(from+seen+rest-1, 65535))}
+	seen, most := high-low+1, rangeSpan
+	if seen > rangeSpan {
+		return path.Random, [2]uint16{}
+	} else if seen <= blockSpan {
+		most = blockSpan
 	}
-	return path.Random, [2]uint16{}
+	// What was not seen is as much on either side, and three times what is mostly between two samples: 99 in 100 ports of
+	// any block are within that.
+	rest := min(2*max(3*seen/len(ports), blockLeast), most-seen)
+	from := max(low-rest/2, 1)
+	return path.Block, [2]uint16{uint16(from), uint16(min(from+seen+rest-1, 65535))}
+}
+
+// sequence is the step of ports that were given in order, upwards or downwards (65535 is down by one); 0 if they were not.
+// Those between are others', who take as many steps.
+func sequence(ports []uint16) uint16 {
+	var step int16
+	for i := range ports[1:] {
+		d := int16(ports[i+1] - ports[i])
+		if d == 0 || d > maxGap || d < -maxGap || step != 0 && step > 0 != (d > 0) {
+			return 0
+		}
+		for step != 0 {
+			d, step = step, d%step
+		}
+		step = d
+	}
+	return uint16(step)
 }
 
 // sampler keeps the samples of a NAT with a port for each far end.
@@ -167,7 +179,7 @@ func (s *stunClient) judge(now time.Time) path.NAT {
 	switch {
 	case s.samples.at.IsZero() || now.Sub(s.samples.at) > 5*time.Minute:
 		count = manySamples
-	case n.Kind == path.Sequential && s.samples.at.Before(s.started):
+	case n.Kind != path.Random && s.samples.at.Before(s.started):
 		count = 1
 	}
 	if count == 0 {
@@ -183,16 +195,18 @@ func (s *stunClient) judge(now time.Time) path.NAT {
 	return p
 }
 
-// sampled takes samples. A few more of a sequence only move it on.
+// sampled takes samples. One more of a sequence only moves it on, and of a block tells whether that is another by now.
 func (s *stunClient) sampled(ports []uint16) {
 	s.samples.busy, s.samples.at = false, time.Now()
 	if len(ports) >= fewSamples || len(s.samples.ports) < fewSamples {
 		s.samples.ports = ports
-	} else if len(ports) == 1 {
+	} else if kind, r := classifyPorts(s.samples.ports); len(ports) == 1 && kind == path.Sequential {
 		moved := ports[0] - s.samples.ports[len(s.samples.ports)-1]
 		for i := range s.samples.ports {
 			s.samples.ports[i] += moved
 		}
+	} else if len(ports) == 1 && (ports[0] < r[0] || ports[0] > r[1]) {
+		s.samples.at = time.Time{}
 	}
 	s.l.announce(time.Now())
 }

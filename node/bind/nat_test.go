@@ -124,7 +124,11 @@ func TestClassifyPorts(t *testing.T) {
 		{nil, path.Random, 0},
 		{[]uint16{1, 2, 3}, path.Random, 0}, // too few
 		{[]uint16{65532, 65533, 65534, 65535, 0, 1, 2, 3}, path.Sequential, 3},
-		{[]uint16{10, 12, 14, 18, 20, 22, 24, 26}, path.Sequential, 26}, // somebody else's among them
+		{[]uint16{10, 12, 14, 18, 20, 22, 24, 26}, path.Sequential, 26},          // somebody else's among them
+		{[]uint16{100, 103, 110, 111, 130, 137, 150, 151}, path.Sequential, 151}, // many of them
+		{[]uint16{90, 89, 87, 86, 84, 83, 82, 81}, path.Sequential, 81},          // downwards
+		{[]uint16{320, 352, 384, 416, 480, 512, 544, 576}, path.Sequential, 576},
+		{[]uint16{40000, 33000, 60999, 51234, 47000, 35555, 58000, 44444}, path.Block, 30616},
 		{[]uint16{20100, 20900, 20500, 20001, 20777, 20333, 20200, 20998}, path.Block, 19988},
 		{[]uint16{100, 900, 500, 1, 777, 333, 200, 998}, path.Block, 1},
 		{[]uint16{100, 60000, 500, 1, 777, 333, 200, 998}, path.Random, 0},

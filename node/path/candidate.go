@@ -240,7 +240,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		return
 	}
 	// A search goes on at the peer's call, or each would begin anew at the other's, for ever.
-	searching := pr.busy(now) && pr.round > 1 && m.NAT == pr.nat && !pr.said.IsZero()
+	searching := pr.busy(now) && pr.round > 1 && m.NAT.Kind == pr.nat.Kind && !pr.said.IsZero()
 	least := hereEvery
 	if pr.said.IsZero() {
 		least = hereNews // it has just come up, and what we said before that is lost

@@ -263,6 +263,9 @@ func (pr *peer) seek(now time.Time) {
 			pr.reach(now, c)
 		}
 	}
+	if k := pr.p.self.NAT.Kind; pr.round < 2 && pr.best == nil && (k == Sequential || k == Block) {
+		pr.p.do(Look{}) // where are its ports by now?
+	}
 	switch {
 	case pr.round >= 4 && recent(now, pr.traffic.Sent, awake):
 		// In vain so far: the first call may have been lost. Being called is no reason, or two would call each other for ever.

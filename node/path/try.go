@@ -11,7 +11,7 @@ type Kind uint8
 const (
 	Unknown    Kind = iota
 	Easy            // one for all far ends, or there is no NAT at all
-	Sequential      // another for each far end, the next one: Low is the last seen, High the step
+	Sequential      // another for each far end, the next one: Low is the last seen, High the step, 65535 for one downwards
 	Block           // another for each far end, somewhere from Low to High
 	Random          // another for each far end, anywhere
 	Blocked         // no answer at all
@@ -39,7 +39,7 @@ func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.K
 // A probe is 138 bytes on the wire.
 type Budget struct {
 	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 384, negative for no guessing
-	Probes  int           // guesses by the side that has one port; 0 for 1024. docs/guessing.md says how often that is enough
+	Probes  int           // guesses by the side that has one port; 0 for 2560. docs/guessing.md says how often that is enough
 	Pairs   int           // probes of each side where both NATs are hard, about; 0 for 2048
 	Rate    int           // probes a second; 0 for 300, and up to ten thirds as many where both NATs are hard
 	Every   time.Duration // between attempts that failed, but for a second one soon after the first; 0 for 10 min
@@ -52,7 +52,7 @@ func (b Budget) orDefault() Budget {
 		}
 	}
 	set(&b.Sockets, 384)
-	set(&b.Probes, 1024)
+	set(&b.Probes, 2560)
 	set(&b.Pairs, 2048)
 	set(&b.Rate, 300)
 	if b.Every == 0 {
@@ -62,10 +62,12 @@ func (b Budget) orDefault() Budget {
 }
 
 const (
-	window    = 64   // ports that a sequential NAT may be at
+	window    = 64   // ports that a sequential NAT may be at,
+	wide      = 256  // and where others use it too
 	passed    = 4    // ports after the last seen that the peer's usual socket has taken meanwhile to reach us
 	inOrder   = 256  // of them opened for a peer whose NAT has a block
-	someSocks = 64   // opened where that is enough
+	someSocks = 64   // opened where that is enough: for a block of 1024 ports
+	narrow    = 1280 // ports of a block at most, for two to meet that are both hard
 	tryRound  = 4    // of the ordinary search, after which nothing more is to be hoped of it
 	openRate  = 2560 // packets a second that only open our own NAT
 
@@ -73,7 +75,8 @@ const (
 	tryStep    = 10 * time.Millisecond
 	tryLinger  = 1500 * time.Millisecond // for the last answers
 
-	// Where many sockets are opened, two in five of them do more than that after three in five of the peer's probes.
+	// Where many sockets are opened, two in five of them do more than that after three in five of those probes of the peer's
+	// that mostly do, and the others after all of these.
 	someEarly  = 2.0 / 5
 	earlyAfter = 3.0 / 5
 )
@@ -83,7 +86,7 @@ const (
 // order or from a small block narrows the guess.
 //
 //	hard:  384 sockets ─ opener ─▶ 384 ports of its NAT            at once
-//	easy:  1024 ports  ◀─ ping ─── one socket                      in 3.4 s
+//	easy:  2560 ports  ◀─ ping ─── one socket                      until one is hit: mostly in 0.4 s, at most in 8.5 s
 //	hard:  154 sockets ─ ping ───▶ the peer's one address          after 2.1 s
 //	hard:  230 sockets ─ ping ───▶ the peer's one address          after 3.4 s
 //
@@ -120,19 +123,20 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 	case !to.IsValid() || !ours.hard() && !theirs.hard():
 		return nil, ""
 	case !ours.hard(): // one address of ours, many ports of theirs
-		t = &try{most: b.Probes, rate: b.Rate}
-		n := 0
-		t.target, n = pr.guess(to.Addr(), theirs)
-		t.most = min(t.most, n)
+		t = &try{rate: b.Rate}
+		t.target, t.most = pr.guess(to.Addr(), theirs)
+		t.most = min(t.most, b.Probes)
 		return t, ""
 	case !theirs.hard():
 		t = &try{socks: b.Sockets, rate: openRate / 2}
-		if ours.Kind != Random {
-			t.socks = min(t.socks, someSocks)
-		}
 		_, n := pr.guess(to.Addr(), ours) // as the peer will
-		probing := time.Duration(min(n, b.Probes)) * time.Second / time.Duration(b.Rate)
+		if ours.Kind != Random {
+			t.socks = min(t.socks, max(someSocks, n/32))
+		}
+		lasts := func(n int) time.Duration { return time.Duration(n) * time.Second / time.Duration(b.Rate) }
+		probing := lasts(min(n, b.Probes*2/5))
 		t.short, t.most, t.rest = t.socks, 2*t.socks, guessLater+probing
+		t.linger = tryLinger + lasts(min(n, b.Probes)) - probing
 		if t.socks > someSocks {
 			t.early, t.mid = int(someEarly*float64(t.socks)), guessLater+time.Duration(earlyAfter*float64(probing))
 		}
@@ -153,7 +157,7 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+(2*window-4)*step)
 		}
 		return t, ""
-	case ours.Kind == Sequential && theirs.Kind == Block:
+	case ours.Kind == Sequential && theirs.narrow():
 		// Our ports are in order, each open for another of the peer's block; the peer probes ours from anywhere in its block.
 		t = &try{socks: min(b.Sockets, someSocks), most: inOrder, short: inOrder, rate: openRate, linger: 5 * time.Second}
 		if pr.p.cfg.Plain {
@@ -164,14 +168,14 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(i*max(size/inOrder, 1)%size))
 		}
 		return t, ""
-	case ours.Kind == Block && theirs.Kind == Sequential:
+	case ours.narrow() && theirs.Kind == Sequential:
 		t = &try{socks: b.Sockets, most: 2 * b.Pairs, rate: b.Rate * 10 / 3}
 		step := max(theirs.High, 1)
 		t.target = func(i int) netip.AddrPort { // by all sockets to one, and then to the next: each probe takes another port of ours
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(passed+1+i/t.socks*37%inOrder)*step)
 		}
 		return t, ""
-	case ours.Kind == Block && theirs.Kind == Block:
+	case ours.narrow() && theirs.narrow():
 		t = &try{socks: min(b.Sockets, someSocks), most: b.Pairs * 9 / 8, rate: b.Rate * 2}
 		t.target = func(int) netip.AddrPort {
 			return netip.AddrPortFrom(to.Addr(), theirs.Low+uint16(pr.p.rand(span(theirs))))
@@ -180,6 +184,8 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 	}
 	return nil, "both NATs give a port of their own to each far end, and not in a way that could be guessed"
 }
+
+func (n NAT) narrow() bool { return n.Kind == Block && span(n) <= narrow }
 
 func span(n NAT) int { return max(int(n.High)-int(n.Low)+1, 1) }
 
@@ -191,7 +197,7 @@ func (pr *peer) guess(ip netip.Addr, n NAT) (func(i int) netip.AddrPort, int) {
 		// From the first of them it has pinged us. If our NAT was spoilt by that, a packet of ours there would get another
 		// port outside, and on Linux all that follow would get that port too, from wherever: so they are left alone.
 		step := max(n.High, 1)
-		return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, n.Low+uint16(passed+1+i%window)*step) }, 4 * window
+		return func(i int) netip.AddrPort { return netip.AddrPortFrom(ip, n.Low+uint16(passed+1+i%wide)*step) }, 2 * wide
 	case Block:
 		low, size = int(n.Low), span(n)
 	}

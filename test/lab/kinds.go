@@ -51,6 +51,15 @@ var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort
 //	wary      easy, and has nothing to do for 30 s with an address that sends many packets that nobody asked for
 var WorldKinds = []string{"hardseq2", "hardblk64", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary"}
 
+// NetKinds are MoreKinds of an [Internet] only.
+//
+//	seqdown   hardseq, but downwards
+//	seqstep   hardseq, but every 32nd port
+//	seqshared hardseq, and up to 20 ports are taken by others between two
+//	blkshift  hardblk, but of another block each minute
+//	hard16k   hard, but at one of 16384 ports in a row
+var NetKinds = []string{"seqdown", "seqstep", "seqshared", "blkshift", "hard16k"}
+
 var (
 	easy = NAT{Filtering: AddressAndPortDependent}
 	hard = NAT{Mapping: AddressAndPortDependent, Filtering: AddressAndPortDependent, Ports: Random}
@@ -75,6 +84,25 @@ func Home(kind string) RouterConfig {
 	case "hardblk":
 		n = hard
 		n.Ports = Block
+	case "seqdown", "seqstep", "seqshared":
+		n = hard
+		n.Ports = Sequential
+		n.Step = map[string]uint16{"seqdown": 65535, "seqstep": 32}[kind]
+		if kind == "seqshared" {
+			n.Others = 20
+		}
+	case "blkshift":
+		n = hard
+		n.Ports, n.Shift = Block, time.Minute
+	case "hard16k":
+		n = hard
+		n.Ports, n.Size = Block, 1<<14
+	case "quota":
+		n = hard
+		n.Quota = 96
+	case "hardpool":
+		n = hard
+		n.Pool = 2
 	case "easyrand":
 		n.Ports = Random
 	case "short":

@@ -60,7 +60,8 @@ type NAT struct {
 	Mapping, Filtering Dependence
 	Ports              Ports
 	Parity             bool          // outside ports are even where inside ones are (RFC 4787 section 4.2.2)
-	Step               uint16        // between ports in sequence; 0 for 1
+	Step               uint16        // between ports in sequence; 0 for 1, 65535 for one downwards
+	Others             int           // steps that others take between two ports in sequence, at most
 	Size               int           // of a block; 0 for 1024
 	Shift              time.Duration // after which the block is another; 0 for never
 	Refresh            Refresh       // which packets keep a mapping
@@ -414,7 +415,7 @@ func (r *Router) add(now time.Time, k mapKey, want uint16) *mapping {
 	case want != 0 && r.cfg.NAT.Ports == Preserving && r.free(now, want, k):
 		m.port = want
 	case r.cfg.NAT.Ports == Sequential:
-		r.next += max(r.cfg.NAT.Step, 1)
+		r.next += max(r.cfg.NAT.Step, 1) * uint16(1+r.rng.IntN(r.cfg.NAT.Others+1))
 		m.port = max(r.next, 1024)
 		r.next = m.port
 	case r.cfg.NAT.Ports == Block:
