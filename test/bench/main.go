@@ -29,6 +29,7 @@ Sections, -only:
   netstack  two nodes in one process, on loopback; beside wireguard-go with its own netstack, two stacks without a tunnel,
             and what one core encrypts. Needs no privileges.
   scale     the same with as many rules and peers as -scale says
+  known     memory of one node that knows 10,000 peers and rules, while 100 of the peers talk to it, and later
   hosts     the real binary between network namespaces; beside wireguard-go, the bare wire, and what -baselines names.
             Needs root, iproute2 and iperf3.
   relayed   the same where a relay is the only way, by TLS and by UDP, beside the direct one
@@ -62,7 +63,7 @@ type options struct {
 }
 
 // sections in the order in which they are made.
-var sections = []string{"netstack", "scale", "hosts", "relayed", "relay"}
+var sections = []string{"netstack", "scale", "known", "hosts", "relayed", "relay"}
 
 func main() {
 	kid.Main(jobs())

@@ -172,6 +172,10 @@ func plan(rep *report.Report, o options, b builds, say func(string, ...any)) (st
 		}
 		steps = append(steps, step{cost, func(ctx context.Context) error { return process.Scale(ctx, rep, scaled, sizes) }})
 	}
+	if slices.Contains(o.only, "known") {
+		k := process.KnownOptions{Known: 10_000, Active: 100, Each: 20 * time.Second, Settle: settle, Say: say}
+		steps = append(steps, step{k.Cost(), func(ctx context.Context) error { return process.MeasureKnown(ctx, rep, k) }})
+	}
 	if b.hedge == "" { // prepare has said why, if any of the following were wanted
 		return steps, nil
 	}

@@ -12,6 +12,8 @@ import (
 type Use struct {
 	CPU float64 // seconds so far, in user and in kernel mode
 	RSS float64 // megabytes now, resident
+	// Peak is the most that RSS ever was, of Self only.
+	Peak float64
 }
 
 // Of reads it of processes by their IDs; those that are gone count nothing.
@@ -20,7 +22,7 @@ func Of(pids ...int) (u Use) {
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		u.CPU += parseCPU(string(stat))
-		u.RSS += parseRSS(string(status))
+		u.RSS += parseMB(string(status), "VmRSS:")
 	}
 	return u
 }
@@ -28,13 +30,13 @@ func Of(pids ...int) (u Use) {
 // Self reads it of this process, the time to the microsecond.
 func Self() Use {
 	status, _ := os.ReadFile("/proc/self/status")
-	return Use{CPU: self(), RSS: parseRSS(string(status))}
+	return Use{CPU: self(), RSS: parseMB(string(status), "VmRSS:"), Peak: parseMB(string(status), "VmHWM:")}
 }
 
-// parseRSS reads resident megabytes from a process's status; 0 if it says none.
-func parseRSS(status string) float64 {
+// parseMB reads megabytes from a line of a process's status; 0 if it says none.
+func parseMB(status, name string) float64 {
 	for line := range strings.Lines(status) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, name); ok {
 			kib, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
 			return kib * 1024 / 1e6
 		}

@@ -8,7 +8,7 @@ import (
 
 func TestParse(t *testing.T) {
 	status := "Name:\thedge\nVmPeak:\t 1 kB\nVmRSS:\t   20000 kB\nThreads:\t9\n"
-	if got := parseRSS(status); got != 20.48 {
+	if got := parseMB(status, "VmRSS:"); got != 20.48 {
 		t.Errorf("%v MB, want 20.48", got)
 	}
 	// proc(5): 14 is utime, 15 is stime, and the name may hold anything
@@ -17,7 +17,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("%v s, want 13", got)
 	}
 	for _, s := range []string{"", "42 (a) S 1", "nonsense"} {
-		if parseCPU(s) != 0 || parseRSS(s) != 0 {
+		if parseCPU(s) != 0 || parseMB(s, "VmRSS:") != 0 {
 			t.Errorf("%q was read as something", s)
 		}
 	}

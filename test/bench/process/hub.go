@@ -21,11 +21,14 @@ type hubRequest struct {
 	Dir   string `json:"dir"`
 	Rules int    `json:"rules"`
 	Peers int    `json:"peers"`
+	// Active has only the first of the two nodes be there, and others reach it that it is not told to have join.
+	Active bool `json:"active,omitempty"`
 }
 
 // hubAnswer is what lets the two nodes join it.
 type hubAnswer struct {
-	Joins [2]string `json:"joins"`
+	Joins  [2]string `json:"joins"`
+	Active string    `json:"active,omitempty"` // good many times
 }
 
 // hub is a coordinator in a process of its own.
@@ -59,6 +62,13 @@ func (h *hub) open(q hubRequest) (a hubAnswer, err error) {
 			return a, err
 		}
 	}
+	if q.Active {
+		k, err := admin.CreateKey(ctx, coordinator.CreateKeyRequest{Tags: []string{"tag:active"}, Reusable: true})
+		if err != nil {
+			return a, err
+		}
+		a.Active = k.Join
+	}
 	for i, tag := range []string{"tag:a", "tag:b"} {
 		k, err := admin.CreateKey(ctx, coordinator.CreateKeyRequest{Tags: []string{tag}})
 		if err != nil {
@@ -72,13 +82,10 @@ func (h *hub) open(q hubRequest) (a hubAnswer, err error) {
 // run starts the coordinator.
 func (h *hub) run(q hubRequest) (*coordinator.AdminClient, error) {
 	policy := filepath.Join(q.Dir, "acl.hujson")
-	if err := os.WriteFile(policy, []byte(manyRules(q.Rules, q.Peers)), 0o600); err != nil {
+	if err := os.WriteFile(policy, []byte(q.policy()), 0o600); err != nil {
 		return nil, err
 	}
-	st, err := store.OpenSQLite(filepath.Join(q.Dir, "coordinator.db"))
-	if err != nil {
-		return nil, err
-	}
+	st := store.NewMemory() // thousands of nodes are to join, and nobody measures the disk
 	h.ends = append(h.ends, func() { _ = st.Close() })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -103,6 +110,26 @@ func (h *hub) run(q hubRequest) (*coordinator.AdminClient, error) {
 	go func() { _ = web.Serve(l) }()
 	go func() { _ = srv.ServeAdmin(al) }()
 	return coordinator.NewAdminClient(sock), nil
+}
+
+func (q hubRequest) policy() string {
+	if q.Active {
+		return knownRules(q.Rules)
+	}
+	return manyRules(q.Rules, q.Peers)
+}
+
+// knownRules lets who is active reach a on the port of the measurements, and has a be known to all other peers by one rule
+// and to b by the rest.
+func knownRules(rules int) string {
+	var s strings.Builder
+	s.WriteString(`{"tagOwners": {"tag:a": [], "tag:b": [], "tag:peer": [], "tag:active": []}, "acls": [
+{"action": "accept", "src": ["tag:peer"], "dst": ["tag:a:9"]},` + "\n")
+	for i := range rules - 2 {
+		fmt.Fprintf(&s, `{"action": "accept", "src": ["tag:b"], "dst": ["tag:a:%d"]},`+"\n", port+1+i)
+	}
+	fmt.Fprintf(&s, `{"action": "accept", "src": ["tag:active"], "dst": ["tag:a:%d"]}]}`, port)
+	return s.String()
 }
 
 // manyRules lets a reach b on the port of the measurements with the last of its rules, and, if there are others, both know

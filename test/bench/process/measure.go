@@ -28,7 +28,8 @@ func (b *bench) do(r Request) (Answer, error) {
 	case "rtt":
 		return b.rtt(r, d)
 	case "mem":
-		return Answer{RSS: meter.Self().RSS}, nil
+		u := meter.Self()
+		return Answer{RSS: u.RSS, Peak: u.Peak}, nil
 	}
 	return Answer{}, fmt.Errorf("no test is called %q", r.Test)
 }

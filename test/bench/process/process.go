@@ -21,8 +21,9 @@ const (
 
 // Jobs are what kids of this package do.
 var Jobs = map[string]func([]string) error{
-	"world": func([]string) error { return serveWorld("", "") },
-	"hub":   func([]string) error { return serveHub() },
+	"world":  func([]string) error { return serveWorld("", "") },
+	"hub":    func([]string) error { return serveHub() },
+	"active": func([]string) error { return serveActive() },
 }
 
 // Options say what to measure.

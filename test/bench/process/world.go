@@ -48,7 +48,8 @@ type Answer struct {
 	Allocs  float64 `json:"allocs,omitempty"`  // objects for a packet that was sent; of "tcp", for 1,240 bytes of payload
 	P50     float64 `json:"p50,omitempty"`     // microseconds
 	P99     float64 `json:"p99,omitempty"`
-	RSS     float64 `json:"rss,omitempty"` // megabytes, of the process
+	RSS     float64 `json:"rss,omitempty"`  // megabytes, of the process
+	Peak    float64 `json:"peak,omitempty"` // the most that it was, of "mem"
 }
 
 // opened is the place that is opened before the first request, if one is.
@@ -100,6 +101,8 @@ func openNodes(p Place) (nodes, error) {
 		return openWireGuard()
 	case Stacks:
 		return openStacks()
+	case alone:
+		return openAlone(p)
 	}
 	return nil, fmt.Errorf("no world is called %q", p.Kind)
 }
