@@ -46,7 +46,7 @@ type Candidate struct {
 
 // Account gives account of one peer; false if there is none.
 func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
-	pr := p.peers[k]
+	pr := p.look(k)
 	if pr == nil {
 		return Account{}, false
 	}

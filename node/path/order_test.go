@@ -65,13 +65,13 @@ func TestOldHere(t *testing.T) {
 		t.Fatalf("that after the move was not heeded: %v", did)
 	}
 	s.run("1500 run\n")
-	before := len(s.p.peers[b].candidates)
+	before := len(s.p.look(b).candidates)
 	for _, old := range []time.Duration{500, 700, 900} { // copies, and one that was overtaken
 		if did := hear(at(old*time.Millisecond), 3, "192.0.2.66:6"); len(did) > 0 {
 			t.Errorf("one of %d ms made it do %v", old, did)
 		}
 	}
-	if n := len(s.p.peers[b].candidates); n != before {
+	if n := len(s.p.look(b).candidates); n != before {
 		t.Errorf("%d candidates, had %d", n, before)
 	}
 	// An hour back: not heeded at first, but asked.

@@ -2,6 +2,7 @@ package path
 
 import (
 	"container/heap"
+	"maps"
 	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -236,7 +237,8 @@ func (Look) action()    {}
 type Paths struct {
 	cfg    Config
 	peers  map[key.NodePublic]*peer
-	sets   uint64 // of peers, so far
+	known  map[key.NodePublic]*known // the others
+	sets   uint64                    // of peers, so far
 	due    queue
 	self   Here
 	budget Budget
@@ -254,7 +256,7 @@ func New(cfg Config) *Paths {
 	if cfg.Rand == nil {
 		cfg.Rand = mrand.IntN
 	}
-	return &Paths{cfg: cfg, budget: cfg.Budget.orDefault(), peers: make(map[key.NodePublic]*peer), guesses: bucket{tokens: guessAll}}
+	return &Paths{cfg: cfg, budget: cfg.Budget.orDefault(), peers: map[key.NodePublic]*peer{}, known: map[key.NodePublic]*known{}, guesses: bucket{tokens: guessAll}}
 }
 
 // Step takes one event and returns what to do about it, valid until the next Step. Time must not run backwards.
@@ -265,9 +267,12 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 	case Peers:
 		p.setPeers(now, ev.Set)
 	case Self:
-		old := outsideOf(p.self.NAT, p.self.Endpoints)
+		old, hard := outsideOf(p.self.NAT, p.self.Endpoints), p.self.NAT.hard()
 		p.self = ev.Here
 		other := outsideOf(p.self.NAT, p.self.Endpoints) != old
+		if p.self.NAT.hard() != hard { // who is early depends on it
+			p.introduceAll(now)
+		}
 		p.each(now, func(pr *peer) {
 			if other {
 				pr.renew()
@@ -312,13 +317,21 @@ func (p *Paths) rand(n int) int { return p.cfg.Rand(n) }
 func (p *Paths) do(a Action) { p.out = append(p.out, a) }
 
 func (p *Paths) one(now time.Time, k key.NodePublic, f func(*peer)) {
-	if pr := p.peers[k]; pr != nil {
+	pr := p.peers[k]
+	if kn := p.known[k]; kn != nil {
+		pr = p.wake(kn, new(peer))
+		pr.used, pr.first = pr.use(now), true // told by introduce
+		p.peers[k] = pr
+		delete(p.known, k)
+	}
+	if pr != nil {
 		f(pr)
 		pr.settle(now)
 	}
 }
 
-// each visits every peer, or those that we sent to, or the user asked for, of late. Map order shows in the order of actions only.
+// each visits every peer that is more than known, or of them those that we sent to, or the user asked for, of late. Map order
+// shows in the order of actions only.
 func (p *Paths) each(now time.Time, f func(*peer), late bool) {
 	for _, pr := range p.peers {
 		if !late || pr.late(now) {
@@ -335,31 +348,18 @@ func (pr *peer) late(now time.Time) bool {
 
 func (p *Paths) setPeers(now time.Time, set []Peer) {
 	p.sets++
+	var spare peer
 	for _, s := range set {
 		pr := p.peers[s.Key]
-		if pr != nil && slices.Equal(pr.told, s.Candidates) && slices.Equal(pr.hops, s.Hops) {
-			pr.kept = p.sets
+		if pr == nil {
+			p.know(now, s, &spare)
 			continue
 		}
-		if pr == nil {
-			pr = &peer{p: p, key: s.Key, at: -1, since: now, why: "no direct path yet"}
-			pr.probes.fill(now, probeBurst)
-			pr.pongs.fill(now, pongBurst)
-			pr.heres.fill(now, hereBurst)
-			pr.moods.fill(now, fickleBurst)
-			pr.stops.fill(now, stopBurst)
-			pr.alarms.fill(now, alarmBurst)
-			pr.freshened.fill(now, freshBurst)
-			pr.guesses.fill(now, guessBurst)
-			p.peers[s.Key] = pr
+		pr.kept = p.sets
+		if slices.Equal(pr.told, s.Candidates) && slices.Equal(pr.hops, s.Hops) {
+			continue
 		}
-		pr.kept, pr.told = p.sets, s.Candidates
-		if pr.setCandidates(now, s.Candidates, told) {
-			pr.restart(now)
-		}
-		if !slices.Equal(pr.hops, s.Hops) {
-			pr.setHops(now, s.Hops)
-		}
+		pr.take(now, s)
 		pr.settle(now)
 	}
 	for k, pr := range p.peers {
@@ -371,6 +371,7 @@ func (p *Paths) setPeers(now time.Time, set []Peer) {
 			delete(p.peers, k)
 		}
 	}
+	maps.DeleteFunc(p.known, func(_ key.NodePublic, k *known) bool { return k.kept != p.sets })
 }
 
 func (p *Paths) usable(a netip.AddrPort) bool {

@@ -421,6 +421,18 @@ func (pr *peer) forget(to Route, then time.Time) {
 
 // tell emits a Use if it differs from the last.
 func (pr *peer) tell(now time.Time) {
+	u := pr.use(now)
+	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
+		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.MTU == pr.used.MTU && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
+		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
+	if !same {
+		pr.used, pr.first = u, true
+		pr.p.do(u)
+	}
+}
+
+// use is where packets to the peer go now.
+func (pr *peer) use(now time.Time) Use {
 	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(), Proven: pr.proven()}
 	if pr.best != nil {
 		u.Primary, u.RTT, u.MTU = pr.best.addr, pr.best.rtt, pr.mtu()
@@ -433,13 +445,7 @@ func (pr *peer) tell(now time.Time) {
 	case pr.used.Both && !pr.used.Until.IsZero() && pr.used.Primary == u.Primary: // it ended by itself
 		u.Both, u.Other, u.Until = true, pr.used.Other, pr.used.Until
 	}
-	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
-		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.MTU == pr.used.MTU && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
-		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
-	if !same {
-		pr.used, pr.first = u, true
-		pr.p.do(u)
-	}
+	return u
 }
 
 // firstOnes are where a handshake goes besides relay and direct path: it is too precious for WireGuard's retry in 5 s.

@@ -274,7 +274,7 @@ func (s *script) line(verb string, arg []string) {
 		s.p.self.NAT = natOf(arg)
 	case "heard":
 		h := Here{Relay: 2, NAT: natOf(arg[1:]), Opened: sum(s.p.self.Endpoints)}
-		for _, c := range s.p.peers[k].candidates {
+		for _, c := range s.p.look(k).candidates {
 			h.Endpoints = append(h.Endpoints, c.addr)
 		}
 		s.step(s.got(k, Relay, h))
