@@ -59,18 +59,23 @@ func (x *extras) set(k key.NodePublic, n int) {
 	}
 }
 
-// askOutside asks by a peer's fresh socket how it looks from outside.
+// askOutside asks by a peer's fresh socket how it looks from outside: servers that have answered in this round, and others while
+// it is too young for that, as after a move.
 func (l *loop) askOutside(k key.NodePublic) {
+	var servers []stunServer
+	for _, answered := range [...]bool{true, false} {
+		for _, v := range l.stun.servers {
+			if v.addr.Addr().Is4() && v.answered == answered && len(servers) < freshServers {
+				servers = append(servers, v)
+			}
+		}
+	}
 	for _, e := range l.extras.open[k] {
 		e.asked = map[[stun.TransactionIDSize]byte]netip.AddrPort{}
-		for _, v := range l.stun.servers {
-			if v.answered && v.addr.Addr().Is4() && len(e.asked) < 2*freshServers {
-				for range 2 { // one may be lost
-					m := newRequest()
-					e.asked[m.TransactionID] = v.addr
-					_ = e.WriteOne(m.Raw, v.addr)
-				}
-			}
+		for _, v := range slices.Concat(servers, servers) { // one may be lost
+			m := newRequest()
+			e.asked[m.TransactionID] = v.addr
+			_ = e.WriteOne(m.Raw, v.addr)
 		}
 	}
 }

@@ -29,6 +29,9 @@ var roaming = []struct {
 	{"uplink", "hard", "none", uplink, 150, 1000},
 	{"uplink", "cgn", "easy", uplink, 150, 1000},
 	{"uplink", "dual", "dual", uplink, 150, 1000},
+	{"uplink before we know", "easy", "easyopen", ahead, 150, 600},
+	{"uplink before we know", "easyopen", "easyopen", ahead, 150, 600},
+	{"uplink before we know", "fullcone", "easyopen", ahead, 150, 600},
 	{"wakes up", "easy", "easy", wake, 150, 1000},
 	{"wakes up", "easy", "none", wake, 150, 1000},
 	{"silent WAN", "easy", "easy", silent, 1000, 2000},
@@ -57,6 +60,17 @@ var roaming = []struct {
 
 func readdress(m *meeting) { m.ma.Readdress(); m.moved(m.a) }
 func uplink(m *meeting)    { m.ma.Move(m.net.Router(lab.Home("easy"))); m.moved(m.a) }
+
+// ahead lets a's packets leave by the new network before a knows of it, and spoil the port of b's NAT for that.
+func ahead(m *meeting) {
+	m.ma.Move(m.net.Router(lab.Home("easy")))
+	for range 3 {
+		m.n++
+		m.a.to(m.b, wgData(2, m.n))
+		<-time.After(5 * time.Millisecond)
+	}
+	m.moved(m.a)
+}
 
 // shrink lets a's link swallow longer packets, both ways, without a word.
 func shrink(mtu int) func(*meeting) {

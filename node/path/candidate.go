@@ -85,11 +85,13 @@ func (pr *peer) add(now time.Time, a netip.AddrPort, by source) (c *candidate, i
 	return c, true
 }
 
-// evict makes room by dropping the oldest candidate that never answered; one that was told only for another told.
+// evict makes room by dropping the oldest candidate that has not answered of late, or from where the peer says that it has gone;
+// one that was told only for another told.
 func (pr *peer) evict(now time.Time, a netip.AddrPort, sameIP bool, by source) bool {
 	old := -1
 	for i, c := range pr.candidates {
-		if c == pr.best || c.hop != nil || recent(now, c.pong, Trust) || recent(now, c.added, time.Second) ||
+		left := by == called && c.by&called == 0
+		if c == pr.best || c.hop != nil || recent(now, c.pong, Trust) && !left || recent(now, c.added, time.Second) ||
 			sameIP && c.addr.Addr() != a.Addr() || c.by&told != 0 && by != told {
 			continue
 		}
@@ -264,13 +266,11 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 			pr.stir(now)
 			pr.began, least = now, hereNews // it waits to hear that we have opened our side
 		}
+		pr.gotFresh(now, m)
 		for _, c := range pr.candidates {
-			if (fresh && c.by&called != 0 || !pr.direct()) && c != pr.best && pr.wants(c) {
+			if (fresh && c.by&called != 0 || !pr.direct()) && c != pr.best && pr.wants(c) && !pr.isFresh(c.addr) {
 				pr.reach(now, c)
 			}
-		}
-		if !pr.direct() {
-			pr.gotFresh(now, m)
 		}
 		pr.call(now, least)
 		pr.other, pr.until = Relay, now.Add(bothCalled)

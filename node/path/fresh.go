@@ -17,7 +17,9 @@ import (
 //	a ──── Here, opened b2 ───▶                  ◀─── Here, opened a2 ─── b
 //	a2 ◀──────────────────────── ping, pong ─────────────────────────▶ b2
 //
-// A peer that cannot, or need not, pings the fresh address by its usual socket.
+// A peer that cannot, or need not, pings the fresh address by its usual socket. One that still thinks that its path works is
+// told otherwise by this, and opens a fresh socket as well: a machine that moved was ahead of itself if its last packets left
+// by the new network before it knew, and its first opener to where they came from made it take another port for all that follow.
 const (
 	freshLost  = 3               // rounds of the search, where there was a direct path
 	freshCold  = tryRound        // and where there was none yet
@@ -38,7 +40,7 @@ func (pr *peer) refresh(now time.Time) {
 	if !pr.went.IsZero() {
 		rounds = freshLost
 	}
-	if pr.round < rounds || pr.freshAt.After(now) || !pr.meetable() {
+	if pr.round < rounds || pr.freshAt.After(now) || pr.direct() || !pr.meetable() {
 		return
 	}
 	pr.freshAt = now.Add(min(freshAgain<<min(pr.freshes, 16), freshMost))
@@ -52,17 +54,20 @@ func (pr *peer) openFresh(now time.Time) {
 	pr.p.do(Sockets{pr.key, 1, true})
 }
 
+// unsure reports whether there is no direct path, or none that surely works.
+func (pr *peer) unsure() bool { return !pr.direct() || pr.doubt }
+
 // meetable reports whether both NATs are of the kind that a fresh port helps with, and there is need: a path that was left
 // for its quality has not been lost.
 func (pr *peer) meetable() bool {
-	return !pr.direct() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked &&
+	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked &&
 		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() })
 }
 
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.
 func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
 	t := pr.try
-	if t == nil || !t.fresh || t.outside.IsValid() || !a.IsValid() || pr.direct() {
+	if t == nil || !t.fresh || t.outside.IsValid() || !a.IsValid() || !pr.unsure() {
 		return
 	}
 	t.outside = a
@@ -83,6 +88,10 @@ func (pr *peer) gotFresh(now time.Time, m Here) {
 	old := pr.fresh
 	if pr.fresh = (netip.AddrPort{}); m.Fresh {
 		pr.fresh = m.Endpoints[0]
+	}
+	if m.Fresh && pr.fresh != old && pr.direct() && pr.fresh != pr.best.addr {
+		pr.doubt = true // the peer has none, or would have no need of that
+		pr.restart(now.Add(pongLeast))
 	}
 	t := pr.try
 	ours := t != nil && t.fresh && t.outside.IsValid()
@@ -123,7 +132,7 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 // freshOn goes on with the attempt, or ends it.
 func (pr *peer) freshOn(now time.Time) {
 	t := pr.try
-	if t.sent++; pr.direct() || !t.outside.IsValid() || t.sent == len(freshWaits) {
+	if t.sent++; !pr.unsure() || !t.outside.IsValid() || t.sent == len(freshWaits) {
 		pr.endTry()
 		return
 	}

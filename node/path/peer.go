@@ -251,6 +251,9 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	}
 	pr.relay.wins = 0
 	pr.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
+	if pr.try != nil && pr.try.fresh {
+		pr.endTry() // a socket that has met is of no use for the next time
+	}
 }
 
 // seek pings every candidate, and at first tells the peer by relay to do the same.
