@@ -66,6 +66,7 @@ func (l *loop) run() {
 		case p := <-l.b.wakes:
 			l.takePeers() // it may be in the table, and not yet in the paths
 			l.step(path.Tick{Peer: p.key, Traffic: l.traffic(p)})
+			l.stun.watch(time.Now())
 		case h := <-l.b.shakes:
 			l.shake(h)
 		case m := <-l.b.discoIn:
@@ -366,6 +367,7 @@ func (l *loop) use(p *peer, u path.Use) {
 	})
 	p.waiting.Store(0)
 	p.heard.Store(0)
+	l.stun.watch(time.Now())
 	if u.Primary.IsValid() {
 		p.heard.Store(b.now()) // it has just answered
 		if !path.ByHop(u.Primary) {

@@ -21,23 +21,24 @@ const (
 	stunTries      = 4                      // of each: at 0, 200, 600 and 1400 ms
 	stunWait       = 200 * time.Millisecond // the first, doubling
 	stunGiveUp     = 3 * time.Second
-	stunAgain      = 3 * time.Second        // between rounds out of turn
+	stunAgain      = 3 * time.Second        // between rounds out of turn, in the long run
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
 	nameAgain      = time.Second
-	muteEvery      = time.Second // while UDP is blocked one server is asked that often, if somebody waits for a direct path
+	muteEvery      = time.Second     // one server is asked that often if somebody waits for a direct path, while UDP is blocked,
+	watchEvery     = 2 * time.Second // and while it is not, for our address from outside may change
 )
 
 // stunClient learns from the relays, on the sockets peers use, how we look from outside, and which relay is near
 // (RFC 8489, binding requests only).
 type stunClient struct {
 	l       *loop
-	started time.Time // this round
-	looked  time.Time // the last out of turn
-	vain    bool      // the rounds before this one were
-	muted   time.Time // next question while none is answered
-	turn    int       // whom that goes to
+	started time.Time    // this round
+	looked  [2]time.Time // the last out of turn, the older first
+	vain    bool         // the rounds before this one were
+	knocked time.Time    // next question between rounds
+	turn    int          // whom that goes to
 	rounds  int
 	next    time.Time
 	nextNew time.Time // the next round
@@ -104,12 +105,25 @@ func (s *stunClient) relaysChanged(now time.Time) {
 	s.start(now)
 }
 
-// again begins a round out of turn, for our outside address may have changed.
+// again begins a round out of turn, for our outside address may have changed: at once, or as soon as there may be one.
 func (s *stunClient) again(now time.Time) {
-	if len(s.servers) > 0 && now.Sub(s.looked) > stunAgain {
-		s.looked = now
-		s.start(now)
+	at := latest(now, s.looked[0].Add(2*stunAgain))
+	if len(s.servers) == 0 || s.looked[1].After(now) {
+		return
 	}
+	s.looked = [2]time.Time{s.looked[1], at}
+	if at.After(now) {
+		s.nextNew, s.next = earlier(s.nextNew, at), earlier(s.next, at)
+		return
+	}
+	s.start(now)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // start begins a round.
@@ -178,24 +192,33 @@ func (s *stunClient) mute(now time.Time) bool {
 		!slices.ContainsFunc(s.servers, func(v stunServer) bool { return v.answered })
 }
 
-// knock asks one server after the other whether UDP gets through again. They are our own relays; to ask peers as often
-// would be to ask strangers, if what we were told of them is not true.
+// knock asks one server after the other, between rounds, while somebody waits for a direct path: whether UDP gets through
+// again, or whether we look different from outside. They are our own relays; to ask peers as often would be to ask
+// strangers, if what we were told of them is not true.
 func (s *stunClient) knock(now time.Time) {
-	if !s.mute(now) {
+	every := watchEvery
+	switch {
+	case s.mute(now):
+		every = muteEvery
+	case now.Sub(s.started) < stunGiveUp:
 		return
 	}
-	if !s.muted.After(now) {
-		s.muted = now.Add(muteEvery)
+	if !s.l.b.anySeeks() {
+		return // until watch
+	}
+	if !s.knocked.After(now) {
+		s.knocked = now.Add(every)
 		for range s.servers {
-			if s.turn++; s.l.b.anySeeks() && s.ask(now, s.turn%len(s.servers)) == nil {
+			if s.turn++; s.ask(now, s.turn%len(s.servers)) == nil {
 				break // the others may be of a family that we do not have
 			}
 		}
 	}
-	if s.muted.Before(s.next) {
-		s.next = s.muted
-	}
+	s.next = earlier(s.next, s.knocked)
 }
+
+// watch says that somebody may have begun to wait for a direct path.
+func (s *stunClient) watch(now time.Time) { s.next = earlier(s.next, latest(now, s.knocked)) }
 
 // test goes on with the tests of the NAT.
 func (s *stunClient) test(now time.Time) {
@@ -261,12 +284,16 @@ func (s *stunClient) answer(p message) {
 	v := &s.servers[q.server]
 	s.far.answer(v.relay, max(now.Sub(q.sent), time.Microsecond), v.tries == 1, now)
 	v.answered = true
-	if old, ok := s.seen[v.addr]; ok && old.addr != mapped { // nor is what other servers saw true any more
+	old, ok := s.seen[v.addr]
+	if ok && old.addr != mapped { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
 			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
 		})
 	}
 	s.seen[v.addr] = reflexive{mapped, now}
+	if ok && s.moved(old.addr, mapped) && now.Sub(s.started) >= stunGiveUp {
+		s.again(now) // and how do the others see us?
+	}
 	if port := secondPort(p.pkt); port != 0 && s.only(v.addr) {
 		s.servers = append(s.servers, stunServer{relay: v.relay, addr: netip.AddrPortFrom(v.addr.Addr(), port), again: now, second: true})
 		s.next = now
@@ -278,6 +305,11 @@ func (s *stunClient) answer(p message) {
 		s.l.step(path.Unblocked{})
 		s.start(now) // and what do the others say?
 	}
+}
+
+// moved reports whether two views of one server mean that our network is another; ports of a hard NAT say nothing.
+func (s *stunClient) moved(old, mapped netip.AddrPort) bool {
+	return old.Addr() != mapped.Addr() || old.Port() != mapped.Port() && s.l.b.NAT().Kind == path.Easy
 }
 
 func newRequest() *stun.Message {
@@ -335,6 +367,11 @@ func (s *stunClient) reflexive(now time.Time) []netip.AddrPort {
 	slices.SortFunc(out, netip.AddrPort.Compare)
 	if n := s.l.b.NAT(); n.Kind > path.Easy { // ports that nobody else gets in by: one will do, to tell the address
 		out = slices.CompactFunc(out, func(a, b netip.AddrPort) bool { return a.Addr() == b.Addr() })
+		for i, a := range out { // and it is no news that it is another
+			if j := slices.IndexFunc(s.l.here.Endpoints, func(e netip.AddrPort) bool { return e.Addr() == a.Addr() }); j >= 0 {
+				out[i] = s.l.here.Endpoints[j]
+			}
+		}
 	}
 	return out[:min(len(out), 8)]
 }

@@ -254,6 +254,11 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		if pr.renew(); pr.try != nil && !pr.try.fresh {
 			pr.endTry() // it is for where the peer was
 		}
+		for _, c := range pr.candidates {
+			if c.by&called == 0 { // what it was worth says nothing of where the peer is now
+				c.shunned, c.need = time.Time{}, 0
+			}
+		}
 	}
 	switch {
 	case m.Opened == sum(pr.here().Endpoints):
