@@ -96,7 +96,7 @@ func (pr *peer) guessAt() time.Time { return pr.began.Add(max(guessAfter, pr.rel
 
 // guessDue is when an attempt may begin, false if that is not a matter of time.
 func (pr *peer) guessDue(now time.Time) (time.Time, bool) {
-	if !pr.mayGuess(now) || !pr.nat.hard() && !pr.p.self.NAT.hard() {
+	if !pr.mayGuess(now) || !pr.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
 		return time.Time{}, false
 	}
 	at := latest(pr.guessAt(), pr.guessHold)

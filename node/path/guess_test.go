@@ -120,3 +120,28 @@ func TestGuessMany(t *testing.T) {
 		t.Errorf("%d attempts, %d at a time; want %d, and one a minute, and %d", s.attempts, s.most, guessAll, guessMost)
 	}
 }
+
+// Where a peer's NAT has several addresses and takes any of them, ours is opened for its port at all that are near, by packets
+// that reach none; where the NAT with the pool is ours, the peer is pinged when that has been done.
+func TestGuessPool(t *testing.T) {
+	const we = "0 openers\n0 nat easy\n0 peers b=192.0.2.2:1\n0 flow b\n"
+	for _, tt := range []struct {
+		what, script  string
+		opened, pings int // addresses opened, and pings by the end, at least
+	}{
+		{"the peer has a pool", "0 self 198.51.100.1:7000\n40 here b 192.0.2.2:1,192.0.2.9:1\n3000 run\n", 254, 16},
+		{"it has two", "0 self 198.51.100.1:7000\n40 here b 192.0.2.2:1,192.0.3.9:1,10.0.0.1:1\n3000 run\n", 508, 16},
+		{"its ports differ", "0 self 198.51.100.1:7000\n40 here b 192.0.2.2:1,192.0.2.9:2\n3000 run\n", 2, 1},
+		{"we have a pool", "0 self 198.51.100.1:7000,198.51.100.2:7000\n40 here b 192.0.2.2:1\n3000 run\n", 1, 8},
+	} {
+		out := newScript(t).run(we + tt.script)
+		opened := map[string]bool{}
+		for _, m := range regexp.MustCompile(`(?m)^ +\d+  open b (192\S+)`).FindAllStringSubmatch(out, -1) {
+			opened[m[1]] = true
+		}
+		pings := len(regexp.MustCompile(`(?m)^ +\d+  ping b 192`).FindAllString(out, -1))
+		if len(opened) != tt.opened || pings < tt.pings || pings > tt.pings+20 {
+			t.Errorf("%s: %d addresses opened, want %d; %d pings, want %d or some more", tt.what, len(opened), tt.opened, pings, tt.pings)
+		}
+	}
+}

@@ -99,6 +99,8 @@ type try struct {
 	rate   int
 	target func(i int) netip.AddrPort
 	short  int           // openers, to begin with
+	near   int           // the packets before this one die behind one router,
+	far    int           // and those before this one behind two; the others do not
 	early  int           // probes that follow these, by the first sockets, so long since the start:
 	mid    time.Duration //
 	rest   time.Duration // since the start, until the other probes
@@ -120,8 +122,10 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		return nil, "our network lets no UDP through"
 	case theirs.Kind == Blocked:
 		return nil, "the peer's network lets no UDP through"
-	case !to.IsValid() || !ours.hard() && !theirs.hard():
+	case !to.IsValid():
 		return nil, ""
+	case !ours.hard() && !theirs.hard():
+		return pr.planPool(), ""
 	case !ours.hard(): // one address of ours, many ports of theirs
 		t = &try{rate: b.Rate}
 		t.target, t.most = pr.guess(to.Addr(), theirs)
@@ -135,13 +139,13 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		}
 		lasts := func(n int) time.Duration { return time.Duration(n) * time.Second / time.Duration(b.Rate) }
 		probing := lasts(min(n, b.Probes*2/5))
-		t.short, t.most, t.rest = t.socks, 2*t.socks, guessLater+probing
+		t.short, t.near, t.far, t.most, t.rest = t.socks, t.socks, t.socks, 2*t.socks, guessLater+probing
 		t.linger = tryLinger + lasts(min(n, b.Probes)) - probing
 		if t.socks > someSocks {
 			t.early, t.mid = int(someEarly*float64(t.socks)), guessLater+time.Duration(earlyAfter*float64(probing))
 		}
 		if pr.p.cfg.Plain {
-			t.short, t.early, t.rest, t.rate = 0, 0, 0, b.Rate*5/3
+			t.short, t.near, t.far, t.early, t.rest, t.rate = 0, 0, 0, 0, 0, b.Rate*5/3
 		}
 		t.target = func(int) netip.AddrPort { return to }
 		return t, ""
@@ -159,9 +163,9 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		return t, ""
 	case ours.Kind == Sequential && theirs.narrow():
 		// Our ports are in order, each open for another of the peer's block; the peer probes ours from anywhere in its block.
-		t = &try{socks: min(b.Sockets, someSocks), most: inOrder, short: inOrder, rate: openRate, linger: 5 * time.Second}
+		t = &try{socks: min(b.Sockets, someSocks), most: inOrder, short: inOrder, near: inOrder, far: inOrder, rate: openRate, linger: 5 * time.Second}
 		if pr.p.cfg.Plain {
-			t.short = 0
+			t.short, t.near, t.far = 0, 0, 0
 		}
 		size := span(theirs)
 		t.target = func(i int) netip.AddrPort {
@@ -218,10 +222,8 @@ func gcd(a, b int) int {
 
 // public is the address outside the peer's NAT, as it says itself.
 func (pr *peer) public() netip.AddrPort {
-	for _, c := range pr.candidates {
-		if c.by&called != 0 && public(c.addr.Addr()) {
-			return c.addr
-		}
+	if list := pr.outsides(); len(list) > 0 {
+		return list[0]
 	}
 	return netip.AddrPort{}
 }
@@ -250,8 +252,10 @@ func (pr *peer) guessOn(now time.Time) {
 		switch {
 		case !pr.p.usable(to):
 			continue
-		case t.sent < t.short:
+		case t.sent < t.near:
 			ttl = openTTL
+		case t.sent < t.far:
+			ttl = openTTL + 1
 		}
 		pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: pr.p.cfg.Tx()}, Socket: sock, TTL: ttl})
 	}

@@ -58,7 +58,8 @@ var WorldKinds = []string{"hardseq2", "hardblk64", "hardpool", "firewall", "nat6
 //	seqshared hardseq, and up to 20 ports are taken by others between two
 //	blkshift  hardblk, but of another block each minute
 //	hard16k   hard, but at one of 16384 ports in a row
-var NetKinds = []string{"seqdown", "seqstep", "seqshared", "blkshift", "hard16k"}
+//	pool4     pool of four, of which STUN servers see two
+var NetKinds = []string{"seqdown", "seqstep", "seqshared", "blkshift", "hard16k", "pool4"}
 
 var (
 	easy = NAT{Filtering: AddressAndPortDependent}
@@ -118,6 +119,8 @@ func Home(kind string) RouterConfig {
 		n.Trap = true
 	case "pool":
 		n.Pool = 2
+	case "pool4":
+		n.Pool = 4
 	case "hardcgn":
 	case "hardhard":
 		n = hard
