@@ -17,12 +17,13 @@ import (
 //	                                                      FIN and PSH on the last only, CWR on the first (RFC 3168)
 //
 // A TCP segment is as long as the path to its destination carries at that moment, which may be more or less than what
-// the kernel has taken from the MTU of the route. Datagrams stay as long as they are, but see toobig_linux.go.
+// the kernel has taken from the MTU of the route. Datagrams stay as long as they are, but see toobig_linux.go, and
+// fragment_linux.go.
 type splitter struct {
 	pkt    []byte // the packet; nil when all of it is out
 	at     int    // where the payload starts that is left
 	size   int    // bytes of payload in each, 0: one packet, complete
-	frags  bool   // each is a fragment (RFC 791 section 3.2)
+	frags  bool   // each is a fragment (RFC 791 section 3.2, RFC 8200 section 4.5)
 	ip, n  int    // bytes of the IP header, and of that and the TCP or UDP header
 	proto  byte
 	seq    uint32
@@ -57,6 +58,7 @@ func (s *splitter) start(b []byte, fits func(netip.Addr) (int, bool)) bool {
 func (s *splitter) single(p []byte, v vnet, fits func(netip.Addr) (int, bool)) bool {
 	if v.flags&needsSum == 0 {
 		s.pkt = p
+		s.shorten(fits)
 		return true
 	}
 	if v.sumAtField == tcpSum {

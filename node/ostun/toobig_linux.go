@@ -112,28 +112,6 @@ func (s *splitter) longest() int {
 	return min(s.n+s.size, len(s.pkt))
 }
 
-// fragment has the packet come in fragments, if it may be: IPv4 without options, that does not forbid it.
-func (s *splitter) fragment(mtu int) bool {
-	p := s.pkt
-	if s.size != 0 || p[0] != 0x45 || p[6]&0x40 != 0 || int(binary.BigEndian.Uint16(p[2:])) != len(p) {
-		return false
-	}
-	s.frags, s.n, s.at, s.size = true, ip4Len, ip4Len, (mtu-ip4Len)&^7
-	return true
-}
-
-// fragmented makes b, the header of p with some of its payload, the fragment that starts so many bytes into that.
-func fragmented(b, p []byte, at int, last bool) {
-	was := binary.BigEndian.Uint16(p[6:]) // it may be one already
-	off := was + uint16(at/8)
-	if !last {
-		off |= 0x2000 // more fragments
-	}
-	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
-	binary.BigEndian.PutUint16(b[6:], off)
-	sumIP4(b[:ip4Len])
-}
-
 // refusal makes the answers, for each destination a few at once and then one in refusalEvery: the kernel needs one.
 type refusal struct {
 	buf   [vnetLen + MinMTU]byte

@@ -2,7 +2,6 @@ package ostun
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -103,42 +102,6 @@ func TestRefusalAnswers(t *testing.T) {
 	}
 	if most := int(time.Second/refusalEvery) + refusalBurst + 1; n < refusalBurst || n > most {
 		t.Errorf("%d answers in a second, want %d at the most", n, most)
-	}
-}
-
-// Fragments carry all of the packet, in order, none longer than said; also of what is a fragment already.
-func TestFragment(t *testing.T) {
-	for _, was := range []uint16{0, 0x2000 | 100, 100} {
-		p := datagram(false, 8028, true)
-		binary.BigEndian.PutUint16(p[6:], was)
-		sumIP4(p[:ip4Len])
-		s := splitter{pkt: p}
-		if !s.fragment(1440) {
-			t.Fatal("it may not be fragmented")
-		}
-		var payload []byte
-		for s.more() {
-			dst := make([]byte, maxPacket)
-			f := dst[:s.next(dst)]
-			off := binary.BigEndian.Uint16(f[6:])
-			more := s.more() || was&0x2000 != 0
-			if len(f) > 1440 || int(binary.BigEndian.Uint16(f[2:])) != len(f) || checksum.Checksum(f[:ip4Len], 0) != 0xffff ||
-				int(off&0x1fff) != int(was&0x1fff)+len(payload)/8 || off&0x2000 != 0 != more || !bytes.Equal(f[4:6], p[4:6]) || !bytes.Equal(f[8:10], p[8:10]) {
-				t.Fatalf("fragment after %d bytes: %x", len(payload), f[:ip4Len])
-			}
-			payload = append(payload, f[ip4Len:]...)
-		}
-		if !bytes.Equal(payload, p[ip4Len:]) {
-			t.Error("what came is not what was sent")
-		}
-	}
-	for name, p := range map[string][]byte{
-		"don't fragment": datagram(false, 8028, false), "IPv6": datagram(true, 8028, true),
-		"options": append([]byte{0x46}, datagram(false, 8028, true)[1:]...),
-	} {
-		if s := (splitter{pkt: p}); s.fragment(1440) {
-			t.Errorf("%s: fragmented", name)
-		}
 	}
 }
 
