@@ -25,7 +25,8 @@ type sock struct {
 	*udp.Socket
 	reader *udp.Reader // nil if datagrams are read one by one
 	port   uint16
-	sparse *sock // for flows that send little, on the same port; nil where there can be none
+	sparse *sock       // for flows that send little, on the same port; nil where there can be none
+	peek   *udp.Reader // a companion's, for the reader of the socket beside it, that polls
 }
 
 // listen opens both sockets on one port. A family this machine does not have is left out.

@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -64,8 +65,18 @@ func (b *Bind) companion(f *family, s *sock) {
 		return
 	}
 	if two, err := s.Beside(b.control); err == nil {
-		s.sparse = &sock{Socket: two, reader: two.Reader(), port: s.port}
+		s.sparse = &sock{Socket: two, reader: two.Reader(), peek: two.Reader(), port: s.port}
 	}
+}
+
+// peek takes what waits in the companion. One goroutine at a time may.
+func (f *family) peek(bufs [][]byte, sizes []int, from []netip.AddrPort) int {
+	s := f.cur.Load()
+	if s == nil || s.sparse == nil {
+		return 0
+	}
+	n, _ := s.sparse.peek.Poll(bufs, sizes, from)
+	return n
 }
 
 // Close ends the companion too.

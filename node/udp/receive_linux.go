@@ -27,6 +27,7 @@ const (
 type receiver struct {
 	raw   syscall.RawConn
 	recv  func(fd uintptr) bool // try, which would else be made anew for each call
+	look  func(fd uintptr)      // try, for whoever does not wait
 	err   error
 	zones zones
 
@@ -48,7 +49,7 @@ func newReceiver(c *net.UDPConn) *receiver {
 		return nil
 	}
 	r := &receiver{raw: raw}
-	r.recv = r.try
+	r.recv, r.look = r.try, func(fd uintptr) { r.try(fd) }
 	raw.Control(func(fd uintptr) {
 		// Kernels before 5.12 cannot be asked for UDP_GRO, and join badly.
 		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO); err == nil {
@@ -76,8 +77,25 @@ func (r *receiver) clear(i int) {
 
 func (r *receiver) more() bool { return r.at < r.n }
 
-// wait is one recvmmsg.
+// wait is one recvmmsg that something has come for.
 func (r *receiver) wait() error {
+	r.begin()
+	if err := r.raw.Read(r.recv); err != nil {
+		return err
+	}
+	return r.end()
+}
+
+// poll is one recvmmsg, whether or not there is anything.
+func (r *receiver) poll() error {
+	r.begin()
+	if err := r.raw.Control(r.look); err != nil {
+		return err
+	}
+	return r.end()
+}
+
+func (r *receiver) begin() {
 	for i := range r.n {
 		r.clear(i)
 	}
@@ -90,9 +108,9 @@ func (r *receiver) wait() error {
 			r.iovs[i].SetLen(runBytes)
 		}
 	}
-	if err := r.raw.Read(r.recv); err != nil {
-		return err
-	}
+}
+
+func (r *receiver) end() error {
 	if r.err != nil {
 		return r.err
 	}

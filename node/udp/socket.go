@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -114,7 +115,21 @@ type Reader struct {
 	from netip.AddrPort
 }
 
-// Reader has the system join datagrams from now on. A Socket has one.
+// Poll is Read that does not wait: 0 without an error is that there is nothing. A Reader that only polls may be beside one
+// that waits; either gets a datagram.
+func (r *Reader) Poll(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+	if r.sys == nil {
+		return 0, errors.ErrUnsupported
+	}
+	if len(r.run) == 0 && !r.sys.more() {
+		if err := r.sys.poll(); err != nil || !r.sys.more() {
+			return 0, err
+		}
+	}
+	return r.Read(bufs, sizes, from)
+}
+
+// Reader has the system join datagrams from now on.
 func (s *Socket) Reader() *Reader {
 	r := &Reader{s: s}
 	if s.udp != nil {
