@@ -98,8 +98,10 @@ func (c *carrier) carries(a netip.Addr) bool {
 // isOwn reports whether a packet is for an own address, or for none that could be read.
 func (s *Stack) isOwn(p []byte) bool {
 	dst, ok := destination(p)
-	return !ok || slices.Contains(*s.own.Load(), dst)
+	return !ok || s.owns(dst)
 }
+
+func (s *Stack) owns(a netip.Addr) bool { return slices.Contains(*s.own.Load(), a) }
 
 func destination(p []byte) (netip.Addr, bool) {
 	switch {

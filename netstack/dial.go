@@ -98,7 +98,7 @@ func (s *Stack) dialUDP(local, addr netip.AddrPort) (net.Conn, error) {
 		}
 		return nil, errno(terr)
 	}
-	return newUDPConn(wq, ep, true, addr.Addr().Is6()), nil
+	return newUDPConn(s, wq, ep, true, addr.Addr().Is6()), nil
 }
 
 // connect makes an endpoint and starts connecting it, all before Close or all after.
@@ -149,7 +149,7 @@ func (s *Stack) ListenUDP(addr netip.AddrPort) (net.PacketConn, error) {
 		}
 		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: errno(terr)}
 	}
-	return newUDPConn(wq, ep, false, !addr.Addr().Is4() || addr.Addr().IsUnspecified()), nil
+	return newUDPConn(s, wq, ep, false, !addr.Addr().Is4() || addr.Addr().IsUnspecified()), nil
 }
 
 func (s *Stack) bind(proto tcpip.TransportProtocolNumber, wq *waiter.Queue, addr netip.AddrPort) (tcpip.Endpoint, tcpip.Error) {

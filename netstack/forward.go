@@ -297,7 +297,7 @@ func (f *forwarder) open(fl *flow, accepted bool) *udpConn {
 		ep.(stack.TransportEndpoint).HandlePacket(fl.id, p)
 	}
 	fl.ep = ep
-	return newUDPConn(wq, ep, true, fl.id.LocalAddress.Len() == header.IPv6AddressSize)
+	return newUDPConn(f.s, wq, ep, true, fl.id.LocalAddress.Len() == header.IPv6AddressSize)
 }
 
 // reject answers pkt with ICMP port unreachable, within the stack's rate limit for ICMP.

@@ -1,9 +1,11 @@
 package netstack
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -39,6 +41,7 @@ type link struct {
 	ip4, ip6 stack.NetworkEndpoint   // of the interface; set before anything is written
 	mtu      uint32
 	fits     func(netip.Addr) (int, bool) // Options.PathMTU
+	ids      atomic.Uint32                // of packets that may come in fragments
 }
 
 var (
@@ -50,6 +53,7 @@ var (
 func newLink(mtu int, fits func(netip.Addr) (int, bool)) *link {
 	l := &link{mtu: uint32(mtu), fits: fits}
 	l.more.L = &l.mu
+	l.ids.Store(rand.Uint32())
 	l.q = newQueue(l.lose)
 	return l
 }
@@ -115,7 +119,7 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 				if g, ok := p.Owner.(*goBack); ok && g.anew.CompareAndSwap(true, false) {
 					g.begin()
 				}
-				l.out.start(p, l.fits)
+				l.out.start(p, l)
 			}
 			b := bufs[n]
 			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it
@@ -127,6 +131,19 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 			return n, nil
 		}
 	}
+}
+
+// fit is how long packets to an address may be that are of so many bytes without being told more: longer, to the end of
+// the tunnel, or shorter.
+func (l *link) fit(dst []byte, usual int) int {
+	if l.fits == nil {
+		return usual
+	}
+	to, _ := netip.AddrFromSlice(dst)
+	if mtu, end := l.fits(to); mtu >= fitsAlways && (end || mtu < usual) {
+		return mtu
+	}
+	return usual
 }
 
 // err is os.ErrClosed after shut.

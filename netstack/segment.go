@@ -1,8 +1,6 @@
 package netstack
 
 import (
-	"net/netip"
-
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -18,13 +16,15 @@ import (
 //	| IP | TCP | a |  | IP | TCP | b |  | IP | TCP | c |   each with its length, sequence number and checksums;
 //	                                                       FIN and PSH only on the last
 //
-// Everything else (UDP, ICMP, RST) comes complete, and goes as it is.
+// Everything else (UDP, ICMP, RST) comes complete, and goes as it is, or in fragments (fragment.go).
 type segmenter struct {
 	pkt    *stack.PacketBuffer // nil when all of it is out
 	view   *buffer.View        // where the rest starts
 	skip   int                 // bytes of view already taken
 	left   int                 // bytes of payload that are left
-	mss    int                 // 0: one packet, complete
+	mss    int                 // of payload in each; 0: one packet, complete
+	frags  bool                // each is a fragment
+	at     int                 // bytes of payload that came before, in fragments
 	seq    uint32
 	id     uint16
 	hdr    [header.IPv4MaximumHeaderSize + header.TCPHeaderMaximumSize]byte
@@ -32,12 +32,13 @@ type segmenter struct {
 	pseudo uint16 // checksum of the addresses and the protocol
 }
 
-// start takes a packet over, with the caller's reference to it. fits is Options.PathMTU.
-func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, bool)) {
+// start takes a packet over, with the caller's reference to it.
+func (s *segmenter) start(p *stack.PacketBuffer, l *link) {
 	views, skip := p.AsViewList()
 	*s = segmenter{pkt: p, view: views.Front(), skip: skip, left: p.Size()}
 	gso := &p.GSOOptions
 	if gso.Type != stack.GSOTCPv4 && gso.Type != stack.GSOTCPv6 || !gso.NeedsCsum {
+		s.fragment(l)
 		return
 	}
 	ip, tcp := p.NetworkHeader().Slice(), p.TransportHeader().Slice()
@@ -58,14 +59,8 @@ func (s *segmenter) start(p *stack.PacketBuffer, fits func(netip.Addr) (int, boo
 		src, dst = h.SourceAddress(), h.DestinationAddress()
 	}
 	s.pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, 0)
-	if fits == nil {
-		return
-	}
-	to, _ := netip.AddrFromSlice(dst.AsSlice())
 	// The far end takes longer segments than it has asked for; a host behind it could not be sent them.
-	if mtu, end := fits(to); mtu > s.n && (end || mtu-s.n < s.mss) {
-		s.mss = mtu - s.n
-	}
+	s.mss = l.fit(dst.AsSlice(), s.n+s.mss) - s.n
 }
 
 // next writes the next packet to dst and returns its length. It is 0 if dst is too small: the packet is then lost
@@ -79,9 +74,12 @@ func (s *segmenter) next(dst []byte) int {
 		s.end()
 		return 0
 	}
-	if s.mss == 0 {
+	switch {
+	case s.mss == 0:
 		s.take(dst[:size])
-	} else {
+	case s.frags:
+		s.piece(dst[:size])
+	default:
 		s.cut(dst[:size])
 	}
 	if s.left == 0 {

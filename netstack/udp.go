@@ -3,6 +3,7 @@ package netstack
 import (
 	"bytes"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -16,9 +17,11 @@ import (
 type udpConn struct {
 	ep     tcpip.Endpoint
 	local  *net.UDPAddr
-	remote net.Addr // nil when not connected
-	six    bool     // an IPv6 endpoint, which wants IPv4 destinations mapped
+	remote net.Addr       // nil when not connected
+	to     netip.AddrPort // the same
+	six    bool           // an IPv6 endpoint, which wants IPv4 destinations mapped
 	closed atomic.Bool
+	dgrams datagrams
 
 	in  side
 	dst tcpip.SliceWriter // what is read to, guarded by in.mu
@@ -26,13 +29,19 @@ type udpConn struct {
 	src bytes.Reader // what is written, guarded by out.mu
 }
 
-func newUDPConn(wq *waiter.Queue, ep tcpip.Endpoint, connected, six bool) *udpConn {
+func newUDPConn(s *Stack, wq *waiter.Queue, ep tcpip.Endpoint, connected, six bool) *udpConn {
 	c := &udpConn{ep: ep, local: new(net.UDPAddr), six: six}
+	c.dgrams.s, c.dgrams.link = s, s.link
 	if a, err := ep.GetLocalAddress(); err == nil {
-		c.local = net.UDPAddrFromAddrPort(addrPort(a))
+		at := addrPort(a)
+		c.local = net.UDPAddrFromAddrPort(at)
+		if !at.Addr().IsUnspecified() {
+			c.dgrams.from = at
+		}
 	}
 	if a, err := ep.GetRemoteAddress(); err == nil && connected {
-		c.remote = net.UDPAddrFromAddrPort(addrPort(a))
+		c.to = addrPort(a)
+		c.remote = net.UDPAddrFromAddrPort(c.to)
 	}
 	c.in.register(wq, waiter.ReadableEvents)
 	c.out.register(wq, waiter.WritableEvents)
@@ -95,7 +104,7 @@ func (c *udpConn) readFrom(b []byte) (int, tcpip.FullAddress, error) {
 	}
 }
 
-func (c *udpConn) Write(b []byte) (int, error) { return c.writeTo(b, c.remote, nil) }
+func (c *udpConn) Write(b []byte) (int, error) { return c.writeTo(b, c.remote, c.to, nil) }
 
 func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	ua, ok := to.(*net.UDPAddr)
@@ -109,10 +118,11 @@ func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if ip == nil {
 		return 0, &net.OpError{Op: "write", Net: "udp", Source: c.local, Addr: to, Err: net.InvalidAddrError("no IP address")}
 	}
-	return c.writeTo(b, to, &tcpip.FullAddress{Addr: tcpip.AddrFromSlice(ip), Port: uint16(ua.Port)})
+	ap := ua.AddrPort()
+	return c.writeTo(b, to, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), &tcpip.FullAddress{Addr: tcpip.AddrFromSlice(ip), Port: uint16(ua.Port)})
 }
 
-func (c *udpConn) writeTo(b []byte, name net.Addr, to *tcpip.FullAddress) (int, error) {
+func (c *udpConn) writeTo(b []byte, name net.Addr, at netip.AddrPort, to *tcpip.FullAddress) (int, error) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
 	defer c.src.Reset(nil)
@@ -121,8 +131,13 @@ func (c *udpConn) writeTo(b []byte, name net.Addr, to *tcpip.FullAddress) (int, 
 			return 0, &net.OpError{Op: "write", Net: "udp", Source: c.local, Addr: name, Err: os.ErrDeadlineExceeded}
 		}
 		c.out.begin()
-		c.src.Reset(b)
-		n, terr := c.ep.Write(&c.src, tcpip.WriteOptions{To: to})
+		n, terr := int64(len(b)), tcpip.Error(nil)
+		if c.dgrams.can(len(b), at) {
+			terr = c.send(b, at)
+		} else {
+			c.src.Reset(b)
+			n, terr = c.ep.Write(&c.src, tcpip.WriteOptions{To: to})
+		}
 		if again, err := c.after(terr, &c.out, "write", name); !again {
 			return int(n), err
 		}
