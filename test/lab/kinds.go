@@ -49,7 +49,30 @@ var MoreKinds = []string{"easyrand", "short", "hardaddr", "hardfree", "hardshort
 //	ports     easy, and UDP gets out to ports 53, 443 and 3478 only
 //	quota     hard, and 96 mappings at most
 //	wary      easy, and has nothing to do for 30 s with an address that sends many packets that nobody asked for
-var WorldKinds = []string{"hardseq2", "hardblk64", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary"}
+//	strict    easy, and has nothing to do for 60 s with an address that sent more than ten of them
+//	addrport  a mapping for each far address, at a random port; only those sent to get in
+//	addrfree  the same, and anybody gets in
+//	portaddr  hard, and any port of an address sent to gets in
+//	ecmp      easy, with one of two outside addresses for each far end, as two uplinks that share the load
+//	brief     easy, and forgets in 1 s
+//	newflows  easy, and no more than 10 new far ends a second
+//	small     easy, and no packet of UDP above 1000 bytes
+//	sixudp    dual, but UDP gets out by IPv6 only
+//	blocked6  IPv6 only, and nothing but TCP to port 443 gets out
+//	docker    easyopen, behind a home's router: a container
+//	cgn3      easy behind two provider's NATs in a row
+var WorldKinds = []string{
+	"hardseq2", "hardblk64", "hardpool", "firewall", "nat66", "dualhard", "ports", "quota", "wary", "strict",
+	"addrport", "addrfree", "portaddr", "ecmp", "brief", "newflows", "small", "sixudp", "blocked6", "docker", "cgn3",
+}
+
+// PairKinds are places of a [World] that matter for two of them only.
+//
+//	home      easy, both on one LAN
+//	isolated  easy, both on one LAN whose switch lets nobody through but to the router
+//	isolhp    the same, and the router sends back in what is for its outside address, from there (RFC 4787, REQ-9)
+//	twin      easy, at the same address of the same network as the other
+var PairKinds = []string{"home", "isolated", "isolhp", "twin"}
 
 // NetKinds are MoreKinds of an [Internet] only.
 //

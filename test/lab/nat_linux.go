@@ -78,7 +78,7 @@ const (
 // usual are the chains of Kinds.
 func (c *chains) usual(kind, wan string) bool {
 	switch kind {
-	case "easy", "cgn", "cgn+hp", "v6", "dual", "provider": // a provider's is of many customers, who cannot meet at its outside
+	case "easy", "cgn", "cgn+hp", "v6", "dual", "provider", "home", "isolated", "twin", "short", "brief": // a provider's is of many customers, who cannot meet at its outside
 	case "easyopen", "provider+open":
 		c.input = ""
 	case "fullcone":
@@ -93,7 +93,7 @@ func (c *chains) usual(kind, wan string) bool {
 		c.first(toUDP + "snat to " + wan + " : numgen inc mod 1000 map " + ports(30000, 1000, 1))
 	case "blocked":
 		c.forward = "iifname \"lan\" meta l4proto != tcp drop\niifname \"lan\" tcp dport != 443 drop"
-	case "provider+hp":
+	case "provider+hp", "isolhp":
 		c.learn = remember
 		c.pre = "ip daddr " + wan + " meta l4proto udp dnat ip to udp dport map @ours"
 		c.post += "\nct status dnat oifname != \"wan\" iifname != \"wan\" snat to " + wan
@@ -105,16 +105,11 @@ func (c *chains) usual(kind, wan string) bool {
 
 // unusual are the chains of MoreKinds.
 func (c *chains) unusual(kind, wan string) bool {
-	// One port of many, by a hash: the same whenever these are the same.
-	hashed := func(of string) string {
-		return toUDP + "snat to " + wan + " : jhash " + of + " mod 4000 map " + ports(20000, 4000, 11)
-	}
 	switch kind {
 	case "easyrand":
-		c.first(hashed("ip saddr . udp sport"))
-	case "short":
+		c.first(hashed(wan, "ip saddr . udp sport"))
 	case "hardaddr":
-		c.first(hashed("ip saddr . udp sport . ip daddr"))
+		c.first(hashed(wan, "ip saddr . udp sport . ip daddr"))
 		c.learn, c.pre = remember+"\n"+met, byMet
 	case "hardshort":
 		c.first(toUDP + "masquerade fully-random")
@@ -147,9 +142,45 @@ func (c *chains) unusual(kind, wan string) bool {
 		c.input = inUDP + "ct state new add @counted { ip saddr limit rate over 20/second burst 20 packets } add @disliked { ip saddr } drop\n" + c.input
 		c.forward = inUDP + "ip saddr @disliked drop"
 	default:
+		return c.rare(kind, wan)
+	}
+	return true
+}
+
+// rare are the chains of those WorldKinds that are rarer still, and of PairKinds.
+func (c *chains) rare(kind, wan string) bool {
+	switch kind {
+	case "addrport":
+		c.first(hashed(wan, "ip saddr . udp sport . ip daddr"))
+	case "addrfree":
+		c.first(hashed(wan, "ip saddr . udp sport . ip daddr"))
+		c.learn, c.pre = remember, anybody
+	case "portaddr":
+		c.first(toUDP + "masquerade fully-random")
+		c.learn, c.pre = remember+"\n"+met, byMet
+	case "ecmp":
+		at := wan[:strings.LastIndexByte(wan, '.')+1]
+		c.first(toUDP + fmt.Sprintf("snat to jhash ip daddr . udp dport mod 2 seed 0x7 map { 0 : %s, 1 : %s201 }", wan, at))
+	case "strict":
+		c.input = inUDP + "ct state new add @counted { ip saddr limit rate over 1/minute burst 10 packets } add @disliked { ip saddr timeout 60s } drop\n" + c.input
+		c.forward = inUDP + "ip saddr @disliked drop"
+	case "newflows":
+		c.forward = `iifname "lan" meta l4proto udp ct state new limit rate over 10/second burst 10 packets drop`
+	case "small":
+		c.forward = "meta l4proto udp meta length > 1000 drop"
+	case "sixudp":
+		c.forward = `iifname "lan" meta nfproto ipv4 meta l4proto udp drop`
+	case "blocked6":
+		c.forward = "iifname \"lan\" meta l4proto != tcp drop\niifname \"lan\" tcp dport != 443 drop"
+	default:
 		return false
 	}
 	return true
+}
+
+// hashed gives one port of many, by a hash: the same whenever these are the same.
+func hashed(wan, of string) string {
+	return toUDP + "snat to " + wan + " : jhash " + of + " mod 4000 map " + ports(20000, 4000, 11)
 }
 
 // first puts a statement before those that give outside ports.

@@ -108,7 +108,7 @@ func (s *Site) KillTCP() error {
 		s.Router.NFT("insert rule inet filter forward ct state invalid drop"), s.Forget())
 }
 
-// NewUplink gives the client a second way out, by a router of its own with a NAT of the kind: eth1. prefer says
+// NewUplink gives the client a second way out, by a router of its own with a NAT of the kind. prefer says
 // whether it takes over at once, while eth0 still is there; else it is only a route of last resort.
 func (s *Site) NewUplink(kind string, prefer bool) error {
 	s.seq++
@@ -118,7 +118,11 @@ func (s *Site) NewUplink(kind string, prefer bool) error {
 		return err
 	}
 	net, wan := netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), netip.AddrFrom4([4]byte{203, 0, byte(150 + n), 2})
-	if err := s.lan(r, "eth1", net); err != nil {
+	if err := lan(r, net); err != nil {
+		return err
+	}
+	dev, err := s.plug(r)
+	if err != nil {
 		return err
 	}
 	wire, err := s.w.wire(r, "wan", fmt.Sprintf("site%d", n), host(wan, 0).String()+"/24")
@@ -135,7 +139,7 @@ func (s *Site) NewUplink(kind string, prefer bool) error {
 	s.Wire, s.via2 = wire, host(net, 1)
 	return errors.Join(
 		r.IP("addr add "+wan.String()+"/32 dev wan", "route add default dev wan"), r.NFT(nat(kind, wan.String())),
-		s.IP("addr add "+host(net, 2).String()+"/24 dev eth1", "route add default via "+host(net, 1).String()+" metric "+metric))
+		s.IP("addr add "+host(net, 2).String()+"/24 dev "+dev, "route add default via "+host(net, 1).String()+" metric "+metric))
 }
 
 // DropUplink takes the first way out away.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -21,28 +23,32 @@ type World struct {
 	spaces []string
 	wires  []*Wire
 	net    Space
-	shared map[string]*provider // the provider of a kind, whose customers all sites of the kind are
+	shared map[string][]*provider // the providers of a kind, whose customers all sites of the kind are; the outermost last
 	Sites  []*Site
 }
 
 // Half is what one wire takes; two are between any two edges.
 const Half = 10 * time.Millisecond
 
-// layers are the routers of a kind: the home's and, where there is one, its provider's.
-func layers(kind string) (home, provider string) {
+// layers are the routers of a kind: the home's and those of its providers, where there are any; the outermost last.
+func layers(kind string) (home string, providers []string) {
 	switch kind {
 	case "cgn":
-		return "easy", "provider"
+		return "easy", []string{"provider"}
 	case "cgn+hp":
-		return "easy", "provider+hp"
+		return "easy", []string{"provider+hp"}
+	case "cgn3":
+		return "easy", []string{"provider", "provider"}
 	case "opencgn":
-		return "easyopen", "provider+open"
+		return "easyopen", []string{"provider+open"}
+	case "docker":
+		return "easyopen", []string{"provider"}
 	case "hardcgn":
-		return "easy", "provider+hard"
+		return "easy", []string{"provider+hard"}
 	case "hardhard":
-		return "hard", "provider+hard"
+		return "hard", []string{"provider+hard"}
 	}
-	return kind, ""
+	return kind, nil
 }
 
 // Server is a host in the middle of the internet, without NAT.
@@ -63,8 +69,9 @@ type Site struct {
 	Wire   *Wire // to the internet; the provider's, where there is one
 
 	w     *World
-	isp   *provider // nil without
+	isp   *provider // the outermost; nil without
 	n     int
+	eths  int        // ways out that the client has had
 	wan   netip.Addr // the router's outside
 	via   netip.Addr // the client's gateway
 	via2  netip.Addr // that of its second way out
@@ -89,7 +96,7 @@ func NewWorld() (*World, error) {
 	if err := CanWorld(); err != nil {
 		return nil, err
 	}
-	w := &World{id: fmt.Sprintf("hedge%dw%d", os.Getpid(), worlds.Add(1)), shared: map[string]*provider{}}
+	w := &World{id: fmt.Sprintf("hedge%dw%d", os.Getpid(), worlds.Add(1)), shared: map[string][]*provider{}}
 	var err error
 	if w.net, err = w.space("internet"); err == nil {
 		err = w.net.IP("addr add 192.0.2.1/32 dev lo", "addr add 2001:db8:ffff::1/128 dev lo") // its ICMP errors come from there
@@ -182,25 +189,36 @@ func (w *World) Site(kind string, apart bool) (*Site, error) {
 	if s.Space, err = w.space(fmt.Sprintf("client%d", s.n)); err != nil {
 		return nil, err
 	}
+	if slices.Contains(PairKinds[:3], kind) && !apart && s.n > 1 {
+		return s, s.beside(w.Sites[s.n-2])
+	}
 	if s.Router, err = w.space(fmt.Sprintf("router%d", s.n)); err != nil {
 		return nil, err
 	}
-	lan := netip.AddrFrom4([4]byte{192, 168, byte(s.n), 0})
-	if kind == "none" || kind == "firewall" {
-		lan = netip.AddrFrom4([4]byte{203, 0, byte(113 + s.n), 0})
+	net := netip.AddrFrom4([4]byte{192, 168, byte(s.n), 0})
+	switch kind {
+	case "none", "firewall":
+		net = netip.AddrFrom4([4]byte{203, 0, byte(113 + s.n), 0})
+	case "twin":
+		net = netip.AddrFrom4([4]byte{192, 168, 178, 0})
 	}
-	if err := s.lan(s.Router, "eth0", lan); err != nil {
+	if err := lan(s.Router, net); err != nil {
 		return nil, err
 	}
-	s.Addr, s.via = host(lan, 2), host(lan, 1)
+	s.via = host(net, 1)
+	if err := s.join(host(net, 2)); err != nil {
+		return nil, err
+	}
 	if err := s.uplink(apart); err != nil {
 		return nil, err
 	}
 	switch kind {
-	case "v6", "dual", "dualhard", "nat66":
+	case "v6", "dual", "dualhard", "nat66", "sixudp", "blocked6":
 		err = s.ipv6()
 	case "short", "hardshort":
 		err = s.Timeouts(5)
+	case "brief":
+		err = s.Timeouts(1)
 	}
 	return s, err
 }
@@ -212,24 +230,54 @@ func host(net netip.Addr, n byte) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// lan joins the client to a router: .2 and .1 of a network.
-func (s *Site) lan(router Space, dev string, net netip.Addr) error {
-	if err := s.IP(fmt.Sprintf("link add %s type veth peer name lan netns %s", dev, router.ns)); err != nil {
+// lan gives a router a LAN, a switch that any number of clients may be on, and its own address there: .1 of a network.
+func lan(router Space, net netip.Addr) error {
+	const filter = "/proc/sys/net/bridge/bridge-nf-call-iptables" // where the kernel has it, NAT would see what the switch forwards
+	err := router.Do(func() error {
+		if _, err := os.Stat(filter); err != nil {
+			return nil
+		}
+		return os.WriteFile(filter, []byte("0"), 0)
+	})
+	return errors.Join(err, router.IP("link add lan type bridge", "addr add "+host(net, 1).String()+"/24 dev lan", "link set lan up"))
+}
+
+// plug joins the client to a router's switch by a new device, which is up and has no address.
+//
+//	client ─ eth0 ═ veth ═ port1 ─ bridge "lan" of the router
+func (s *Site) plug(router Space) (dev string, err error) {
+	dev = fmt.Sprintf("eth%d", s.eths)
+	port := fmt.Sprintf("port%d-%d", s.n, s.eths)
+	s.eths++
+	if err := s.IP(fmt.Sprintf("link add %s type veth peer name %s netns %s", dev, port, router.ns)); err != nil {
+		return dev, err
+	}
+	lines := []string{"link set " + port + " master lan up"}
+	if strings.HasPrefix(s.Kind, "isol") {
+		lines = append(lines, "link set "+port+" type bridge_slave isolated on")
+	}
+	return dev, errors.Join(router.IP(lines...), s.IP("link set "+dev+" up"))
+}
+
+// beside puts the client on the LAN of another.
+func (s *Site) beside(o *Site) error {
+	s.Router, s.Wire, s.wan, s.via = o.Router, o.Wire, o.wan, o.via
+	return s.join(o.Addr.Next())
+}
+
+// join plugs the client in at its router, under that address.
+func (s *Site) join(addr netip.Addr) error {
+	s.Addr = addr
+	dev, err := s.plug(s.Router)
+	if err != nil || s.six() {
 		return err
 	}
-	if err := router.IP("addr add "+host(net, 1).String()+"/24 dev lan", "link set lan up"); err != nil {
-		return err
-	}
-	lines := []string{"link set " + dev + " up"}
-	if dev == "eth0" && !s.six() {
-		lines = append(lines, "addr add "+host(net, 2).String()+"/24 dev "+dev, "route add default via "+host(net, 1).String())
-	}
-	return s.IP(lines...)
+	return s.IP("addr add "+addr.String()+"/24 dev "+dev, "route add default via "+s.via.String())
 }
 
 // uplink joins the router to the internet, or to its provider.
 func (s *Site) uplink(apart bool) (err error) {
-	if home, isp := layers(s.Kind); isp != "" {
+	if home, isp := layers(s.Kind); isp != nil {
 		return s.customer(home, isp, apart)
 	}
 	far := fmt.Sprintf("site%d", s.n)
@@ -247,43 +295,56 @@ func (s *Site) uplink(apart bool) (err error) {
 }
 
 // customer joins the router to its provider's.
-func (s *Site) customer(home, isp string, apart bool) (err error) {
-	p := s.w.shared[isp]
-	if p == nil || apart {
-		if p, err = s.w.provider(isp, s.n); err != nil {
+func (s *Site) customer(home string, isps []string, apart bool) (err error) {
+	name := strings.Join(isps, "/")
+	list := s.w.shared[name]
+	if list == nil || apart || s.Kind == "docker" {
+		if list, err = s.w.providers(isps, s.n); err != nil {
 			return err
 		}
-		s.w.shared[isp] = p
+		s.w.shared[name] = list
 	}
-	s.isp, s.Wire = p, p.wire
+	s.isp = list[len(list)-1]
+	s.Wire = s.isp.wire
 	s.wan = netip.AddrFrom4([4]byte{100, 64, byte(s.n), 2})
-	dev := fmt.Sprintf("home%d", s.n)
-	if err := s.Router.IP(fmt.Sprintf("link add wan type veth peer name %s netns %s", dev, p.ns)); err != nil {
-		return err
-	}
-	return errors.Join(
-		p.IP("addr add "+host(s.wan, 1).String()+"/24 dev "+dev, "link set "+dev+" up"),
-		s.Router.IP("addr add "+s.wan.String()+"/24 dev wan", "link set wan up", "route add default via "+host(s.wan, 1).String()),
-		s.Router.NFT(nat(home, s.wan.String())))
+	return errors.Join(list[0].serve(s.Router, fmt.Sprintf("home%d", s.n), s.wan), s.Router.NFT(nat(home, s.wan.String())))
 }
 
-func (w *World) provider(kind string, n int) (*provider, error) {
-	name := fmt.Sprintf("provider%d", n)
-	s, err := w.space(name)
-	if err != nil {
-		return nil, err
+// serve joins a router to the provider's: its outside address is in a network of the two, whose .1 is the provider's.
+func (p *provider) serve(r Space, dev string, wan netip.Addr) error {
+	return errors.Join(
+		r.IP(fmt.Sprintf("link add wan type veth peer name %s netns %s", dev, p.ns)),
+		p.IP("addr add "+host(wan, 1).String()+"/24 dev "+dev, "link set "+dev+" up"),
+		r.IP("addr add "+wan.String()+"/24 dev wan", "link set wan up", "route add default via "+host(wan, 1).String()))
+}
+
+// providers makes a row of them, the outermost last.
+func (w *World) providers(kinds []string, n int) ([]*provider, error) {
+	list := make([]*provider, len(kinds))
+	for i := len(kinds) - 1; i >= 0; i-- {
+		name := fmt.Sprintf("provider%d-%d", n, i)
+		s, err := w.space(name)
+		if err != nil {
+			return nil, err
+		}
+		p := &provider{Space: s, w: w, kind: kinds[i], wan: netip.AddrFrom4([4]byte{203, 0, 113, byte(n)})}
+		if list[i] = p; i == len(kinds)-1 {
+			if p.wire, err = w.wire(s, "wan", name, p.wan.String()); err == nil {
+				err = s.IP("addr add "+p.wan.String()+"/32 dev wan", "route add default dev wan")
+			}
+		} else {
+			p.wan = netip.AddrFrom4([4]byte{100, byte(100 + i), byte(n), 2})
+			err = list[i+1].serve(s, fmt.Sprintf("inner%d", n), p.wan)
+		}
+		if err := errors.Join(err, s.NFT(nat(p.kind, p.wan.String()))); err != nil {
+			return nil, err
+		}
 	}
-	wan := netip.AddrFrom4([4]byte{203, 0, 113, byte(n)})
-	l, err := w.wire(s, "wan", name, wan.String())
-	if err != nil {
-		return nil, err
-	}
-	return &provider{Space: s, w: w, kind: kind, wire: l, wan: wan}, errors.Join(s.IP("addr add "+wan.String()+"/32 dev wan", "route add default dev wan"),
-		s.NFT(nat(kind, wan.String())))
+	return list, nil
 }
 
 // six reports whether the site has IPv6 only.
-func (s *Site) six() bool { return s.Kind == "v6" || s.Kind == "nat66" }
+func (s *Site) six() bool { return slices.Contains([]string{"v6", "nat66", "blocked6"}, s.Kind) }
 
 // ipv6 gives the site a routed network, behind the same stateful firewall; or one of its own behind one address (NAT66).
 func (s *Site) ipv6() error {

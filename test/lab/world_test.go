@@ -141,6 +141,9 @@ func TestWorldKinds(t *testing.T) {
 		"opencgn": {"one", "port"}, "hardcgn": {"many", "port"}, "hardhard": {"many", "port"},
 		"hardseq2": {"many", "port"}, "hardblk64": {"many", "port"}, "pool": {"many", "port"}, "hardpool": {"many", "port"}, "firewall": {"one", "port"},
 		"nat66": {"one", "port"}, "dualhard": {"many", "port"}, "ports": {"one", "port"}, "quota": {"many", "port"}, "wary": {"one", "port"},
+		"strict": {"one", "port"}, "addrport": {"many", "port"}, "addrfree": {"many", "any"}, "portaddr": {"many", "address"}, "ecmp": {"many", "port"},
+		"brief": {"one", "port"}, "newflows": {"one", "port"}, "small": {"one", "port"}, "sixudp": {"none", ""}, "blocked6": {"none", ""},
+		"docker": {"one", "port"}, "cgn3": {"one", "port"},
 	}
 	w, err := NewWorld()
 	if err != nil {

@@ -6,13 +6,13 @@ import "slices"
 // luck has a part whatever one does.
 func ways(kind string) string {
 	switch kind {
-	case "hard", "hardaddr", "hardfree", "hardshort", "hardcgn", "hardhard", "dualhard":
+	case "hard", "hardaddr", "hardfree", "hardshort", "hardcgn", "hardhard", "dualhard", "addrport", "addrfree", "portaddr":
 		return "random"
 	case "hardseq", "hardseq2":
 		return "seq"
 	case "hardblk", "hardblk64":
 		return "blk"
-	case "pool", "hardpool", "quota", "wary":
+	case "pool", "hardpool", "quota", "wary", "strict", "ecmp", "newflows", "isolated":
 		return "?"
 	}
 	return "one"
@@ -22,14 +22,14 @@ func ways(kind string) string {
 // it takes longer), "relay", or "any" where only luck decides.
 func expected(a, b string) string {
 	is := func(kinds ...string) bool { return slices.Contains(kinds, a) || slices.Contains(kinds, b) }
-	six := func(k string) bool { return slices.Contains([]string{"v6", "dual", "nat66", "dualhard"}, k) }
+	six := func(k string) bool { return slices.Contains([]string{"v6", "dual", "nat66", "dualhard", "sixudp"}, k) }
 	waysA, waysB := ways(a), ways(b)
 	switch {
 	case six(a) && six(b):
 		return "direct"
-	case is("blocked", "v6", "nat66", "ports"):
+	case is("blocked", "v6", "nat66", "ports", "sixudp", "blocked6"):
 		return "relay"
-	case a == b && slices.Contains([]string{"cgn", "opencgn", "hardcgn", "hardhard"}, a): // one provider's customers, and it does not send back in
+	case a == b && slices.Contains([]string{"cgn", "opencgn", "hardcgn", "hardhard", "cgn3"}, a): // one provider's customers, and it does not send back in
 		return "relay"
 	case waysA == "one" && waysB == "one":
 		return "direct"

@@ -89,7 +89,7 @@ func lessUsual(b *strings.Builder, results []result) {
 			return untilDirect(r)
 		}
 	}
-	for _, k := range lessUsualKinds() {
+	for _, k := range slices.Concat(lessUsualKinds(), lab.PairKinds) {
 		fmt.Fprintf(b, "| **%s** |", k)
 		for _, p := range partners {
 			fmt.Fprintf(b, " %s / %s |", cell(k+"/"+p), cell(p+"/"+k))

@@ -55,6 +55,9 @@ func kindCases() (list []spec) {
 		}
 		list = append(list, spec{a, a, ""})
 	}
+	for _, a := range lab.PairKinds {
+		list = append(list, spec{a, a, ""})
+	}
 	return list
 }
 
