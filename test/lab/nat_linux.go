@@ -78,7 +78,7 @@ const (
 // usual are the chains of Kinds.
 func (c *chains) usual(kind, wan string) bool {
 	switch kind {
-	case "easy", "cgn", "cgn+hp", "v6", "dual", "provider", "home", "isolated", "twin", "short", "brief": // a provider's is of many customers, who cannot meet at its outside
+	case "easy", "cgn", "cgn+hp", "v6", "dual", "provider", "home", "isolated", "twin", "short", "brief", "small": // a provider's is of many customers, who cannot meet at its outside
 	case "easyopen", "provider+open":
 		c.input = ""
 	case "fullcone":
@@ -166,8 +166,6 @@ func (c *chains) rare(kind, wan string) bool {
 		c.forward = inUDP + "ip saddr @disliked drop"
 	case "newflows":
 		c.forward = `iifname "lan" meta l4proto udp ct state new limit rate over 10/second burst 10 packets drop`
-	case "small":
-		c.forward = "meta l4proto udp meta length > 1000 drop"
 	case "sixudp":
 		c.forward = `iifname "lan" meta nfproto ipv4 meta l4proto udp drop`
 	case "blocked6":

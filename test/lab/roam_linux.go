@@ -135,6 +135,7 @@ func (s *Site) NewUplink(kind string, prefer bool) error {
 			return err
 		}
 		metric = "10"
+		s.dev = dev
 	}
 	s.Wire, s.via2 = wire, host(net, 1)
 	return errors.Join(
@@ -200,6 +201,15 @@ func (s *Site) Captive(on bool) error {
 		return s.Router.NFT("delete table inet captive")
 	}
 	return s.Router.NFT("table inet captive { chain f { type filter hook forward priority -10; meta l4proto tcp reject with tcp reset; drop; }; }")
+}
+
+// Portal is Captive as most are: HTTP is answered, by somebody else than was asked.
+func (s *Site) Portal(on bool) error {
+	if !on {
+		return s.Router.NFT("delete table inet captive\ndelete table ip portal")
+	}
+	return s.Router.NFT(`table inet captive { chain f { type filter hook forward priority -10; meta l4proto tcp reject with tcp reset; drop; }; }
+table ip portal { chain pre { type nat hook prerouting priority dstnat; iifname "lan" tcp dport 80 redirect to :80; }; }`)
 }
 
 // Police drops UDP of the client's, or for it, above so many packets a second.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,12 +17,15 @@ import (
 // Line is what a wire does to packets, the same both ways.
 type Line struct {
 	Delay  time.Duration // one way
+	Up     time.Duration // so much more from the first namespace, a site's or a server's, to the second
 	Jitter time.Duration // up to so much more; order is kept
 	Loss   float64       // the share of packets lost, 0 to 1
 	Late   float64       // the share of packets that those of the next Delay/2 overtake
 	Dup    float64       // the share of packets that arrive twice
 	MTU    int           // larger packets vanish without a word: a black hole; 0 for none
-	Rate   int           // bits a second, behind a queue of 50 ms; 0 for no limit
+	UDP    int           // the same for UDP only
+	Rate   int           // bits a second; 0 for no limit
+	Queue  time.Duration // before that; 0 for 50 ms
 	Down   bool          // nothing passes
 }
 
@@ -54,6 +58,7 @@ type flying struct {
 // way is one of a wire's two ways.
 type way struct {
 	from, to   int
+	up         bool      // from the first namespace
 	last, free time.Time // due of the last packet; when the line can take the next, by its rate
 	queue      []flying  // the next first
 }
@@ -122,7 +127,7 @@ func (w *Wire) run() {
 	runtime.LockOSThread() // never unlocked: the thread, with its priority, ends with the goroutine
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // without the right to that priority
-	ways := [2]way{{from: w.ends[0], to: w.ends[1]}, {from: w.ends[1], to: w.ends[0]}}
+	ways := [2]way{{from: w.ends[0], to: w.ends[1], up: true}, {from: w.ends[1], to: w.ends[0]}}
 	fds := []unix.PollFd{{Fd: int32(w.ends[0]), Events: unix.POLLIN}, {Fd: int32(w.ends[1]), Events: unix.POLLIN}, {Fd: int32(w.stop), Events: unix.POLLIN}}
 	buf := make([]byte, 1<<16)
 	for {
@@ -154,12 +159,12 @@ func (w *way) read(l *Line, buf []byte) {
 			return // nothing more, for now
 		}
 		now := time.Now()
-		if l.Down || l.MTU > 0 && n > l.MTU || l.Loss > 0 && rand.Float64() < l.Loss {
+		if l.Down || l.MTU > 0 && n > l.MTU || l.UDP > 0 && n > l.UDP && isUDP(buf) || l.Loss > 0 && rand.Float64() < l.Loss {
 			continue
 		}
 		due := now
 		if l.Rate > 0 {
-			if w.free.Sub(now) > rateQueue {
+			if w.free.Sub(now) > cmp.Or(l.Queue, rateQueue) {
 				continue
 			}
 			if w.free.Before(now) {
@@ -169,6 +174,9 @@ func (w *way) read(l *Line, buf []byte) {
 			due = w.free
 		}
 		due = due.Add(l.Delay)
+		if w.up {
+			due = due.Add(l.Up)
+		}
 		if l.Jitter > 0 {
 			due = due.Add(rand.N(l.Jitter))
 		}
@@ -186,6 +194,11 @@ func (w *way) read(l *Line, buf []byte) {
 			w.add(p)
 		}
 	}
+}
+
+// isUDP reports whether a packet says that it is, of IPv4 or of IPv6 without extensions.
+func isUDP(b []byte) bool {
+	return b[0]>>4 == 4 && b[9] == unix.IPPROTO_UDP || b[0]>>4 == 6 && b[6] == unix.IPPROTO_UDP
 }
 
 // add puts a packet where it belongs: mostly at the end.

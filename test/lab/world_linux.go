@@ -71,7 +71,8 @@ type Site struct {
 	w     *World
 	isp   *provider // the outermost; nil without
 	n     int
-	eths  int        // ways out that the client has had
+	eths  int        // devices that the client has had
+	dev   string     // the one that it is to use now
 	wan   netip.Addr // the router's outside
 	via   netip.Addr // the client's gateway
 	via2  netip.Addr // that of its second way out
@@ -219,6 +220,8 @@ func (w *World) Site(kind string, apart bool) (*Site, error) {
 		err = s.Timeouts(5)
 	case "brief":
 		err = s.Timeouts(1)
+	case "small":
+		s.Wire.Set(func(l *Line) { l.UDP = 1000 })
 	}
 	return s, err
 }
@@ -269,6 +272,7 @@ func (s *Site) beside(o *Site) error {
 func (s *Site) join(addr netip.Addr) error {
 	s.Addr = addr
 	dev, err := s.plug(s.Router)
+	s.dev = dev
 	if err != nil || s.six() {
 		return err
 	}

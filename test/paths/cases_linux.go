@@ -1,7 +1,6 @@
 package main
 
 import (
-	"slices"
 	"strings"
 )
 
@@ -88,7 +87,7 @@ var sharpest = pairs(map[string][]string{"hub-roam": {"easy easy"}, "vpn": {"eas
 
 // pairs makes cases of events' names and "a b", in the order of events.
 func pairs(m map[string][]string) (list []spec) {
-	for _, e := range slices.Concat(events, more, third) {
+	for _, e := range allEvents() {
 		for _, ab := range m[e.name] {
 			var s spec
 			s.a, s.b, _ = strings.Cut(ab, " ")

@@ -139,8 +139,11 @@ var events = []event{
 		}},
 }
 
+// allEvents are those of every section.
+func allEvents() []event { return slices.Concat(events, more, journeys, ills, third) }
+
 func eventNamed(name string) (event, error) {
-	for _, e := range slices.Concat(events, more, third) {
+	for _, e := range allEvents() {
 		if e.name == name {
 			return e, nil
 		}

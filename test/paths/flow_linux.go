@@ -124,6 +124,7 @@ type flow struct {
 	dup     int
 	order   []uint64 // numbers as they came back, without copies
 	resting bool
+	each    time.Duration // between datagrams, if not every
 }
 
 func startFlow(s lab.Space, to netip.Addr) (*flow, error) {
@@ -147,7 +148,7 @@ func (f *flow) send() {
 	for b := make([]byte, len(f.head)+100); ; {
 		copy(b, f.head)
 		f.mu.Lock()
-		rest := f.resting
+		rest := f.resting || len(f.sent) > 0 && time.Since(f.sent[len(f.sent)-1]) < f.each-every/2
 		if !rest {
 			binary.BigEndian.PutUint64(b[len(f.head):], uint64(len(f.sent)))
 			f.sent, f.back = append(f.sent, time.Now()), append(f.back, time.Time{})
@@ -193,6 +194,13 @@ func (f *flow) rest(on bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.resting = on
+}
+
+// pace is how long it waits between datagrams from now on.
+func (f *flow) pace(each time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.each = each
 }
 
 // end stops sending, waits for what is on its way, and closes.
@@ -337,6 +345,16 @@ func startStream(ctx context.Context, s lab.Space, to netip.Addr) (*stream, erro
 		}
 	})
 	return st, nil
+}
+
+// pour sends as much as fast as the connection takes it, beside what else is sent, and returns when that is done.
+func (s *stream) pour(n int) error {
+	for b := make([]byte, 16<<10); n > 0; n -= len(b) {
+		if _, err := s.conn.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gap is the longest time without progress.

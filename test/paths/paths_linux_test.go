@@ -92,7 +92,7 @@ func TestExpected(t *testing.T) {
 
 // Every case names an event that there is.
 func TestCases(t *testing.T) {
-	for _, s := range slices.Concat(eventCases, moreCases, sharpest) {
+	for _, s := range slices.Concat(eventCases, moreCases, unlike, sharpest) {
 		if _, err := eventNamed(s.event); err != nil {
 			t.Error(err)
 		}

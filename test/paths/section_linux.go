@@ -29,7 +29,7 @@ func sections() []section {
 		{"matrix", "every usual kind of NAT against every other, from cold", matrixCases(), matrix},
 		{"kinds", "the less usual kinds against some of those, both ways", kindCases(), lessUsual},
 		{"events", "what may happen to a network while two nodes talk", eventCases, usualEvents},
-		{"more", "what happens less often, or only to some", moreCases, moreEvents},
+		{"more", "what happens less often, or only to some", slices.Concat(moreCases, unlike), moreEvents},
 		{"peer", "by a peer relay, where there is no direct path", peerCases, byPeer},
 	}
 }
