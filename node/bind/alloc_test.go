@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/path"
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/derp"
@@ -62,7 +63,7 @@ func newLone(t testing.TB) *lone {
 	l.table.Store(&table{byNode: map[key.NodePublic]*peer{k: l.peer}})
 	l.book.learn(7, l.peer)
 	l.book.setAddrs(l.peer, []netip.AddrPort{l.farAt})
-	l.peer.routes.Store(&routes{primary: l.farAt, mtu: 1500})
+	l.peer.routes.Store(&routes{primary: l.farAt, trust: path.Trust, mtu: 1500})
 	return l
 }
 
@@ -109,6 +110,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 				}
 			}
 			rs := c.routes
+			rs.trust = path.Trust
 			l.peer.routes.Store(&rs)
 			l.peer.relayed.Store(l.now())
 			in, sizes, from := make([][]byte, udp.Batch), make([]int, udp.Batch), make([]netip.AddrPort, udp.Batch)

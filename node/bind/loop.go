@@ -241,7 +241,7 @@ func (l *loop) announce(now time.Time) {
 func (l *loop) traffic(p *peer) path.Traffic {
 	b := l.b
 	waiting := b.time(p.waiting.Load())
-	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting, Counts: p.counts()}
+	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting, Relayed: b.time(p.relayed.Load()), Counts: p.counts()}
 }
 
 // disco opens a message and lets the paths know.
@@ -352,7 +352,7 @@ func (l *loop) use(p *peer, u path.Use) {
 	old := p.routes.Load()
 	p.routes.Store(&routes{
 		primary: u.Primary, both: u.Both, other: u.Other, until: b.nanos(u.Until),
-		first: u.First, rtt: u.RTT, mtu: u.MTU, since: u.Since, why: u.Why,
+		first: u.First, rtt: u.RTT, trust: u.Trust, mtu: u.MTU, since: u.Since, why: u.Why,
 	})
 	if p.routes.Load().inside() != old.inside() {
 		b.sized(p.key)

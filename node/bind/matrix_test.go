@@ -27,6 +27,7 @@ import (
 type meeting struct {
 	t      *testing.T
 	net    *lab.Internet
+	rel    *doubles
 	a, b   *side
 	ma, mb *lab.Machine
 	ra, rb *lab.Router
@@ -137,6 +138,7 @@ func stunServersIn(t *testing.T, n *lab.Internet) (names []string) {
 func meet(t *testing.T, seed uint64, a, b string) *meeting {
 	m := &meeting{t: t, net: lab.NewInternet(seed), direct: map[*side]time.Duration{}, first: map[*side]time.Duration{}, change: map[*side]int{}}
 	rel := wired{newDoubles(39 * time.Millisecond), m.net, &m.spent} // not 40, or packets of two ways would arrive in one moment
+	m.rel = rel.doubles
 	names := stunServersIn(t, m.net)
 	m.ma, m.mb, m.ra, m.rb = m.net.Pair(a, b)
 	mk := func(host *lab.Machine, old *side) *side {

@@ -437,7 +437,7 @@ func benchPeer(b *testing.B) (*side, *peer, netip.AddrPort) {
 	for len(p.routes.Load().first) == 0 { // the loop has seen the peer
 		runtime.Gosched()
 	}
-	p.routes.Store(&routes{primary: to})
+	p.routes.Store(&routes{primary: to, trust: path.Trust})
 	p.up.Store(true) // the loop need not hear of it
 	s.book.learn(1, p)
 	s.book.setAddrs(p, []netip.AddrPort{to})

@@ -89,7 +89,8 @@ type routes struct {
 	until   int64 // 0: until the next
 	first   []netip.AddrPort
 	rtt     time.Duration
-	mtu     int // the longest IP packet that primary surely carries; 0 if not known
+	trust   time.Duration // how long primary may be silent and yet be used alone
+	mtu     int           // the longest IP packet that primary surely carries; 0 if not known
 	since   time.Time
 	why     string
 }

@@ -68,6 +68,9 @@ func (b *Bind) sendPeer(bufs [][]byte, p *peer) error {
 	p.sent.Store(now)
 	if r.primary.IsValid() && p.waiting.Load() == 0 {
 		p.waiting.Store(now)
+		if now-p.heard.Load() > int64(r.trust) && p.up.Load() {
+			b.ask(p) // does it still work?
+		}
 	}
 	if !p.up.Load() {
 		b.wake(p)
@@ -102,7 +105,7 @@ func (b *Bind) sendData(bufs [][]byte, p *peer, now int64) error {
 // beside is what data goes by beside the primary path, at a time when that was last heard of at heard.
 func (r *routes) beside(now, heard int64) (other path.Route, relay bool) {
 	// A path unheard of for long gets a companion here, before the loop has even seen the packet.
-	relay = !r.primary.IsValid() || now-heard > int64(path.Trust)
+	relay = !r.primary.IsValid() || now-heard > int64(r.trust)
 	if r.both && (r.until == 0 || now < r.until) {
 		if r.other.IsValid() {
 			return r.other, relay
@@ -226,6 +229,14 @@ func (b *Bind) wake(p *peer) {
 		default:
 			p.up.Store(false) // the next packet tries again
 		}
+	}
+}
+
+// ask gives the loop a peer to look at, unless it has so much to do that it will soon anyway.
+func (b *Bind) ask(p *peer) {
+	select {
+	case b.wakes <- p:
+	default:
 	}
 }
 

@@ -23,9 +23,10 @@ type candidate struct {
 	addr   netip.AddrPort
 	by     source
 	added  time.Time
-	pinged time.Time // last ping to it
-	opened time.Time // last packet that opens our NAT for it, and goes no further
-	proven bool      // a pong came from it, once
+	pinged time.Time     // last ping to it
+	opened time.Time     // last packet that opens our NAT for it, and goes no further
+	proven bool          // a pong came from it, once
+	trust  time.Duration // the longest silence that it survived, since the last that it did not
 	quality
 	mtu mtu
 	hop *hop // nil for an address
@@ -219,6 +220,10 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong, at Order) {
 		c.rtt, c.rttvar = 0, 0
 	}
 	c.answered(now, rtt)
+	survived := c == pr.best && pr.lapse.asked(g.sent)
+	if survived {
+		pr.lapse.over = true
+	}
 	if c.proven = true; c == pr.best && pr.trying() && len(pr.trial) < trialRounds {
 		pr.trial = append(pr.trial, rtt)
 	}
@@ -227,6 +232,8 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong, at Order) {
 	case pr.best == nil && !pr.worth(now, c, rtt):
 	case pr.best == nil, pr.best.hop != nil && c.hop == nil:
 		pr.adopt(now, c, fmt.Sprintf("%s answered", c))
+	case survived:
+		pr.doubt = false
 	case pr.best == c && pr.doubt:
 		pr.doubt, pr.other, pr.until = false, Relay, now.Add(bothFor)
 	case pr.best != c && pr.doubt && (c.hop == nil || !pr.direct()):

@@ -49,6 +49,7 @@ const (
 	lateMost    = 2 * time.Second
 	knockEvery  = 200 * time.Millisecond // a path that stopped answering is asked that often as long as somebody sends,
 	knockFor    = 10 * time.Second       // for so long
+	trustLeast  = time.Second            // Trust of one that has not yet shown what silence it survives, or that just did not
 	recheck     = 15 * time.Second       // a path is asked that often even if packets come in: their sources may be forged
 	awake       = Awake
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
@@ -73,7 +74,7 @@ var seekWaits = [...]time.Duration{
 // What the caller has to know of these.
 const (
 	Awake      = 3 * time.Second  // a peer is busy for so long after a packet to it or a call from it
-	Trust      = 10 * time.Second // a direct path heard from that recently may be used alone
+	Trust      = 10 * time.Second // a direct path heard from that recently may be used alone, if it has held that long before
 	StrayEvery = hereLeast        // between two Seen of one peer
 )
 
@@ -149,6 +150,7 @@ type Traffic struct {
 	Sent    time.Time // last WireGuard packet sent, by any route
 	Heard   time.Time // last WireGuard packet or Alive from the address of the direct path
 	Waiting time.Time // first packet sent by the direct path after Heard; zero if none
+	Relayed time.Time // last WireGuard packet from the peer by relay
 	Counts            // of WireGuard packets from the peer
 }
 
@@ -201,6 +203,7 @@ type (
 		First   []netip.AddrPort // handshakes go to the relay, to Primary and to these
 		Proven  []netip.AddrPort // addresses that are surely the peer's
 		RTT     time.Duration    // of Primary; 0 if not known
+		Trust   time.Duration    // packets go by relay too when nothing came by Primary for so long
 		MTU     int              // the longest IP packet that Primary surely carries; 0 if not known, and by relay
 		Since   time.Time        // when Primary was chosen
 		Why     string           // for people

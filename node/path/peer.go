@@ -24,6 +24,7 @@ type peer struct {
 	other      Route
 	since      time.Time
 	why        string
+	lapse      lapse      // the last long silence, while it is not known whether best survived it
 	hushed     time.Time  // when it was last asked because a flow had ended
 	quiet      int        // times best had to be asked since a packet came by it
 	left       *candidate // the path that stopped answering last
@@ -191,6 +192,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	}
 	pr.traffic, pr.ticked = t, true
 	pr.expire(now)
+	pr.judgeLapse(now)
 	if !pr.busy(now) {
 		return
 	}
@@ -237,7 +239,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.other = pr.best.addr
 	}
 	had := pr.best != nil
-	pr.best, pr.doubt, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, 0, 0, 0, false
+	pr.best, pr.doubt, pr.lapse, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, lapse{}, 0, 0, 0, false
 	pr.freshAt = time.Time{}
 	if had {
 		pr.stir(now) // the peer may have moved
@@ -320,7 +322,7 @@ func (pr *peer) relinked(now time.Time) {
 func (pr *peer) moved(now time.Time) {
 	for _, c := range pr.candidates {
 		c.pinged, c.opened = time.Time{}, time.Time{} // by another NAT
-		c.shunned, c.need = time.Time{}, 0
+		c.shunned, c.need, c.trust = time.Time{}, 0, 0
 		if c != pr.best {
 			c.pong = time.Time{}
 		}
@@ -426,7 +428,7 @@ func (pr *peer) forget(to Route, then time.Time) {
 func (pr *peer) tell(now time.Time) {
 	u := pr.use(now)
 	same := pr.first && u.Primary == pr.used.Primary && u.Both == pr.used.Both && u.Other == pr.used.Other &&
-		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.MTU == pr.used.MTU && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
+		u.Until.Equal(pr.used.Until) && u.RTT == pr.used.RTT && u.Trust == pr.used.Trust && u.MTU == pr.used.MTU && u.Why == pr.used.Why && u.Since.Equal(pr.used.Since) &&
 		slices.Equal(u.First, pr.used.First) && slices.Equal(u.Proven, pr.used.Proven)
 	if !same {
 		pr.used, pr.first = u, true
@@ -438,7 +440,7 @@ func (pr *peer) tell(now time.Time) {
 func (pr *peer) use(now time.Time) Use {
 	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(), Proven: pr.proven()}
 	if pr.best != nil {
-		u.Primary, u.RTT, u.MTU = pr.best.addr, pr.best.rtt, pr.mtu()
+		u.Primary, u.RTT, u.MTU, u.Trust = pr.best.addr, pr.best.rtt, pr.mtu(), pr.best.trusted()
 	}
 	switch {
 	case pr.best != nil && pr.doubt:

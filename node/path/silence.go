@@ -22,6 +22,35 @@ func (pr *peer) patience(now time.Time) time.Duration {
 	return min(silence<<min(pr.quiet, 2), silenceMost)
 }
 
+// trusted is how long a path may have been silent and still be used alone: NATs and firewalls forget what is not used, some in a
+// second, and only what was seen tells.
+//
+//	first packet after a silence ── longer than any survived ──▶ both ways, ask ─┬─ answered ─▶ it is survived
+//	                                                                             └─ not ──────▶ trustLeast
+func (c *candidate) trusted() time.Duration { return min(max(c.trust, trustLeast), Trust) }
+
+// lapse is a silence of the direct path, which a ping ended.
+type lapse struct {
+	from, to time.Time
+	over     bool // it was answered
+}
+
+// asked reports whether a ping that was sent then is the one.
+func (l *lapse) asked(sent time.Time) bool { return !l.to.IsZero() && sent.Equal(l.to) }
+
+// judgeLapse draws the conclusion from a silence that the path seems to have survived, as soon as it is sure that the peer
+// said nothing by relay meanwhile: it would have sent by the path too, and so opened it.
+func (pr *peer) judgeLapse(now time.Time) {
+	l := pr.lapse
+	if !l.over || now.Sub(l.to) < pongMost {
+		return
+	}
+	if pr.lapse = (lapse{}); pr.best != nil && latest(pr.traffic.Relayed, pr.said).Before(l.from) {
+		d := l.to.Sub(l.from)
+		pr.best.trust = max(pr.best.trust, d+d/8)
+	}
+}
+
 // steady reports whether so much has come of the peer, up to a moment ago, that a pause means something.
 func (pr *peer) steady(now time.Time) bool {
 	return pr.rate >= steadyRate && recent(now, pr.rateAt, silence+2*lossEvery)
@@ -34,11 +63,12 @@ func (pr *peer) check(now time.Time) {
 	}
 	proof := latest(pr.traffic.Heard, pr.best.pong)
 	switch {
-	case !recent(now, proof, Trust):
+	case !recent(now, proof, Trust), !pr.traffic.Waiting.IsZero() && !recent(pr.traffic.Waiting, proof, pr.best.trusted()):
 		// Quiet for long, perhaps forgotten by a NAT. It mostly answers, so wait for that before searching.
 		if !pr.doubt {
 			pr.doubt = true
-			pr.restart(now.Add(pongLeast))
+			pr.restart(now.Add(max(pongLeast, pr.best.rtt*3/2+4*pr.best.rttvar)))
+			pr.lapse = lapse{from: proof, to: now}
 		}
 		pr.ping(now, pr.best.addr, 0, true)
 	case !pr.traffic.Waiting.IsZero() && now.Sub(pr.traffic.Waiting) >= pr.patience(now):
@@ -115,8 +145,8 @@ func (pr *peer) expire(now time.Time) {
 			if c.hop != nil {
 				c.hop.open, c.hop.trial = false, nil // it may have forgotten us
 			}
-			if c == pr.best {
-				asked = latest(asked, g.sent)
+			if c.trust = 0; c == pr.best {
+				asked, pr.lapse = latest(asked, g.sent), lapse{}
 			}
 		}
 	}

@@ -42,6 +42,18 @@ func (s *Site) Return() error {
 		"link set eth0 up", "route replace default via "+s.via.String())
 }
 
+// Rejoin takes the client's link down, and up again after a while with another address of the same network.
+func (s *Site) Rejoin(d time.Duration) error {
+	old := s.Addr
+	if err := s.IP("link set eth0 down", "addr del "+old.String()+"/24 dev eth0"); err != nil {
+		return err
+	}
+	time.Sleep(d)
+	s.seq++
+	s.Addr = host(old, byte(70+s.seq))
+	return s.IP("addr add "+s.Addr.String()+"/24 dev eth0", "link set eth0 up", "route replace default via "+s.via.String())
+}
+
 // Reboot restarts the router: nothing passes for a while, it has forgotten all, and gets another address outside.
 func (s *Site) Reboot(dark time.Duration) error {
 	s.Wire.Set(func(l *Line) { l.Down = true })

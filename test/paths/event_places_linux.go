@@ -9,7 +9,7 @@ import (
 
 // journeys are what happens to those who go from network to network.
 var journeys = []event{
-	{name: "roam-4", text: "a goes to another network four times in 10 s, behind NATs easy, hard, easy and full cone", outage: 2 * announced, back: time.Second,
+	{name: "roam-4", text: "a goes to another network four times in 10 s, behind NATs easy, hard, easy and full cone", outage: 2 * announced, back: time.Second, after: "direct",
 		do: func(ctx context.Context, r *run) error {
 			for i, kind := range []string{"easy", "hard", "easy", "fullcone"} {
 				if i > 0 {
@@ -44,7 +44,7 @@ var journeys = []event{
 		}},
 	{name: "flap-new", text: "a's link is down for 400 ms, five times in 5 s, and comes up with another address each time", outage: 400*time.Millisecond + 2*silent, back: 2 * time.Second,
 		do: func(ctx context.Context, r *run) error {
-			return repeat(ctx, 5, 600*time.Millisecond, func() error { return errors.Join(r.m.a.Bounce(400*time.Millisecond), r.m.a.MoveLAN()) })
+			return repeat(ctx, 5, 600*time.Millisecond, func() error { return r.m.a.Rejoin(400 * time.Millisecond) })
 		}},
 	{name: "v6-renumber", text: "a's IPv6 prefix is deprecated, and gone 3 s later", outage: announced, back: time.Second,
 		do: func(ctx context.Context, r *run) error {

@@ -207,6 +207,9 @@ func (r result) String() string {
 	if r.Cold.Lost > 0 {
 		s += fmt.Sprintf(" gone %v", r.Cold.Gone)
 	}
+	if r.Event.Lost > 0 {
+		s += fmt.Sprintf(" gone %v", r.Event.Gone)
+	}
 	if r.Broken != "" {
 		s += " BROKEN " + r.Broken
 	}
