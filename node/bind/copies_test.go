@@ -23,7 +23,7 @@ func TestCopiedMessages(t *testing.T) {
 		at := path.Order(0)
 		loss := func() []byte {
 			at = at.Next(time.Now())
-			return box.Seal(nil, path.Loss{PerMille: 200}, at)
+			return box.Seal(nil, path.Loss{PerMille: 200, Over: 700 * time.Millisecond}, at)
 		}
 		report := loss()
 		copied := func() { m.a.fromRelay(1, m.b.cfg.Node, [][]byte{slices.Clone(report)}) }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/crypto/nacl/secretbox"
 
@@ -43,8 +44,12 @@ type (
 	}
 )
 
-// Loss tells a peer, by relay, how much of what it sent directly of late did not arrive.
-type Loss struct{ PerMille uint16 }
+// Loss tells a peer, by relay, how much of what it sent directly of late did not arrive, and in which time: whole
+// milliseconds, a minute at most.
+type Loss struct {
+	PerMille uint16
+	Over     time.Duration
+}
 
 // Guess tells a peer, by relay, that ports of a NAT are guessed from now on, and asks it to do its part. A node that does not know
 // it takes no notice, as of every message that it does not know.
@@ -121,7 +126,7 @@ const (
 //	ping   01│ order (8) │ tx (12) │ zeros (19, more if padded)
 //	pong   02│ order (8) │ tx (12) │ seen: IP (16) port (2) │ 0
 //	here   03│ order (8) │ relay (2) │ NAT (1, with 80 if the first address is fresh) low (2) high (2) │ opened (4) │ n │ n × { IP (16) port (2) } │ zeros up to 40 in all
-//	loss   04│ order (8) │ per mille (2) │ zeros (29)
+//	loss   04│ order (8) │ per mille (2) │ milliseconds (2) │ zeros (27)
 //	ask    05│ order (8) │ tx (12) │ peer's node key (32) │ zeros (41)
 //	offer  06│ order (8) │ tx (12) │ peer's node key (32) │ refusal │ leg: number (8) key (32)
 //	guess  07│ order (8) │ zeros (31)
@@ -234,6 +239,7 @@ func encode(b []byte, m Message, at Order) []byte {
 	switch m := m.(type) {
 	case Loss:
 		b = binary.BigEndian.AppendUint16(b, m.PerMille)
+		b = binary.BigEndian.AppendUint16(b, uint16(min(max(m.Over, 0), time.Minute).Milliseconds()))
 	case Ask:
 		b, size = appendAsk(b, m.Tx, m.Peer), askPlain
 	case Offer:
@@ -286,7 +292,7 @@ func decode(b []byte) (Message, Order, error) {
 		if len(b) != minPlain {
 			return nil, 0, fmt.Errorf("path: loss of %d bytes, want %d", len(b), minPlain)
 		}
-		m, used = Loss{binary.BigEndian.Uint16(body)}, 2
+		m, used = Loss{binary.BigEndian.Uint16(body), time.Duration(binary.BigEndian.Uint16(body[2:])) * time.Millisecond}, 4
 	case kindGuess:
 		if len(b) != minPlain {
 			return nil, 0, fmt.Errorf("path: guess of %d bytes, want %d", len(b), minPlain)

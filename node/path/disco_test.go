@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -45,7 +46,7 @@ func TestEncoding(t *testing.T) {
 		{Pong{tx1, v4}, "02 0102030405060708 0102030405060708090a0b0c 00000000000000000000ffffc0000207 a2a9 00"},
 		{Pong{tx1, v6}, "02 0102030405060708 0102030405060708090a0b0c 20010db8000000000000000000000007 01bb 00"},
 		{Pong{Tx: tx1}, "02 0102030405060708 0102030405060708090a0b0c" + zeros(19)},
-		{Loss{258}, "04 0102030405060708 0102" + zeros(29)},
+		{Loss{258, 772 * time.Millisecond}, "04 0102030405060708 0102 0304" + zeros(27)},
 		{Guess{}, "07 0102030405060708 " + zeros(31)},
 		{Ask{tx1, peerKey("b")}, "05 0102030405060708 0102030405060708090a0b0c 62" + zeros(31) + zeros(41)},
 		{Offer{tx1, peerKey("b"), 2, [LegSize]byte{0: 7, 39: 9}}, "06 0102030405060708 0102030405060708090a0b0c 62" + zeros(31) + "02 07" + zeros(38) + "09"},

@@ -36,7 +36,8 @@ type peer struct {
 	trial    []time.Duration // round trips of best, beside the relay's
 	counts   Counts
 	countsAt time.Time
-	lossSaid time.Time // the last report of ours
+	lossSaid time.Time // the last report of ours,
+	lossTold int       // and how many there were running
 	stirred  time.Time // when one side moved
 	rate     int       // packets a second from the peer,
 	rateAt   time.Time

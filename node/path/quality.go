@@ -2,6 +2,7 @@ package path
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -9,14 +10,22 @@ import (
 
 // A path is judged by its latency, its jitter and its loss, the relay's as well; [quality.score] makes one number of them.
 // Loss is seen without a packet more: WireGuard's counters have gaps where packets are missing, so the receiver knows,
-// and tells the sender when it is much. Latency and jitter come from pings, of which a path gets few while it is good.
+// and tells the sender how much it was in which time; of times that it says nothing of, nothing was. What counts is the mean
+// since that began, in which older reports fade:
+//
+//	lost   ──60──│──40──│──────│──50──│──│   per mille, in each report
+//	mean     60     50     35     40         two reports at least, and worse than the relay: left
+//
+// Latency and jitter come from pings, of which a path gets few while it is good.
 //
 // A path is left for its quality at most so often (fickleEvery), and one that was is taken back when it is good again.
 const (
 	lossEvery  = 700 * time.Millisecond
-	lossKeeps  = 3 * time.Second // a report; then the path is clean
+	lossKeeps  = 3 * time.Second // what was lost so long ago counts a third (1/e); a report is news for so long
 	lossLeast  = 20              // packets, to say anything about them
-	lossTell   = 20              // per mille
+	lossTell   = 10              // per mille
+	lossLearn  = 3 * lossEvery   // what is known of less is spread over that
+	lossLong   = 20              // the same, to ask whether it is the long ones that are lost
 	lossSoon   = 5               // packets missing, to tell of them sooner:
 	lossSooner = silence - 10*time.Millisecond
 	lossCost   = 40 * time.Millisecond // that a hundredth lost is worth
@@ -25,15 +34,15 @@ const (
 	lossFlood  = 20000                 // packets a second; so many overrun a receiver, whatever path they take
 	bulk       = 500                   // packets a second, which make a queue of their own and so the latency
 
-	shunStreak = 100              // answers in a row by which a path that lost too much is taken back; twice as many each time it fails again
+	shunStreak = 200              // answers in a row by which a path that lost too much is taken back; twice as many each time it fails again
 	slowStreak = 20               // the same of one that was only slow,
 	stopStreak = 10               // and of one that stops answering all the time
 	stopEvery  = 20 * time.Second // which it may do that often
-	stopBurst  = 3
-	shunWarm   = 8                      // the first of them, which are asked for
-	shunSlowly = 250 * time.Millisecond // at this pace,
-	shunWithin = 4 * time.Second        // and the others within that,
-	shunEvery  = 100 * time.Millisecond // but not more slowly than that
+	stopBurst  = 2
+	shunWarm   = 4                       // the first of them, which are asked for
+	shunSlowly = 250 * time.Millisecond  // at this pace,
+	shunWithin = 7500 * time.Millisecond // and the others within that,
+	shunEvery  = 100 * time.Millisecond  // but not more slowly than that
 
 	trialRounds = 8                // in which the relay is set beside the path in use before it is taken
 	fickleEvery = 30 * time.Second // between switches for quality in the long run,
@@ -47,8 +56,9 @@ type quality struct {
 	rtt    time.Duration // smoothed (RFC 6298: 7/8); 0 if not known
 	rttvar time.Duration // (RFC 6298: 3/4)
 	missed int           // pings unanswered since the last answer
-	loss   int           // per mille, smoothed, of what we sent by it last, as the peer says
-	lostAt time.Time     // when it said so
+	loss   float64       // what the peer reported lost, per mille; it fades with lossKeeps
+	lostAt time.Time     // when it last did,
+	bad    time.Time     // and since when there is anything to report
 	lossy  int           // reports running by which another was better
 	wins   int           // samples running by which it was clearly better than the path in use
 }
@@ -74,21 +84,24 @@ func (q *quality) score(now time.Time) time.Duration {
 	return q.rtt + 4*q.rttvar + time.Duration(q.lossNow(now))*lossCost/10
 }
 
-// lossNow is the loss, per mille; what nobody complains of any more is clean.
+// lossNow is the loss, per mille, since there is any: what nobody complains of is clean.
 func (q *quality) lossNow(now time.Time) int {
-	if recent(now, q.lostAt, lossKeeps) {
-		return q.loss
+	if q.loss == 0 {
+		return 0
 	}
-	return 0
+	return int(q.loss * fade(now.Sub(q.lostAt)) / (1 - fade(max(now.Sub(q.bad), lossLearn))))
 }
 
 // lost takes a report of loss.
-func (q *quality) lost(now time.Time, perMille int) {
-	if !recent(now, q.lostAt, lossKeeps) {
-		q.loss, q.lossy = perMille, 0
+func (q *quality) lost(now time.Time, m Loss) {
+	if q.lossNow(now) < lossTell/2 {
+		q.loss, q.bad, q.lossy = 0, now.Add(-m.Over), 0
 	}
-	q.loss, q.lostAt = (q.loss+perMille)/2, now
+	q.loss, q.lostAt = q.loss*fade(now.Sub(q.lostAt))+float64(m.PerMille)*(1-fade(m.Over)), now
 }
+
+// fade is what is left after a while of what was so long ago.
+func fade(d time.Duration) float64 { return math.Exp(-float64(d) / float64(lossKeeps)) }
 
 // relayScore puts the relay behind a direct path that is as good: others use it too.
 func (pr *peer) relayScore(now time.Time) time.Duration {
@@ -124,8 +137,12 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 	pr.rate, pr.rateAt = int(float64(span)/took.Seconds()), now
 	if got < span && pr.rate < lossFlood {
 		if lost := (span - got) * 1000 / span; lost >= lossTell {
+			if !recent(now, pr.lossSaid, lossKeeps) {
+				pr.lossTold = 0
+			}
 			pr.lossSaid = now
-			pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Loss{uint16(lost)}})
+			pr.lossTold++
+			pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Loss{uint16(lost), took}})
 			if soon && pr.best != nil && !pr.doubt {
 				pr.doubtMTU(now, true) // then it is mostly too narrow for ours, too
 			}
@@ -140,17 +157,20 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	}
 	c := pr.best
 	if c == nil {
-		pr.relay.lost(now, int(m.PerMille))
+		pr.relay.lost(now, m)
 		return
 	}
-	c.lost(now, int(m.PerMille))
+	c.lost(now, m)
 	asking := c.mtu.doubted(base(c.addr.Addr()))
-	pr.doubtMTU(now, true)
+	if m.PerMille >= lossLong {
+		pr.doubtMTU(now, true)
+	}
 	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
 	// It must be much both of late and on the whole.
-	if alone := c.score(now) - time.Duration(c.loss-min(c.loss, int(m.PerMille)))*lossCost/10; pr.relay.rtt > 0 && !clearly(pr.relayScore(now), alone) {
+	loss := c.lossNow(now)
+	if alone := c.score(now) - time.Duration(max(loss-int(m.PerMille), 0))*lossCost/10; pr.relay.rtt > 0 && !clearly(pr.relayScore(now), alone) {
 		return // and what is not known yet will be when it comes to decide
 	}
 	if asking {
@@ -160,7 +180,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 		pr.compareAt = now // another address may do better than both
 	}
 	if c.lossy++; c.lossy >= lossyTwice && pr.relay.rtt > 0 && recent(now, pr.relay.pong, 10*time.Second) {
-		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c, c.loss))
+		pr.shun(now, shunStreak, fmt.Sprintf("%s loses %d of 1000 packets", c, m.PerMille))
 	}
 }
 

@@ -267,7 +267,7 @@ func (s *script) line(verb string, arg []string) {
 		s.step(s.got(k, Relay, Guess{}))
 	case "loss":
 		n, _ := strconv.Atoi(arg[1])
-		s.step(s.got(k, Relay, Loss{uint16(n)}))
+		s.step(s.got(k, Relay, Loss{uint16(n), lossEvery}))
 	case "openers":
 		s.p.cfg.Plain = false
 	case "nat":

@@ -161,9 +161,13 @@ func (pr *peer) expire(now time.Time) {
 	switch {
 	case missed >= 2 && !pr.instead(now):
 		c := pr.best
+		lossy := pr.relay.rtt > 0 && (c.lossNow(now) > 0 || pr.lossTold >= lossyTwice && recent(now, pr.lossSaid, lossKeeps))
 		pr.leave(now, fmt.Sprintf("%s stopped answering", c))
 		pr.left, pr.leftAt = c, now
-		if !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst) {
+		switch {
+		case lossy:
+			pr.doubtful(now, c, shunStreak)
+		case !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst):
 			pr.doubtful(now, c, stopStreak)
 		}
 	case missed == 1:
