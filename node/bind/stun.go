@@ -28,6 +28,7 @@ const (
 	nameAgain      = time.Second
 	muteEvery      = time.Second     // one server is asked that often if somebody waits for a direct path, while UDP is blocked,
 	watchEvery     = 2 * time.Second // and while it is not, for our address from outside may change
+	gapEvery       = 20 * time.Second
 )
 
 // stunClient learns from the relays, on the sockets peers use, how we look from outside, and which relay is near
@@ -37,7 +38,10 @@ type stunClient struct {
 	started time.Time    // this round
 	looked  [2]time.Time // the last out of turn, the older first
 	vain    bool         // the rounds before this one were
-	knocked time.Time    // next question between rounds
+	knocked time.Time    // next question between rounds;
+	waiting bool         // the last has no answer yet,
+	gap     bool         // nor had one before it
+	gapped  time.Time    // the last gap that was told of
 	turn    int          // whom that goes to
 	rounds  int
 	next    time.Time
@@ -207,7 +211,7 @@ func (s *stunClient) knock(now time.Time) {
 		return // until watch
 	}
 	if !s.knocked.After(now) {
-		s.knocked = now.Add(every)
+		s.knocked, s.gap, s.waiting = now.Add(every), s.waiting, true
 		for range s.servers {
 			if s.turn++; s.ask(now, s.turn%len(s.servers)) == nil {
 				break // the others may be of a family that we do not have
@@ -301,8 +305,14 @@ func (s *stunClient) answer(p message) {
 	s.test(now)
 	s.l.tend(now)
 	s.l.announce(now)
-	if mute {
+	gap := s.gap && now.Sub(s.gapped) > gapEvery
+	if s.waiting, s.gap = false, false; gap {
+		s.gapped = now // what was asked in it was asked in vain
+	}
+	if mute || gap {
 		s.l.step(path.Unblocked{})
+	}
+	if mute {
 		s.start(now) // and what do the others say?
 	}
 }

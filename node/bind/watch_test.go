@@ -57,3 +57,26 @@ func TestNATBecomesEasier(t *testing.T) {
 		}
 	})
 }
+
+// No UDP passes for some seconds in which a direct path is sought, and so short that no round of questions is all in vain: one
+// question that had no answer says that pings had none either, and the search begins anew.
+func TestShortGap(t *testing.T) {
+	for _, p := range [][2]string{{"hardaddr", "addrrestr"}, {"fullcone", "hard"}, {"easy", "easy"}} {
+		synctest.Test(t, func(t *testing.T) {
+			m := meet(t, 5, p[0], p[1])
+			defer m.end()
+			<-time.After(4 * time.Second) // since the first round
+			m.ra.BlockUDP(true)
+			m.shake()
+			m.talk(4500*time.Millisecond, nil)
+			m.ra.BlockUDP(false)
+			start := time.Now()
+			m.talk(20*time.Second, func() bool { return m.both() > 0 })
+			if took := time.Since(start); took > 2*watchEvery+time.Second {
+				t.Errorf("%s/%s: direct after %v", p[0], p[1], took)
+			} else {
+				t.Logf("%s/%s: direct after %v", p[0], p[1], took)
+			}
+		})
+	}
+}
