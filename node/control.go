@@ -224,6 +224,7 @@ func (c *control) seen(m *wire.Map) {
 	if m == nil {
 		return
 	}
+	tidy(len(m.Peers))
 	select {
 	case c.dirty <- struct{}{}:
 	default:
@@ -235,6 +236,7 @@ func (c *control) seen(m *wire.Map) {
 // coordinator delays a cut, and nothing is acknowledged that a crash would undo.
 func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 	old := c.enforce.cur.Load().m
+	tidy(len(d.Peers))
 	m, err := old.Apply(d)
 	if err != nil {
 		c.whole = true
@@ -258,7 +260,9 @@ func (c *control) delta(conn *wire.Conn, d *wire.Delta) error {
 	}
 	took := time.Since(begin)
 	c.whole = false
+	tidy(len(m.Peers))
 	c.save(m)
+	tidy(len(m.Peers))
 	c.join = ""
 	if !c.id.joined || c.hello.Enrol != "" {
 		c.hello.Enrol, c.id.joined = "", true
@@ -288,27 +292,30 @@ func (c *control) save(m *wire.Map) {
 	c.problem("")
 }
 
-// saver writes the soft plane's news to the disk now and then, and at the end.
+// saver writes the soft plane's news to the disk now and then, that of a large mesh more seldom, and at the end.
 func (c *control) saver(ctx context.Context) {
 	save := func() {
-		select {
-		case <-c.dirty:
-			if cur := c.enforce.cur.Load(); cur.m != nil && cur.refused == nil {
-				c.save(cur.m)
-			}
-		default:
+		if cur := c.enforce.cur.Load(); cur.m != nil && cur.refused == nil {
+			c.save(cur.m)
+			tidy(len(cur.names))
 		}
 	}
-	defer save()
-	t := time.NewTicker(saveEvery)
-	defer t.Stop()
 	for {
 		select {
-		case <-t.C:
-			save()
+		case <-c.dirty:
 		case <-ctx.Done():
+			select {
+			case <-c.dirty:
+				save()
+			default:
+			}
 			return
 		}
+		select {
+		case <-time.After(saveEvery * time.Duration(1+len(c.enforce.cur.Load().names)/restPeers)):
+		case <-ctx.Done():
+		}
+		save()
 	}
 }
 

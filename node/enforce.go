@@ -98,6 +98,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	m = e.ticketed(m)
 	p.filter.NotBefore = e.issued(m.Ticket, now)
 	cuts := e.filter.Set(p.filter, now)
+	tidy(len(m.Peers))
 	if len(m.Ticket.Signed) > 0 {
 		e.bind.SetTicket(m.Ticket.Signed)
 	}
@@ -109,6 +110,7 @@ func (e *enforcer) apply(m *wire.Map, fromDisk bool, now time.Time) error {
 	}
 	e.end(cuts)
 	e.tellDoubt()
+	tidy(len(m.Peers))
 
 	prev := e.cur.Load()
 	names := make(map[string]*wire.Peer, len(m.Peers)+1)
@@ -295,7 +297,7 @@ func (e *enforcer) tick(now time.Time) {
 func (e *enforcer) deadline(now time.Time) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	at := now.Add(tickEvery)
+	at := now.Add(tickEvery - time.Duration(now.UnixNano())%tickEvery) // when the bind looks at the clock: one wake-up for both
 	for _, t := range []time.Time{e.next, e.filter.Deadline(now)} {
 		if !t.IsZero() && t.Before(at) {
 			at = t

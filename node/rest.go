@@ -47,6 +47,17 @@ func (r *rest) made(peers int, now time.Time) bool {
 	return true
 }
 
+// tidy collects the garbage of a Map of so many peers, if it is worth it: it is called between the steps of enforcing one,
+// since the collector would let each leave its own on top of that before.
+func tidy(peers int) {
+	if peers < restPeers {
+		return
+	}
+	if inUse, now := heap(); now > inUse+litterLeast {
+		runtime.GC()
+	}
+}
+
 // giveBack empties pools, which takes two collections, and gives free memory back.
 func giveBack() {
 	runtime.GC()

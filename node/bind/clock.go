@@ -18,7 +18,12 @@ const (
 	sleepLeast = 5 * time.Second // shorter ones do no harm, and clocks are set now and then
 )
 
-func newClock(b *Bind) clock { return clock{next: time.Now().Add(clockEvery), apart: b.wallApart()} }
+func newClock(b *Bind) clock { return clock{next: beat(time.Now()), apart: b.wallApart()} }
+
+// beat is the next of the times at which all that looks every five seconds does, so that an idle machine wakes once.
+func beat(now time.Time) time.Time {
+	return now.Add(clockEvery - time.Duration(now.UnixNano())%clockEvery)
+}
 
 // wallApart is how far the wall clock is ahead of the monotonic one, but for a constant.
 func (b *Bind) wallApart() time.Duration {
@@ -39,7 +44,7 @@ func (c *clock) slept(b *Bind) bool {
 	jump := apart - c.apart
 	c.apart, c.wasLate = apart, false
 	if now := time.Now(); !c.next.After(now) {
-		c.next = now.Add(clockEvery)
+		c.next = beat(now)
 	}
 	return late || jump > sleepLeast
 }
