@@ -164,6 +164,7 @@ type doubles struct {
 	mu    sync.Mutex
 	delay time.Duration
 	down  map[uint16]bool
+	cut   map[uint16]key.NodePublic // of each the node that it has lost, and does not know of
 	at    map[uint16]map[key.NodePublic]*double
 	sends atomic.Int64
 	lose  func(pkt []byte) bool // some are lost on the way
@@ -176,7 +177,7 @@ type double struct {
 }
 
 func newDoubles(delay time.Duration) *doubles {
-	return &doubles{delay: delay, down: map[uint16]bool{}, at: map[uint16]map[key.NodePublic]*double{}}
+	return &doubles{delay: delay, down: map[uint16]bool{}, cut: map[uint16]key.NodePublic{}, at: map[uint16]map[key.NodePublic]*double{}}
 }
 
 func (r *doubles) dial(cfg derp.ClientConfig) RelayClient {
@@ -187,7 +188,7 @@ func (r *doubles) dial(cfg derp.ClientConfig) RelayClient {
 		r.at[cfg.ID] = map[key.NodePublic]*double{}
 	}
 	r.at[cfg.ID][cfg.Node] = c
-	down := r.down[cfg.ID]
+	down := c.out()
 	time.AfterFunc(0, func() {
 		if !down {
 			cfg.Status(true, nil)
@@ -205,6 +206,19 @@ func (r *doubles) setDown(id uint16, down bool) {
 	}
 }
 
+// setCut loses a relay to one node only.
+func (r *doubles) setCut(id uint16, k key.NodePublic) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut[id] = k
+	if c := r.at[id][k]; c != nil {
+		c.cfg.Status(false, nil)
+	}
+}
+
+// out reports whether nothing gets between the node and the relay. The caller holds mu.
+func (c *double) out() bool { return c.r.down[c.cfg.ID] || c.r.cut[c.cfg.ID] == c.cfg.Node }
+
 func (r *doubles) setLose(lose func([]byte) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,7 +229,7 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 	c.r.sends.Add(1)
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
-	if c.r.down[c.cfg.ID] {
+	if c.out() {
 		return false
 	}
 	var copies [][]byte
@@ -228,7 +242,7 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 		c.r.mu.Lock()
 		d := c.r.at[c.cfg.ID][dst]
 		gone := c.r.gone && d == nil
-		if c.r.down[c.cfg.ID] {
+		if d != nil && d.out() {
 			d = nil
 		}
 		c.r.mu.Unlock()
@@ -244,7 +258,7 @@ func (c *double) Send(dst key.NodePublic, pkts [][]byte) bool {
 
 func (c *double) SendPriority(dst key.NodePublic, pkts [][]byte) bool { return c.Send(dst, pkts) }
 func (c *double) Redial()                                             {}
-func (c *double) Up() bool                                            { c.r.mu.Lock(); defer c.r.mu.Unlock(); return !c.r.down[c.cfg.ID] }
+func (c *double) Up() bool                                            { c.r.mu.Lock(); defer c.r.mu.Unlock(); return !c.out() }
 func (c *double) Close() error {
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()

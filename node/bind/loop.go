@@ -241,7 +241,8 @@ func (l *loop) announce(now time.Time) {
 func (l *loop) traffic(p *peer) path.Traffic {
 	b := l.b
 	waiting := b.time(p.waiting.Load())
-	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting, Relayed: b.time(p.relayed.Load()), Counts: p.counts()}
+	return path.Traffic{Sent: b.time(p.sent.Load()), Heard: b.time(p.heard.Load()), Waiting: waiting,
+		Any: b.time(p.any.Load()), Relayed: b.time(p.relayed.Load()), Counts: p.counts()}
 }
 
 // disco opens a message and lets the paths know.
@@ -342,6 +343,10 @@ func (l *loop) send(p *peer, a path.Send) {
 		return
 	case a.To.IsValid():
 		_ = l.b.sendUDP([][]byte{l.buf}, a.To)
+		return
+	case a.Wide:
+		p.wide.Store(l.b.now())
+		l.b.relays.everywhere([][]byte{l.buf}, p.key, uint16(p.relay.Load()), l.b.now())
 		return
 	}
 	l.b.sendRelay([][]byte{l.buf}, p, true)

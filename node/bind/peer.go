@@ -23,6 +23,7 @@ type peer struct {
 	relay    atomic.Uint32 // where it is
 	via      atomic.Uint32 // where its packets last came from; 0 if from none
 	relayed  atomic.Int64  // when they did
+	wide     atomic.Int64  // when it was last asked for at all relays
 	absent   atomic.Uint32 // a relay that said it was not there,
 	absentAt atomic.Int64  // and when
 	blind    atomic.Int32  // packets sent to unproven addresses since the last handshake

@@ -241,6 +241,9 @@ func (b *Bind) fromRelay(relay uint16, from key.NodePublic, pkts [][]byte) {
 		return
 	}
 	now := b.now()
+	if at, asked := uint16(p.relay.Load()), p.wide.Load(); asked != 0 && now-asked < int64(relayTrust) && relay != at && relay != b.Home() {
+		b.absent(at, from) // it answers from where it can
+	}
 	p.via.Store(uint32(relay))
 	p.relayed.Store(now)
 	b.hear(p, now)

@@ -86,7 +86,7 @@ func (r *relays) get(id uint16) *relayConn {
 
 const maxStray = 4 // relays asked for a peer that may be at any
 
-// everywhere sends to a peer at its relay, which is down, at our own and at some others: it is at one of them.
+// everywhere sends to a peer at its relay, which is down or no longer has it, at our own and at some others: it is at one of them.
 func (r *relays) everywhere(bufs [][]byte, peer key.NodePublic, at uint16, now int64) (sent bool) {
 	r.mu.Lock()
 	ids := slices.Clone(r.order)

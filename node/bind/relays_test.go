@@ -145,6 +145,37 @@ func TestBothHomesAreLostUntold(t *testing.T) {
 	})
 }
 
+// A node that alone loses its relay, and with it the coordinator that would tell its peers, is found at the next one, also by a
+// peer that has only one other relay, and does not know it.
+func TestOneHomeIsLostUntold(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t)
+			p.rel.gone = gone
+			p.net.setDrop(func(_, _ netip.AddrPort) bool { return true })
+			for _, s := range []*side{p.a, p.b} {
+				s.SetRelays([]Relay{{ID: 1}, {ID: 2}})
+			}
+			p.a.SetPeers([]Peer{p.b.peer(1)})
+			p.b.SetPeers([]Peer{p.a.peer(1)})
+			<-time.After(time.Second)
+			p.shake()
+			time.AfterFunc(2*time.Second, func() { p.rel.setCut(1, p.a.cfg.Node) })
+			for _, p.back = range []bool{false, true} {
+				sent, got := p.talk(10 * time.Second)
+				n, gap := lost(sent, got)
+				t.Logf("%d of %d packets lost, %v without any", n, len(sent), gap)
+				if gap > 3*time.Second {
+					t.Errorf("nothing came through for %v", gap)
+				}
+			}
+			if p.a.Home() != 2 || p.b.Home() != 1 {
+				t.Errorf("homes %d and %d, want 2 and 1", p.a.Home(), p.b.Home())
+			}
+		})
+	}
+}
+
 // A peer that is not at the relay that we were told of is found at any that we are connected to, when that says so: two that
 // change their relay at once may have old news of each other, and no newer may come.
 func TestPeerIsNotAtItsRelay(t *testing.T) {

@@ -50,6 +50,9 @@ const (
 	knockEvery  = 200 * time.Millisecond // a path that stopped answering is asked that often as long as somebody sends,
 	knockFor    = 10 * time.Second       // for so long
 	trustLeast  = time.Second            // Trust of one that has not yet shown what silence it survives, or that just did not
+	muteAfter   = 500 * time.Millisecond // a peer on the relay that brings nothing for so long, while we send, is asked by relay,
+	muteEvery   = 3 * time.Second        // not more often than that if it answers,
+	muteFor     = 12 * time.Second       // and for so long if it does not
 	recheck     = 15 * time.Second       // a path is asked that often even if packets come in: their sources may be forged
 	awake       = Awake
 	callable    = 45 * time.Second // peers we sent to that recently are told when we move
@@ -151,6 +154,7 @@ type Traffic struct {
 	Heard   time.Time // last WireGuard packet or Alive from the address of the direct path
 	Waiting time.Time // first packet sent by the direct path after Heard; zero if none
 	Relayed time.Time // last WireGuard packet from the peer by relay
+	Any     time.Time // last packet of any kind that came of the peer, by any route
 	Counts            // of WireGuard packets from the peer
 }
 
@@ -175,8 +179,9 @@ type (
 		Peer   key.NodePublic
 		To     Route
 		Msg    Message
-		TTL    int // how many routers it may cross, plus one; 0 for as many as usual
-		Socket int // one of those opened for the peer, from 1 on; 0 for the usual one
+		TTL    int  // how many routers it may cross, plus one; 0 for as many as usual
+		Socket int  // one of those opened for the peer, from 1 on; 0 for the usual one
+		Wide   bool // by relay: by all at which the peer may be
 	}
 	// Sockets wants so many sockets opened for a peer, each with a port of its own, or all closed. The one by which the
 	// first message of the peer comes from an address is the one for that address from then on, and stays.

@@ -25,6 +25,7 @@ type peer struct {
 	since      time.Time
 	why        string
 	lapse      lapse      // the last long silence, while it is not known whether best survived it
+	muted      time.Time  // when it was last asked because nothing came of it by relay
 	hushed     time.Time  // when it was last asked because a flow had ended
 	quiet      int        // times best had to be asked since a packet came by it
 	left       *candidate // the path that stopped answering last
@@ -137,6 +138,9 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.seeking() {
 			sooner(pr.seekAt)
 		}
+		if at, ok := pr.muteDue(); ok {
+			sooner(at)
+		}
 		switch {
 		case pr.best == nil || pr.doubt:
 		case pr.asked(pr.best.addr):
@@ -202,6 +206,9 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	}
 	if pr.best != nil {
 		pr.check(now)
+	} else if at, ok := pr.muteDue(); ok && !at.After(now) {
+		pr.muted = now
+		pr.ping(now, Relay, 0, true)
 	}
 	if pr.seeking() && !pr.seekAt.After(now) {
 		pr.seek(now)
@@ -407,7 +414,7 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	}
 	g := ping{tx: pr.p.cfg.Tx(), to: to, sent: now, due: now.Add(wait), probe: id}
 	pr.pings = append(pr.pings, g)
-	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}})
+	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}, Wide: !to.IsValid() && pr.mute()})
 }
 
 // rationed reports whether a candidate may be pinged as far as nothing is known of it but by hearsay.

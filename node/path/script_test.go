@@ -430,6 +430,9 @@ func (s *script) describe(a Action) string {
 			if a.TTL != 0 {
 				return "open " + to
 			}
+			if a.Wide {
+				to += "s"
+			}
 			if m.Pad != 0 {
 				return fmt.Sprintf("ping %s of %d bytes", to, headers(a.To.Addr())+Shortest+m.Pad)
 			}

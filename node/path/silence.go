@@ -208,3 +208,21 @@ func (pr *peer) knock(now time.Time) {
 		pr.ping(now, pr.left.addr, 0, true)
 	}
 }
+
+// muteDue is when a peer on the relay is asked because nothing comes of it: it may have left its relay, and whoever would
+// tell us be where it cannot be reached either.
+func (pr *peer) muteDue() (at time.Time, ok bool) {
+	any := pr.traffic.Any
+	if pr.best != nil || any.IsZero() || !pr.traffic.Sent.After(any) || pr.asked(Relay) {
+		return at, false
+	}
+	at = any.Add(muteAfter)
+	if !pr.mute() {
+		at = latest(at, pr.muted.Add(muteEvery))
+	}
+	return at, pr.muted.Sub(any) < muteFor
+}
+
+// mute reports whether a peer on the relay did not answer there when it was asked last. From then on it is asked by all relays at
+// which it may be, and the answer comes by the one at which it is.
+func (pr *peer) mute() bool { return pr.best == nil && pr.relay.missed > 0 }
