@@ -28,6 +28,7 @@ type Netcheck struct {
 	PortMapping PortMapping  `json:"port_mapping"`
 	AnyPort     bind.Finding `json:"filter_any_port"` // packets get in from a port of a server's that nothing was sent to
 	Hairpin     bind.Finding `json:"hairpin"`         // the NAT sends back what goes to our own outside address
+	Spoilt      bind.Finding `json:"unasked_spoils"`  // it never uses a port again towards who sent there unasked
 	// Captive is the relay in whose place somebody else answers: a captive portal, perhaps. Empty for none.
 	Captive string `json:"captive_portal,omitempty"`
 }
@@ -119,7 +120,7 @@ func (n *Node) netcheckOf(ctx context.Context, w bind.Network) Netcheck {
 	for _, r := range w.Relays {
 		out.Relays = append(out.Relays, RelayCheck{r.ID, r.URL, r.Home, r.Connected, Seconds(r.Latency)})
 	}
-	out.PortMapping, out.AnyPort, out.Hairpin = n.portMapping(w.NAT), w.NAT.AnyPort, w.NAT.Hairpin
+	out.PortMapping, out.AnyPort, out.Hairpin, out.Spoilt = n.portMapping(w.NAT), w.NAT.AnyPort, w.NAT.Hairpin, w.NAT.Spoilt
 	out.PeerRelays = n.peerRelays(n.enforce.cur.Load().m, time.Now())
 	out.Captive = captive(ctx, out.Relays)
 	return out

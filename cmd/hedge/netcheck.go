@@ -92,6 +92,7 @@ func showNetcheck(w io.Writer, n node.Netcheck) {
 	row("nat", n.NAT.Text)
 	row("filter", map[bind.Finding]string{bind.Yes: "not by port", bind.No: "by port", bind.Unknown: "not known"}[n.AnyPort])
 	row("hairpin", map[bind.Finding]string{bind.Yes: "yes", bind.No: "no", bind.Unknown: "not known"}[n.Hairpin])
+	row("unasked", map[bind.Finding]string{bind.Yes: "spoils a port for its sender, so that peers must take care", bind.No: "does no harm", bind.Unknown: "not known"}[n.Spoilt])
 	row("port", portText(n.PortMapping))
 	if n.Captive != "" {
 		row("captive", fmt.Sprintf("somebody else answers for %s: a captive portal? Open a web page on this machine, and agree to what it asks", n.Captive))

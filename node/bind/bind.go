@@ -71,6 +71,7 @@ type Bind struct {
 	accounts chan asked
 	names    chan resolved
 	samples  chan []uint16
+	spoils   chan Finding
 	done     <-chan struct{} // of ctx
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -127,6 +128,7 @@ func New(cfg Config) (*Bind, error) {
 		accounts: make(chan asked),
 		names:    make(chan resolved),
 		samples:  make(chan []uint16),
+		spoils:   make(chan Finding),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.done = b.ctx.Done()

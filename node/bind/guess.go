@@ -233,7 +233,10 @@ func (b *Bind) sample(server netip.AddrPort, n int) {
 		if s.WriteOne(m.Raw, server) != nil {
 			break
 		}
-		wg.Go(func() { ports[i] = s.sample(m, server) })
+		wg.Go(func() {
+			mapped, _ := s.await(m, server)
+			ports[i] = mapped.Port()
+		})
 	}
 	stop := context.AfterFunc(b.ctx, func() {
 		for _, s := range list {
@@ -252,8 +255,8 @@ func (b *Bind) sample(server netip.AddrPort, n int) {
 	}
 }
 
-// sample waits for the answer to a request, which it repeats; 0 if there is none.
-func (s *sock) sample(m *stun.Message, server netip.AddrPort) uint16 {
+// await waits for the answer to a request, which it repeats: how the server sees us, and its other port; zero if there is none.
+func (s *sock) await(m *stun.Message, server netip.AddrPort) (mapped netip.AddrPort, other uint16) {
 	buf := make([]byte, maxSTUN)
 	for try := range sampleTries {
 		if try > 0 {
@@ -263,14 +266,14 @@ func (s *sock) sample(m *stun.Message, server netip.AddrPort) uint16 {
 		for {
 			n, _, err := s.ReadOne(buf)
 			if isClosed(err) {
-				return 0
+				return mapped, 0
 			} else if err != nil {
 				break
 			}
 			if mapped, id, ok := readAnswer(buf[:n]); ok && id == m.TransactionID {
-				return mapped.Port()
+				return mapped, secondPort(buf[:n])
 			}
 		}
 	}
-	return 0
+	return mapped, 0
 }

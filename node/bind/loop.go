@@ -77,6 +77,9 @@ func (l *loop) run() {
 			l.stun.named(r)
 		case ports := <-l.b.samples:
 			l.stun.sampled(ports)
+		case f := <-l.b.spoils:
+			l.stun.spoil.busy, l.stun.spoil.found = false, f
+			l.announce(time.Now())
 		case p := <-l.b.heards:
 			l.b.nudge(p)
 		case s := <-l.b.strays:

@@ -23,6 +23,7 @@ type NAT struct {
 	// As RFC 4787 calls them, over IPv4.
 	AnyPort   Finding        // packets get in from a port of a server's that we sent nothing to: the filter is not by port
 	Hairpin   Finding        // packets that we send to our own outside address come back
+	Spoilt    Finding        // a packet that nobody asked for spoils the port it came to for its sender, as with Linux without a firewall of its own
 	Forwarded netip.AddrPort // the port that the gateway forwards to us
 	Forwards  Finding        // and whether it does, as far as a server can tell
 }
@@ -170,8 +171,13 @@ func (s *stunClient) judge(now time.Time) path.NAT {
 	if n.Forwards == No && s.l.b.cfg.Deaf != nil {
 		s.l.b.cfg.Deaf(n.Forwarded)
 	}
-	s.l.b.nat.Store(&n)
 	p := path.NAT{Kind: n.Kind, Low: n.Ports[0], High: n.Ports[1]}
+	if n.Kind == path.Easy && s.nature.mapped.IsValid() {
+		s.spoil.try(s.l.b, s.nature.server, s.nature.mapped, now)
+		p.Low = s.spoil.kind()
+		n.Spoilt = s.spoil.found
+	}
+	s.l.b.nat.Store(&n)
 	if n.Kind != path.Sequential && n.Kind != path.Block && n.Kind != path.Random || s.samples.busy {
 		return p
 	}

@@ -25,7 +25,7 @@ func TestNAT(t *testing.T) {
 		"none": path.Easy, "easy": path.Easy, "easyopen": path.Easy, "fullcone": path.Easy, "addrrestr": path.Easy,
 		"cgn": path.Easy, "cgn+hp": path.Easy, "dual": path.Easy, "v6": path.Easy,
 		"hard": path.Random, "hardseq": path.Sequential, "hardblk": path.Block, "blocked": path.Blocked,
-		"pool": path.Easy,
+		"pool": path.Easy, "opencgn": path.Easy,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := lab.NewInternet(1)
@@ -46,6 +46,10 @@ func TestNAT(t *testing.T) {
 			hairpin := map[string]Finding{"none": Yes, "cgn+hp": Yes, "v6": Unknown, "blocked": Unknown}
 			if want, ok := hairpin[kind]; !ok && got.Hairpin != No || ok && got.Hairpin != want {
 				t.Errorf("%s: hairpin %s", kind, got.Hairpin)
+			}
+			spoilt := map[string]Finding{"easyopen": Yes, "opencgn": Yes, "v6": Unknown, "blocked": Unknown, "hard": Unknown, "hardseq": Unknown, "hardblk": Unknown}
+			if want, ok := spoilt[kind]; !ok && got.Spoilt != No || ok && got.Spoilt != want {
+				t.Errorf("%s: spoilt by what nobody asked for: %s", kind, got.Spoilt)
 			}
 			t.Logf("%-10s %s", kind, got)
 		})

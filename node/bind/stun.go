@@ -54,6 +54,7 @@ type stunClient struct {
 	relays  []Relay
 	samples sampler
 	nature  behaviour
+	spoil   spoiling
 }
 
 type stunServer struct {

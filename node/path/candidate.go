@@ -331,7 +331,12 @@ func (pr *peer) reach(now time.Time, c *candidate) {
 // the pair could not meet. So at first we open our side only, and say so by relay; who hears that pings in earnest.
 // A NAT of ours with a port for each far end gains nothing by it, and behind addresses that are not public is no NAT.
 func (pr *peer) early(now time.Time, c *candidate) bool {
-	if pr.p.cfg.Plain || !c.pong.IsZero() || !public(c.addr.Addr()) || pr.p.self.NAT.hard() || recent(now, pr.clear, clearFor) {
+	switch {
+	case pr.p.cfg.Plain, !c.pong.IsZero(), !public(c.addr.Addr()), pr.p.self.NAT.hard():
+		return false
+	case pr.nat.spoilt() && pooled(pr.p.self.Endpoints) != nil: // it does not know all addresses that we may come from (see planPool)
+		return true
+	case recent(now, pr.clear, clearFor):
 		return false
 	}
 	wait := max(openFor, pr.relay.rtt/2+openFor/3)

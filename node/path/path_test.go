@@ -20,6 +20,7 @@ type world struct {
 	pongs    []pong
 	use      Use
 	pings    int // sent
+	openers  int // the same, of those that die on the way
 	ticks    int
 	hops     []Hop
 }
@@ -40,9 +41,11 @@ func (w *world) step(ev Event) {
 			if !ok {
 				break
 			}
-			if w.pings++; a.TTL != 0 {
+			if a.TTL != 0 {
+				w.openers++
 				break // it dies on the way
 			}
+			w.pings++
 			if rtt, ok := w.flow.net[a.To]; ok {
 				w.later(rtt, Got{Peer: a.Peer, From: a.To, Msg: Pong{Tx: m.Tx}})
 			}
@@ -188,16 +191,17 @@ func TestAlways(t *testing.T) {
 				w.pass(time.Duration(rapid.IntRange(1, 20000).Draw(t, "ms"))*time.Millisecond, false)
 			},
 		})
-		most := probeBurst + probeRate*int(w.now.Sub(epoch)/time.Second+1)
-		if w.pings > most+20*int(w.now.Sub(epoch)/time.Second+1) {
-			t.Fatalf("%d pings in %v", w.pings, w.now.Sub(epoch))
+		most := probeBurst + (probeRate+20)*int(w.now.Sub(epoch)/time.Second+1)
+		attempts := guessBurst + 1 + int(w.now.Sub(epoch)/(10*time.Minute)) // at an address of a pool's
+		if w.pings > most+attempts*poolPings*len(addresses) || w.openers > most+attempts*poolNets*2*254 {
+			t.Fatalf("%d pings and %d openers in %v", w.pings, w.openers, w.now.Sub(epoch))
 		}
 		w.pass(15*time.Second, false)
-		sent := w.pings
+		sent := w.pings + w.openers
 		if k, at, ok := w.p.Next(); ok {
 			t.Fatalf("%s at rest wants a tick at %v", peerName(k), at)
 		}
-		if w.step(Self{}); w.pings != sent {
+		if w.step(Self{}); w.pings+w.openers != sent {
 			t.Fatal("a peer at rest was pinged")
 		}
 	})

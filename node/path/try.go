@@ -10,11 +10,17 @@ type Kind uint8
 
 const (
 	Unknown    Kind = iota
-	Easy            // one for all far ends, or there is no NAT at all
+	Easy            // one for all far ends, or there is no NAT at all: Low is Steady, Spoilt or 0
 	Sequential      // another for each far end, the next one: Low is the last seen, High the step, 65535 for one downwards
 	Block           // another for each far end, somewhere from Low to High
 	Random          // another for each far end, anywhere
 	Blocked         // no answer at all
+)
+
+// What packets that nobody has asked for do to a NAT that is Easy, in its Low; 0 if that is not known.
+const (
+	Steady uint16 = 1 + iota // nothing
+	Spoilt                   // it never uses the port that they came to towards their sender (see early)
 )
 
 func (k Kind) String() string {
@@ -31,6 +37,9 @@ type NAT struct {
 	Kind      Kind
 	Low, High uint16
 }
+
+// spoilt reports whether packets that nobody has asked for are known to spoil its ports.
+func (n NAT) spoilt() bool { return n.Kind == Easy && n.Low == Spoilt }
 
 // hard reports whether peers cannot know in advance the port by which a packet to them leaves.
 func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.Kind == Random }
@@ -79,6 +88,8 @@ const (
 	// that mostly do, and the others after all of these.
 	someEarly  = 2.0 / 5
 	earlyAfter = 3.0 / 5
+	deepAfter  = 500 * time.Millisecond // openers go a router further, where that can spoil nothing
+	spoiltPart = 4                      // fifths of those probes, after which all sockets ping a NAT that is known to be spoilt by it
 )
 
 // try is an attempt to guess ports. The side with the hard NAT opens many sockets, so that its NAT has many ports open
@@ -143,6 +154,12 @@ func (pr *peer) plan(b Budget) (t *try, why string) {
 		t.linger = tryLinger + lasts(min(n, b.Probes)) - probing
 		if t.socks > someSocks {
 			t.early, t.mid = int(someEarly*float64(t.socks)), guessLater+time.Duration(earlyAfter*float64(probing))
+		}
+		switch {
+		case theirs.Low == Steady:
+			t.early, t.mid, t.far, t.most = t.socks, deepAfter, 2*t.socks, 3*t.socks
+		case theirs.Low == Spoilt:
+			t.early, t.rest = 0, guessLater+probing*spoiltPart/5
 		}
 		if pr.p.cfg.Plain {
 			t.short, t.near, t.far, t.early, t.rest, t.rate = 0, 0, 0, 0, 0, b.Rate*5/3
