@@ -244,8 +244,11 @@ func (c *Client) write() {
 	var b *block
 	var failed *link
 	for {
-		l := c.cur.Load()
-		if l == nil || l == failed || c.held.Load() {
+		l, held := c.cur.Load(), c.held.Load()
+		if l == nil || l == failed || held {
+			if held {
+				c.busy() // UDP may be there before a new link is
+			}
 			select {
 			case <-c.wake:
 				continue

@@ -118,8 +118,7 @@ func (m *manager) tick(now time.Time) {
 		return true
 	}
 	if past(&m.freeAt) {
-		m.held.Store(false) // the link may be alive after all
-		m.poke(m.wake)
+		m.free() // the link may be alive after all
 	}
 	if past(&m.renewAt) {
 		m.renew(now)
@@ -157,6 +156,13 @@ func (m *manager) wanted(now time.Time) {
 		return
 	}
 	m.dialAt = now
+}
+
+// free lets the writer go on.
+func (m *manager) free() {
+	m.held.Store(false)
+	m.freeAt = time.Time{}
+	m.poke(m.wake)
 }
 
 func (m *manager) status(up bool, err error) {
@@ -256,13 +262,11 @@ func (m *manager) adopt(r dialResult, now time.Time) {
 		m.q.clear()
 	}
 	m.cur.Store(l)
-	m.held.Store(false)
-	m.freeAt = time.Time{}
 	m.partUDP()
 	m.ticket, m.lost = r.ticket, nil
 	m.good, m.wish = m.url, 0
 	m.dialAt = time.Time{}
-	m.poke(m.wake)
+	m.free()
 	m.wg.Add(1)
 	go l.read()
 	if old != nil { // the relay ends it as soon as all that was for us in it is sent

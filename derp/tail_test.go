@@ -107,6 +107,41 @@ func TestMoveLosesNothing(t *testing.T) {
 	}
 }
 
+// TestMoveWakesUDP: an address has gone while the relay's UDP side was asleep. What is sent then goes that way, which takes a round
+// trip, and waits for no new connection, which takes three.
+func TestMoveWakesUDP(t *testing.T) {
+	r := newRelay(t, func(c *ServerConfig) { c.UDP = true }).withUDP(t)
+	h := newBlackHole(t, r.addr)
+	var moved atomic.Bool
+	a := newClientOf(t, newNode(r.control), r, func(c *ClientConfig, _ *times) {
+		c.URLs, c.UDP = []string{"https://" + h.ln.Addr().String()}, []string{r.addr}
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if moved.Load() && network == "udp" {
+				return nil, syscall.ENETUNREACH
+			}
+			if moved.Load() {
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+	}).waitUp(t)
+	b := newClientOf(t, newNode(r.control), r).waitUp(t)
+	eventually(t, "the relay has offered its UDP side", func() bool { return a.bond.Load() != nil })
+	h.swallow.Store(true)
+	moved.Store(true)
+	a.Redial()
+	eventually(t, "the client knows", a.held.Load)
+	a.Send(b.pub, [][]byte{data("to b")})
+	if got := receive(t, "a packet by UDP", b.got); got.data != string(data("to b")) {
+		t.Errorf("got %q", got.data)
+	}
+	b.Send(a.pub, [][]byte{data("to a")})
+	if got := receive(t, "the answer", a.got); got.data != string(data("to a")) {
+		t.Errorf("got %q", got.data)
+	}
+}
+
 // TestMoveInVain: where no new connection can be made, packets go by the old one again after a while: it may be alive.
 func TestMoveInVain(t *testing.T) {
 	r := newRelay(t)

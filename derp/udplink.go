@@ -145,7 +145,9 @@ func (m *manager) mindUDP(now time.Time) {
 		a, next := u.lane.act(at)
 		size, both := u.lane.usable()
 		b.both.Store(both)
-		b.size.Store(int32(size))
+		if b.size.Store(int32(size)); size > 0 && m.held.Load() {
+			m.free() // what waits for a new link goes by UDP
+		}
 		if a.stop {
 			m.control(kindUDP, nil)
 			if l := m.cur.Load(); l != nil {
