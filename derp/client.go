@@ -32,6 +32,8 @@ type ClientConfig struct {
 	Status func(up bool, err error)
 	// Gone, if set, is told that the relay has no such node: a hint, which a relay may withhold or invent.
 	Gone func(key.NodePublic)
+	// Outside, if set, is told that our datagrams come to the relay from another address than before. It must return soon.
+	Outside func()
 
 	// UDP is where the relay's UDP side may be, host:port; if empty, at the URLs' hosts and ports. It is used while pings
 	// of it are answered and not needed otherwise.

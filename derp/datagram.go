@@ -4,6 +4,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -22,7 +23,9 @@ import (
 //
 //	k   to the relay      from the relay
 //	    1 message         81 message     body: packets, as in a WebSocket message
-//	    2 ping            82 pong        body: 8 bytes to give back, be16 use, padding; a pong is as long as its ping
+//	    2 ping            82 pong        body: 8 bytes to give back, be16 use, padding; a pong is as long as its ping, and where
+//	                                     there is room its padding begins with the ping's source: 16 bytes (RFC 4291 section
+//	                                     2.5.5.2 for IPv4), be16 port
 //	    3 carry           83 carry       body: one packet, of a peer relay's: see forward.go
 //
 // Use is the size of the longest datagram that has come through to the node: as long as it pings, the relay sends it
@@ -40,7 +43,8 @@ const (
 	dgDown    = 0x80 // from the relay
 	dgPong    = dgDown | dgPing
 
-	probeHead = 8 + 2 // of a ping's body
+	probeHead = 8 + 2  // of a ping's body
+	seenLen   = 16 + 2 // of the source in a pong's
 
 	// maxDatagram is the longest that is tried: it fits IPv6 in Ethernet.
 	maxDatagram = 1452
@@ -86,12 +90,17 @@ func (s *seal) end(b []byte, from int) []byte {
 	return s.aead.Seal(b, b[from:from+12], nil, b[from:])
 }
 
-// probe appends a ping or pong of size bytes in all.
-func (s *seal) probe(b []byte, kind byte, echo [8]byte, use uint16, size int) []byte {
+// probe appends a ping or pong of size bytes in all. A pong says where its ping came from, if there is room.
+func (s *seal) probe(b []byte, kind byte, echo [8]byte, use uint16, seen netip.AddrPort, size int) []byte {
 	from := len(b)
 	b = s.start(b, kind)
 	b = append(b, echo[:]...)
 	b = binary.BigEndian.AppendUint16(b, use)
+	if seen.IsValid() && len(b)-from+seenLen <= size-datagramTag {
+		ip := seen.Addr().As16()
+		b = append(b, ip[:]...)
+		b = binary.BigEndian.AppendUint16(b, seen.Port())
+	}
 	for len(b)-from < size-datagramTag {
 		b = append(b, 0)
 	}
@@ -149,4 +158,16 @@ func cutProbe(body []byte) (echo [8]byte, use uint16, ok bool) {
 		return echo, 0, false
 	}
 	return [8]byte(body), binary.BigEndian.Uint16(body[8:]), true
+}
+
+// cutSeen is where the ping of a pong came from; not valid if the pong does not say.
+func cutSeen(body []byte) netip.AddrPort {
+	if len(body) < probeHead+seenLen {
+		return netip.AddrPort{}
+	}
+	ip := netip.AddrFrom16([16]byte(body[probeHead:])).Unmap()
+	if ip.IsUnspecified() { // padding
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(body[probeHead+16:]))
 }

@@ -35,13 +35,17 @@ func TestDatagramGolden(t *testing.T) {
 			1100000000000000000000000000000000000000000000000000000000000022 0006 040000006869
 			4ace5eeb78de1c6f9a923f8ff3f4dfe5`, message(up)},
 		{"ping", `ed520102 0000000000000002 0102030405060708 0102030405060708 05ac 0000 f3c4d863537ac19f806e2f94b18de52b`,
-			up.probe(nil, dgPing, echo, 1452, leastProbe+2)},
+			up.probe(nil, dgPing, echo, 1452, netip.AddrPort{}, leastProbe+2)},
 		{"message from the relay", `
 			ed520181 0000000000000001 0102030405060708
 			1100000000000000000000000000000000000000000000000000000000000022 0006 040000006869
 			4f7164ac6f6af688b162ae82fe72e5fe`, message(down)},
 		{"pong", `ed520182 0000000000000002 0102030405060708 0102030405060708 05ac 0000 a52c83bdda1aeff6cb8c4f3159a71cc8`,
-			down.probe(nil, dgPing, echo, 1452, leastProbe+2)},
+			down.probe(nil, dgPing, echo, 1452, netip.AddrPort{}, leastProbe+2)},
+		{"pong that says where the ping came from", `
+			ed520182 0000000000000003 0102030405060708 0102030405060708 05ac 00000000000000000000ffffc0000209 a279 0000
+			e21f434f0314e5273a08d4299f6adb3d`,
+			down.probe(nil, dgPing, echo, 1452, netip.MustParseAddrPort("192.0.2.9:41593"), leastProbe+seenLen+2)},
 	} {
 		if want := unhex(t, c.want); !bytes.Equal(c.got, want) {
 			t.Errorf("%s:\n got %x\nwant %x", c.name, c.got, want)
@@ -161,7 +165,7 @@ func TestRow(t *testing.T) {
 
 func FuzzDatagram(f *testing.F) {
 	up, _ := newSeals(fixedOffer(), 0)
-	f.Add(up.probe(nil, dgPing, [8]byte{1}, 1452, 100))
+	f.Add(up.probe(nil, dgPing, [8]byte{1}, 1452, netip.AddrPort{}, 100))
 	f.Add(up.end(append(up.start(nil, dgMessage), appendPacket(nil, [32]byte{1}, data("x"))...), 0))
 	f.Add([]byte(datagramMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -176,6 +180,7 @@ func FuzzDatagram(f *testing.F) {
 		}
 		if opened {
 			cutProbe(body)
+			cutSeen(body)
 			if _, _, _, again := in.open(b); again {
 				t.Errorf("%x: taken twice", b)
 			}

@@ -204,7 +204,7 @@ func (r *udpReader) datagram(c *session, b []byte, from netip.AddrPort, now time
 		if newest {
 			c.twin.setUse(int(use))
 		}
-		r.reply = c.twin.out.probe(r.reply[:0], dgPing, echo, use, len(b))
+		r.reply = c.twin.out.probe(r.reply[:0], dgPing, echo, use, from, len(b))
 		_ = r.sock.WriteOne(r.reply, from) // asked again if it is lost
 	}
 }

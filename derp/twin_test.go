@@ -222,6 +222,33 @@ func TestUDPFollowsTheSource(t *testing.T) {
 	}
 }
 
+// TestUDPSaysOutside: a node whose datagrams come to the relay from another address than before is told so, once.
+func TestUDPSaysOutside(t *testing.T) {
+	r := newRelay(t, func(c *ServerConfig) { c.UDP = true }).withUDP(t)
+	w, told := new(wire), make(chan struct{}, 100)
+	a := newClientOf(t, newNode(r.control), r, onWire(w), func(c *ClientConfig, _ *times) {
+		c.Outside = func() { told <- struct{}{} }
+	}).waitUp(t)
+	a.usable(t, r)
+	if len(told) > 0 {
+		t.Error("told without a move")
+	}
+	for range 3 {
+		w.move()
+		eventually(t, "it is told", func() bool {
+			a.Send(a.pub, [][]byte{data(fmt.Sprintf("%100d", 1))}) // pings are as long as what is sent
+			for len(a.got) > 0 {
+				<-a.got
+			}
+			return len(told) > 0
+		})
+		<-told
+	}
+	if len(told) > 0 {
+		t.Error("told more than once")
+	}
+}
+
 // TestUDPFallsBack: when UDP no longer passes, one way or the other, packets go by WebSocket within a second, and by UDP
 // again when it does.
 func TestUDPFallsBack(t *testing.T) {
@@ -357,8 +384,8 @@ func TestUDPStrangers(t *testing.T) {
 	for i := range 50 {
 		for _, d := range [][]byte{
 			wrong.end(append(wrong.start(nil, dgMessage), row...), 0),
-			wrong.probe(nil, dgPing, [8]byte{byte(i)}, maxDatagram, maxDatagram),
-			back.probe(nil, dgPing, [8]byte{byte(i)}, maxDatagram, maxDatagram),
+			wrong.probe(nil, dgPing, [8]byte{byte(i)}, maxDatagram, netip.AddrPort{}, maxDatagram),
+			back.probe(nil, dgPing, [8]byte{byte(i)}, maxDatagram, netip.AddrPort{}, maxDatagram),
 			[]byte(datagramMagic),
 			append([]byte(datagramMagic+"\x01"), make([]byte, i)...),
 		} {
@@ -367,7 +394,7 @@ func TestUDPStrangers(t *testing.T) {
 		}
 	}
 	// A datagram seen on its way, and sent again from elsewhere.
-	replayed := bond.out.probe(nil, dgPing, [8]byte{}, maxDatagram, 200)
+	replayed := bond.out.probe(nil, dgPing, [8]byte{}, maxDatagram, netip.AddrPort{}, 200)
 	at := a.udpAddr()
 	a.sock.Load().WriteTo(replayed, net.UDPAddrFromAddrPort(at))
 	eventually(t, "the ping has come", func() bool {

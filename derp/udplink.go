@@ -185,7 +185,7 @@ func (m *manager) pingUDP(b *bond, size int, at time.Duration) {
 	b.mark(at)
 	var echo [8]byte
 	binary.BigEndian.PutUint64(echo[:], uint64(at))
-	_ = s.WriteOne(b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.use()), size), addr) // asked again if it is lost
+	_ = s.WriteOne(b.out.probe(nil, dgPing, echo, uint16(m.udp.lane.use()), netip.AddrPort{}, size), addr) // asked again if it is lost
 }
 
 // mark notes that something is sent.
@@ -240,13 +240,14 @@ type udpLink struct {
 	c    *Client
 	link *link // takes the packets
 	row  []byte
+	seen [2]netip.AddrPort // the relay, and how it saw us last
 }
 
-func (r *udpLink) take(run []byte, size int, _ netip.AddrPort) {
+func (r *udpLink) take(run []byte, size int, from netip.AddrPort) {
 	at := r.c.since()
 	for len(run) > 0 {
 		n := min(size, len(run))
-		r.datagram(run[:n], at)
+		r.datagram(run[:n], from, at)
 		run = run[n:]
 	}
 	if len(r.row) > 0 {
@@ -255,7 +256,20 @@ func (r *udpLink) take(run []byte, size int, _ netip.AddrPort) {
 	}
 }
 
-func (r *udpLink) datagram(b []byte, at time.Duration) {
+// outside takes the relay's word of where our pings come from. Another place than before means that a NAT of ours is another,
+// or has forgotten us.
+func (r *udpLink) outside(relay, seen netip.AddrPort) {
+	if !seen.IsValid() {
+		return
+	}
+	was := r.seen
+	r.seen = [...]netip.AddrPort{relay, seen}
+	if was[0] == relay && was[1] != seen && r.c.cfg.Outside != nil && r.c.ctx.Err() == nil {
+		r.c.cfg.Outside()
+	}
+}
+
+func (r *udpLink) datagram(b []byte, from netip.AddrPort, at time.Duration) {
 	session, ok := datagramSession(b)
 	if !ok {
 		return
@@ -281,6 +295,7 @@ func (r *udpLink) datagram(b []byte, at time.Duration) {
 			}
 		case dgPing: // a pong
 			if echo, _, ok := cutProbe(body); ok {
+				r.outside(from, cutSeen(body))
 				select {
 				case r.c.pongs <- answered{bd, time.Duration(binary.BigEndian.Uint64(echo[:])), len(b)}:
 				default:

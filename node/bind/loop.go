@@ -196,9 +196,13 @@ func (l *loop) sync() {
 	l.takePeers()
 	l.tellEnded()
 	now := time.Now()
-	if l.b.relays.relinked.Swap(false) {
+	relinked := l.b.relays.relinked.Swap(false)
+	if relinked {
 		l.step(path.Relinked{})
 		l.b.nudgeAll()
+	}
+	if (l.b.relays.outside.Swap(false) || relinked) && now.Sub(l.stun.started) > stunWait { // else a round under way will tell
+		l.stun.again(now)
 	}
 	l.stun.relaysChanged(now)
 	l.stun.test(now)

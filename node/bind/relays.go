@@ -32,6 +32,7 @@ type relays struct {
 	conns  atomic.Pointer[map[uint16]*relayConn] // swapped whole, under mu
 
 	relinked atomic.Bool // one of them is a new connection
+	outside  atomic.Bool // one of them sees us elsewhere than before
 }
 
 type relayConn struct {
@@ -73,6 +74,7 @@ func (r *relays) get(id uint16) *relayConn {
 		Ticket:  b.currentTicket,
 		Receive: func(from key.NodePublic, pkts [][]byte) { b.fromRelay(id, from, pkts) },
 		Gone:    func(peer key.NodePublic) { b.absent(id, peer) },
+		Outside: func() { r.outside.Store(true); b.stir() },
 		Status:  func(up bool, err error) { r.status(c, up, err) },
 		Dial:    b.Dial,
 		Lookup:  b.directory.lookup,

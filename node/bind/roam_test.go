@@ -2,10 +2,13 @@ package bind
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/path"
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
@@ -155,5 +158,25 @@ func TestSwitchAtSpeed(t *testing.T) {
 			t.Errorf("direct after %v, %d of %d packets lost", m.both(), f.lost, f.sent)
 		}
 		t.Logf("%d of %d packets lost, %d late", f.lost, f.sent, f.late)
+	})
+}
+
+// TestRelaySeesMove: on the relay nothing but the relay's word says that a's NAT is another, perhaps one that a direct path leads
+// through. The next round of STUN would be up to 26 s away.
+func TestRelaySeesMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := meet(t, 1, "hard", "hard")
+		defer m.end()
+		m.shake()
+		if m.talk(4*time.Second, nil); m.both() != 0 {
+			t.Fatal("direct")
+		}
+		m.ra.Replace(lab.Home("easy"))
+		m.ra.Rebind()
+		(*m.a.relays.conns.Load())[1].client.(wiredClient).cfg.Outside()
+		<-time.After(200 * time.Millisecond)
+		if n := m.a.NAT(); n.Kind != path.Easy || !slices.ContainsFunc(m.a.Endpoints(), func(a netip.AddrPort) bool { return a.Addr() == m.ra.Addr() }) {
+			t.Errorf("%v at %v; want an easy one at %v", n, m.a.Endpoints(), m.ra.Addr())
+		}
 	})
 }
