@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packets that are longer than their path come in fragments, of IPv4 (the kernel was told less a moment ago, see
-// toobig_linux.go) and of IPv6, where they are fragments already: the kernel makes those of 1280 bytes, the least that a
-// link of IPv6 has, also where a path carries less. The long ones would go by relay, the last directly, and come first,
-// when nobody knows yet which flow it is of.
+// Packets that are longer than their path come in fragments: of IPv4 (the kernel was told less a moment ago, see
+// toobig_linux.go), and those that are fragments already. The kernel makes them of 1280 bytes of IPv6 and 576 of IPv4, the
+// least of routes, also where a path carries less. The long ones would go by relay, the last directly, and come first, when
+// nobody knows yet which flow it is of.
 //
 //	IPv4  │ … id │ flags 3 offset 13 │ …                                a header for each, with its own offset
 //	IPv6  IP │ next │ 0 │ offset 13  0 0  more 1 │ id 4 │ a b │         and so is the fragment header
@@ -26,17 +26,28 @@ func (s *splitter) fragment(mtu int) bool {
 	return true
 }
 
-// shorten has a fragment of IPv6 come in as many as the path needs.
+// shorten has a fragment come in as many as the path needs.
 func (s *splitter) shorten(fits func(netip.Addr) (int, bool)) {
-	p := s.pkt
-	if fits == nil || len(p) <= ip6Len+fragLen || p[0]>>4 != 6 || p[6] != unix.IPPROTO_FRAGMENT || int(binary.BigEndian.Uint16(p[4:])) != len(p)-ip6Len {
+	headers := fragmentHeaders(s.pkt)
+	if fits == nil || headers == 0 {
 		return
 	}
-	_, dst := ends(p)
+	_, dst := ends(s.pkt)
 	to, _ := netip.AddrFromSlice(dst)
-	if mtu, _ := fits(to); len(p) > mtu && mtu >= ip6Len+2*fragLen {
-		s.cutInto(ip6Len+fragLen, mtu)
+	if mtu, _ := fits(to); len(s.pkt) > mtu && mtu >= headers+fragLen {
+		s.cutInto(headers, mtu)
 	}
+}
+
+// fragmentHeaders is how much of a fragment each of its own has to have, 0 if p is none that may be cut.
+func fragmentHeaders(p []byte) int {
+	switch {
+	case len(p) > ip4Len && p[0] == 0x45 && p[6]&0x40 == 0 && p[6]&0x3f|p[7] != 0 && int(binary.BigEndian.Uint16(p[2:])) == len(p):
+		return ip4Len
+	case p[0]>>4 == 6 && len(p) > ip6Len+fragLen && p[6] == unix.IPPROTO_FRAGMENT && int(binary.BigEndian.Uint16(p[4:])) == len(p)-ip6Len:
+		return ip6Len + fragLen
+	}
+	return 0
 }
 
 // cutInto makes fragments of no more than mtu bytes, of a packet whose headers that each has are so many.

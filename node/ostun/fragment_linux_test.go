@@ -127,3 +127,44 @@ func TestFragment6(t *testing.T) {
 		}
 	}
 }
+
+// A fragment of IPv4 that is longer than its path comes as several; what is whole, or forbids it, comes as it is.
+func TestFragment4(t *testing.T) {
+	const more, forbids = 0x2000, 0x4000
+	for _, c := range []struct {
+		name  string
+		flags uint16 // and the offset
+		mtu   int
+		want  []int // lengths
+	}{
+		{"the first of several", more, 512, []int{508, 88}},
+		{"one in the middle", more | 69, 512, []int{508, 88}},
+		{"the last", 69, 512, []int{508, 88}},
+		{"a path for nothing", more, ip4Len, []int{576}},
+		{"one that fits", more, 576, []int{576}},
+		{"no fragment", 0, 512, []int{576}},
+		{"forbidden", more | forbids, 512, []int{576}},
+	} {
+		p := datagram(false, 576, true)
+		binary.BigEndian.PutUint16(p[6:], c.flags)
+		sumIP4(p[:ip4Len])
+		var s splitter
+		if !s.start(unframed(p), func(netip.Addr) (int, bool) { return c.mtu, true }) {
+			t.Fatalf("%s: lost", c.name)
+		}
+		var lengths []int
+		data := bytes.Clone(p[:ip4Len])
+		for s.more() {
+			dst := make([]byte, maxPacket)
+			f := dst[:s.next(dst)]
+			lengths = append(lengths, len(f))
+			if off := int(binary.BigEndian.Uint16(f[6:])&0x1fff) * 8; off != int(c.flags&0x1fff)*8+len(data)-ip4Len {
+				t.Errorf("%s: fragment after %d bytes: %x", c.name, len(data), f[:ip4Len])
+			}
+			data = append(data, f[ip4Len:]...)
+		}
+		if !slices.Equal(lengths, c.want) || !bytes.Equal(data, p) {
+			t.Errorf("%s: comes as %v, want %v, all of it", c.name, lengths, c.want)
+		}
+	}
+}
