@@ -68,11 +68,10 @@ func TestStreamAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestDatagramAllocatesNothing on its way from a socket to the tunnel; what gVisor's endpoint allocates to receive one is
-// all that there is.
+// TestDatagramAllocatesNothing on its way from a socket to the tunnel, and from there to a socket.
 func TestDatagramAllocatesNothing(t *testing.T) {
 	a, b := newStack(t, Options{}, a4, a6), newStack(t, Options{}, b4, b6)
-	for at, most := range map[netip.Addr]float64{b4: 4, b6: 8} {
+	for _, at := range []netip.Addr{b4, b6} {
 		l, err := b.ListenUDP(port(at, 80))
 		if err != nil {
 			t.Fatal(err)
@@ -93,15 +92,17 @@ func TestDatagramAllocatesNothing(t *testing.T) {
 		if n := testing.AllocsPerRun(1000, send); n != 0 {
 			t.Errorf("to send to %v allocates %v times", at, n)
 		}
+		in := make([][]byte, 1)
 		if n := testing.AllocsPerRun(1000, func() {
 			send()
-			if _, err := b.Write([][]byte{bufs[0][:sizes[0]]}, 0); err != nil {
+			in[0] = bufs[0][:sizes[0]]
+			if _, err := b.Write(in, 0); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := l.(net.Conn).Read(msg); err != nil {
 				t.Fatal(err)
 			}
-		}); n > most {
+		}); n != 0 {
 			t.Errorf("to receive from %v allocates %v times", at, n)
 		}
 	}

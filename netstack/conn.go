@@ -172,6 +172,14 @@ func (s *side) begin() {
 	}
 }
 
+// wake says that it may be possible again.
+func (s *side) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
 // register has an endpoint's events wake who waits, from now until the endpoint is gone.
 func (s *side) register(wq *waiter.Queue, events waiter.EventMask) {
 	s.entry, s.ready = waiter.NewChannelEntry(events | waiter.EventErr | waiter.EventHUp)

@@ -41,9 +41,7 @@ func (d *datagrams) can(n int, to netip.AddrPort) bool {
 
 // send queues a datagram for Read.
 func (c *udpConn) send(b []byte, to netip.AddrPort) tcpip.Error {
-	switch transport.DatagramEndpointState(c.ep.State()) {
-	case transport.DatagramEndpointStateBound, transport.DatagramEndpointStateConnected:
-	default:
+	if !c.lives() {
 		return &tcpip.ErrInvalidEndpointState{}
 	}
 	if err := c.ep.LastError(); err != nil {
@@ -61,6 +59,12 @@ func (c *udpConn) send(b []byte, to netip.AddrPort) tcpip.Error {
 	err := c.dgrams.link.WritePacket(p)
 	p.DecRef()
 	return err
+}
+
+// lives reports whether the endpoint is bound or connected still. One whose address has gone is not.
+func (c *udpConn) lives() bool {
+	state := transport.DatagramEndpointState(c.ep.State())
+	return state == transport.DatagramEndpointStateBound || state == transport.DatagramEndpointStateConnected
 }
 
 // receipt is of a datagram that is queued.
@@ -88,10 +92,7 @@ func (r *receipt) give() {
 	r.c = nil
 	receipts.Put(r)
 	c.dgrams.queued.Add(-n)
-	select {
-	case c.out.ready <- struct{}{}:
-	default:
-	}
+	c.out.wake()
 }
 
 // encodeDatagram makes an IP packet, complete; id is IPv4's. It is the caller's to release.

@@ -63,13 +63,14 @@ type Stats struct {
 
 // Stack is a gVisor stack that is a wireguard tun.Device on its lower side and dials and listens on its upper.
 type Stack struct {
-	ip     *stack.Stack
-	link   *link
-	name   string
-	mtu    int
-	events chan tun.Event
-	fwd    forwarder
-	pings  pings
+	ip      *stack.Stack
+	link    *link
+	name    string
+	mtu     int
+	events  chan tun.Event
+	fwd     forwarder
+	pings   pings
+	inboxes inboxes
 
 	own     atomic.Pointer[[]netip.Addr]
 	carrier atomic.Pointer[carrier] // nil until there is something to carry
@@ -272,6 +273,9 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		pkt := rest[0][offset:]
 		rest = rest[1:]
+		if s.deliver(pkt) {
+			continue
+		}
 		if to != s.link && carrier.ping(pkt) {
 			continue
 		}

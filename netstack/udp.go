@@ -22,6 +22,7 @@ type udpConn struct {
 	six    bool           // an IPv6 endpoint, which wants IPv4 destinations mapped
 	closed atomic.Bool
 	dgrams datagrams
+	inbox  inbox
 
 	in  side
 	dst tcpip.SliceWriter // what is read to, guarded by in.mu
@@ -45,7 +46,17 @@ func newUDPConn(s *Stack, wq *waiter.Queue, ep tcpip.Endpoint, connected, six bo
 	}
 	c.in.register(wq, waiter.ReadableEvents)
 	c.out.register(wq, waiter.WritableEvents)
+	s.inboxes.add(c.ends(), c)
 	return c
+}
+
+// ends are what datagrams for the socket have.
+func (c *udpConn) ends() ends {
+	e := ends{local: c.dgrams.from, remote: c.to}
+	if !e.local.IsValid() {
+		e.local = netip.AddrPortFrom(netip.Addr{}, uint16(c.local.Port))
+	}
+	return e
 }
 
 // after waits if err says so; else it returns the error that package net would give, if any.
@@ -84,22 +95,25 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return n, net.UDPAddrFromAddrPort(addrPort(from)), nil
+	return n, net.UDPAddrFromAddrPort(from), nil
 }
 
-func (c *udpConn) readFrom(b []byte) (int, tcpip.FullAddress, error) {
+func (c *udpConn) readFrom(b []byte) (int, netip.AddrPort, error) {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	for {
 		if c.in.limit.passed() {
-			return 0, tcpip.FullAddress{}, &net.OpError{Op: "read", Net: "udp", Source: c.local, Addr: c.remote, Err: os.ErrDeadlineExceeded}
+			return 0, netip.AddrPort{}, &net.OpError{Op: "read", Net: "udp", Source: c.local, Addr: c.remote, Err: os.ErrDeadlineExceeded}
 		}
 		c.in.begin()
+		if n, from, ok := c.inbox.take(b); ok && !c.closed.Load() {
+			return n, from, nil
+		}
 		c.dst = b
 		r, terr := c.ep.Read(&c.dst, tcpip.ReadOptions{NeedRemoteAddr: true})
 		c.dst = nil
 		if again, err := c.after(terr, &c.in, "read", c.remote); !again {
-			return r.Count, r.RemoteAddr, err
+			return r.Count, addrPort(r.RemoteAddr), err
 		}
 	}
 }
@@ -148,6 +162,7 @@ func (c *udpConn) Close() error {
 	if c.closed.Swap(true) {
 		return &net.OpError{Op: "close", Net: "udp", Source: c.local, Addr: c.remote, Err: net.ErrClosed}
 	}
+	c.dgrams.s.inboxes.remove(c.ends(), c)
 	c.ep.Close()
 	return nil
 }
