@@ -121,7 +121,7 @@ func TestMeshPolicyEditCutsFlows(t *testing.T) {
 		t.Fatalf("the download does not run: %v", err)
 	}
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	begin := time.Now()
+	begin, was := time.Now(), web.Status().Policy.Revision
 	m.acl(meshPolicyLess)
 	n, err := io.Copy(io.Discard, c)
 	took := time.Since(begin)
@@ -134,6 +134,8 @@ func TestMeshPolicyEditCutsFlows(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("db still sends")
 	}
+	// The one that enforces it first ends the flow for both, and the other's own filter says why only when it has it too.
+	until(t, web, "enforcing the edit", func(s Status) bool { return s.Policy.Revision > was })
 	var denied *DeniedError
 	if err := say(t, web, "db:80"); !errors.As(err, &denied) {
 		t.Errorf("after the edit: %v, want a DeniedError", err)
