@@ -129,7 +129,7 @@ func TestGuess(t *testing.T) {
 		{"hardcgn", "easy", one, false}, {"easyopen", "hardcgn", one, false}, {"hardhard", "easy", one, false},
 		{"hardseq", "easy", one, false}, {"easy", "hardblk", one, false},
 		{"seqdown", "easy", one, false}, {"easy", "seqstep", one, false}, {"seqshared", "easy", one, false}, {"easy", "blkshift", one, false}, {"hard16k", "easy", one, false},
-		{"quota", "easy", 2 * two, false}, {"easy", "quota", 2 * two, false}, {"hardpool", "easy", one, false}, {"pool4", "easy", time.Second, false}, {"easy", "pool4", time.Second, false}, {"cgn", "pool4", time.Second, false}, {"pool4", "easyopen", time.Second, false}, {"easyopen", "pool4", time.Second, false},
+		{"quota", "easy", 2 * two, false}, {"easy", "quota", 2 * two, false}, {"hardpool", "easy", one, false}, {"easy", "hardpool", one, false}, {"pool4", "easy", time.Second, false}, {"easy", "pool4", time.Second, false}, {"cgn", "pool4", time.Second, false}, {"pool4", "easyopen", time.Second, false}, {"easyopen", "pool4", time.Second, false},
 		{"hardblk", "hardblk", two, false}, {"hardseq", "hardseq", two, false}, {"hardseq", "hardblk", two, false}, {"hardblk", "hardseq", two, false},
 	}
 	var table strings.Builder

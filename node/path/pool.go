@@ -18,6 +18,7 @@ import (
 const (
 	poolBits  = 24 // of the prefix that addresses of one pool are sought in
 	poolNets  = 2  // such prefixes at most
+	poolMost  = 2  // addresses of one at which ports are guessed
 	poolPings = 8  // to each address that is known
 	poolRate  = 20 // a second
 )
