@@ -53,6 +53,17 @@ func (s *spare) leave(bufs [][]byte, now time.Time) {
 	}
 }
 
+// letGo has a list of buffers, that the device is done with, hold them no more: each of a peer's two goroutines keeps its
+// last list for as long as it has nothing to do, up to 8 MB, and the buffers are in the pool as well. It counts their
+// lengths, which stay.
+func letGo(bufs [][]byte) {
+	for i, b := range bufs {
+		bufs[i] = nothing[:len(b)]
+	}
+}
+
+var nothing [device.MaxMessageSize]byte
+
 // trim looks at buffers that are to be filled.
 func (s *spare) trim(bufs [][]byte) {
 	for _, b := range bufs {

@@ -53,6 +53,21 @@ func TestTrim(t *testing.T) {
 	})
 }
 
+// A list of buffers holds none of them any more, and has the lengths that are counted.
+func TestLetGo(t *testing.T) {
+	b := make([]byte, device.MaxMessageSize)
+	list := [][]byte{b[:100], b}
+	letGo(list)
+	if len(list[0]) != 100 || len(list[1]) != len(b) {
+		t.Errorf("lengths %d and %d", len(list[0]), len(list[1]))
+	}
+	for i := range list {
+		if unsafe.SliceData(list[i]) == unsafe.SliceData(b) {
+			t.Errorf("buffer %d is held", i)
+		}
+	}
+}
+
 // What is released takes no memory, until it is written to again.
 func TestRelease(t *testing.T) {
 	if runtime.GOOS != "linux" {

@@ -137,7 +137,7 @@ func (t *tunnel) reject(pkt []byte) {
 }
 
 // Write takes decrypted packets from the tunnel, whose source addresses WireGuard has tied to their peers, and lets
-// in what the policy does. It reorders bufs, which the caller does not look at again.
+// in what the policy does. Of bufs only the lengths are left, which is all that the caller looks at again.
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	defer t.in.leave(len(bufs))
 	now := time.Now()
@@ -166,6 +166,7 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	}
 	t.spare.pass(longest, now)
 	t.spare.leave(all, now)
+	defer letGo(all)
 	if k == 0 {
 		return 0, nil
 	}

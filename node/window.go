@@ -150,6 +150,7 @@ func (b *windowed) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if len(bufs) > 0 && isData(bufs[0]) {
 		b.spare.leave(bufs, time.Now())
 		b.out.leave(len(bufs))
+		letGo(bufs)
 	}
 	return err
 }
