@@ -262,6 +262,7 @@ func TestPeerRelayFloods(t *testing.T) {
 		m := meetBy(t, "none", "none", "none")
 		defer m.end()
 		victim := netip.MustParseAddrPort("192.0.2.99:99")
+		synctest.Wait() // or the loop may put back the addresses that are set here
 		f, now := m.r.hops.forward, time.Now()
 		give := func(from, to *side) *derp.Hop {
 			o, no := f.Ask(now, from.cfg.Node, to.cfg.Node, path.NewTx())

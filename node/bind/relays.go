@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hedge-mesh/hedge/derp"
@@ -40,10 +41,17 @@ type relayConn struct {
 	client RelayClient
 	used   atomic.Int64 // last sent to
 	lost   atomic.Int64 // since when it is not up; 0 while it is
+	shut   atomic.Bool  // a dial since then was refused: nobody listens there
 	drain  atomic.Int64 // since when it is about to go away; 0 if it is not
 }
 
 func (c *relayConn) up() bool { return c.lost.Load() == 0 }
+
+// down reports whether a relay is to be left: it has been lost for long, or nobody listens there any more.
+func (c *relayConn) down(now int64) bool {
+	at := c.lost.Load()
+	return at != 0 && (now-at > int64(relayDown) || c.shut.Load())
+}
 
 func (r Relay) equal(s Relay) bool {
 	return r.ID == s.ID && r.Key == s.Key && slices.Equal(r.URLs, s.URLs) && slices.Equal(r.STUN, s.STUN)
@@ -152,9 +160,12 @@ func (r *relays) status(c *relayConn, up bool, err error) {
 	case up:
 		c.lost.Store(0)
 		c.drain.Store(0) // a new connection: what drained is gone
+		c.shut.Store(false)
 		r.relinked.Store(err == nil)
 	case c.lost.Load() == 0:
 		c.lost.Store(r.b.now())
+	case errors.Is(err, syscall.ECONNREFUSED):
+		c.shut.Store(true)
 	}
 	if err != nil {
 		r.b.cfg.Log("relay %d: %v", c.ID, err)
@@ -214,7 +225,7 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool,
 	home := r.b.Home()
 	down := map[uint16]bool{}
 	for id, c := range *r.conns.Load() {
-		if at := c.lost.Load(); at != 0 && now-at > int64(relayDown) || c.drain.Load() != 0 {
+		if c.down(now) || c.drain.Load() != 0 {
 			down[id] = true
 		}
 	}

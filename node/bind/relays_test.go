@@ -1,9 +1,12 @@
 package bind
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +70,34 @@ func TestLostHomeIsLeft(t *testing.T) {
 			t.Error("it went back, though 2 is as near")
 		}
 	})
+}
+
+// A relay where nobody listens any more is left at once; one that only does not answer, not yet.
+func TestShutHomeIsLeftAtOnce(t *testing.T) {
+	refused := fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
+	for _, c := range []struct {
+		name string
+		err  error // of a dial
+		want uint16
+	}{
+		{"refused", refused, 2},
+		{"no route", syscall.ENETUNREACH, 1},
+		{"no answer", context.DeadlineExceeded, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t)
+				p.a.SetRelays([]Relay{{ID: 1}, {ID: 2}})
+				<-time.After(time.Second)
+				p.rel.setDown(1, true)
+				p.a.relays.status((*p.a.relays.conns.Load())[1], false, c.err)
+				<-time.After(10 * time.Millisecond)
+				if p.a.Home() != c.want {
+					t.Errorf("home is %d, want %d", p.a.Home(), c.want)
+				}
+			})
+		})
+	}
 }
 
 // One answer that is held up somewhere does not make a relay far; all of them do.

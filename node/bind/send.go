@@ -205,7 +205,7 @@ func (b *Bind) sendRelay(bufs [][]byte, p *peer, urgent bool) bool {
 		}
 		if d := b.relays.get(via); via != at && d != nil && d.up() {
 			c = d
-		} else if urgent && (c == nil || now-c.lost.Load() > int64(relayDown)) {
+		} else if urgent && (c == nil || c.down(now)) {
 			return b.relays.everywhere(bufs, p.key, at, now)
 		} else if d := b.relays.get(b.Home()); d != nil && d.up() {
 			c = d
