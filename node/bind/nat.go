@@ -158,7 +158,7 @@ func (s *stunClient) judge(now time.Time) path.NAT {
 	}
 	n := classify(mapped, s.l.net.all, s.l.b.Port(), s.samples.ports)
 	n.Asked = len(s.servers)
-	if old := s.l.b.NAT(); n.Kind == path.Unknown && n.Answered > 0 && n.Answered < n.Asked && now.Sub(s.started) < stunGiveUp {
+	if old := s.l.b.NAT(); n.Kind == path.Unknown && n.Answered > 0 && n.Answered < n.Asked && (now.Sub(s.started) < stunGiveUp || s.due(now)) {
 		n.Kind, n.Ports = old.Kind, old.Ports // until others have answered too
 	}
 	if n.Asked > 0 && n.Answered == 0 && now.Sub(s.started) >= stunGiveUp {

@@ -21,7 +21,8 @@ const (
 	stunTries      = 4                      // of each: at 0, 200, 600 and 1400 ms
 	stunWait       = 200 * time.Millisecond // the first, doubling
 	stunGiveUp     = 3 * time.Second
-	stunAgain      = 3 * time.Second        // between rounds out of turn, in the long run
+	stunAgain      = 3 * time.Second        // between rounds out of turn in the long run,
+	stunBurst      = 3                      // and so many at once
 	stunSettle     = 500 * time.Millisecond // a home relay is chosen by then
 	reflexiveKeeps = 80 * time.Second       // three rounds
 	namesKeep      = 5 * time.Minute
@@ -35,14 +36,15 @@ const (
 // (RFC 8489, binding requests only).
 type stunClient struct {
 	l       *loop
-	started time.Time    // this round
-	looked  [2]time.Time // the last out of turn, the older first
-	vain    bool         // the rounds before this one were
-	knocked time.Time    // next question between rounds;
-	waiting bool         // the last has no answer yet,
-	gap     bool         // nor had one before it
-	gapped  time.Time    // the last gap that was told of
-	turn    int          // whom that goes to
+	started time.Time // this round
+	paid    time.Time // until then rounds out of turn are paid for (a token bucket as one time, "GCRA"),
+	put     time.Time // and one was put off to then
+	vain    bool      // the rounds before this one were
+	knocked time.Time // next question between rounds;
+	waiting bool      // the last has no answer yet,
+	gap     bool      // nor had one before it
+	gapped  time.Time // the last gap that was told of
+	turn    int       // whom that goes to
 	rounds  int
 	next    time.Time
 	nextNew time.Time // the next round
@@ -112,17 +114,21 @@ func (s *stunClient) relaysChanged(now time.Time) {
 
 // again begins a round out of turn, for our outside address may have changed: at once, or as soon as there may be one.
 func (s *stunClient) again(now time.Time) {
-	at := latest(now, s.looked[0].Add(2*stunAgain))
-	if len(s.servers) == 0 || s.looked[1].After(now) {
+	if len(s.servers) == 0 || s.due(now) {
 		return
 	}
-	s.looked = [2]time.Time{s.looked[1], at}
+	at := latest(now, s.paid.Add(-(stunBurst-1)*stunAgain))
+	s.paid = latest(now, s.paid).Add(stunAgain)
 	if at.After(now) {
+		s.put = at
 		s.nextNew, s.next = earlier(s.nextNew, at), earlier(s.next, at)
 		return
 	}
 	s.start(now)
 }
+
+// due reports whether a round out of turn is put off.
+func (s *stunClient) due(now time.Time) bool { return s.put.After(now) }
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -290,13 +296,18 @@ func (s *stunClient) answer(p message) {
 	s.far.answer(v.relay, max(now.Sub(q.sent), time.Microsecond), v.tries == 1, now)
 	v.answered = true
 	old, ok := s.seen[v.addr]
-	if ok && old.addr != mapped { // nor is what other servers saw true any more
+	since, between := s.started, now.Sub(s.started) >= stunGiveUp // a question between rounds
+	if between {
+		since = q.sent
+	}
+	moved := ok && s.moved(old.addr, mapped)
+	if ok && old.addr != mapped && (moved || !between) { // nor is what other servers saw true any more
 		maps.DeleteFunc(s.seen, func(_ netip.AddrPort, r reflexive) bool {
-			return r.at.Before(s.started) && r.addr.Addr() == old.addr.Addr()
+			return r.at.Before(since) && r.addr.Addr() == old.addr.Addr()
 		})
 	}
 	s.seen[v.addr] = reflexive{mapped, now}
-	if ok && s.moved(old.addr, mapped) && now.Sub(s.started) >= stunGiveUp {
+	if moved && between {
 		s.again(now) // and how do the others see us?
 	}
 	if port := secondPort(p.pkt); port != 0 && s.only(v.addr) {

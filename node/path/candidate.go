@@ -187,8 +187,8 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong, at Order) {
 	pr.order.answer(at)
 	g := pr.pings[i]
 	if c := pr.find(from); c != nil && !c.shunned.IsZero() &&
-		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && !o.late && o.sent.Before(g.sent) }) {
-		c.streak = 0 // one before it is missing
+		slices.ContainsFunc(pr.pings, func(o ping) bool { return o.to == from && !o.late && g.sent.Sub(o.sent) > c.rtt/2 }) {
+		c.streak = 0 // one before it is missing, by more than networks let packets overtake each other
 	}
 	pr.pings = slices.Delete(pr.pings, i, i+1)
 	if g.size > 0 {
@@ -261,11 +261,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		if pr.renew(); pr.try != nil && !pr.try.fresh {
 			pr.endTry() // it is for where the peer was
 		}
-		for _, c := range pr.candidates {
-			if c.by&called == 0 { // what it was worth says nothing of where the peer is now
-				c.shunned, c.need = time.Time{}, 0
-			}
-		}
+		pr.pardon(func(c *candidate) bool { return c.by&called == 0 }) // that is not where the peer is now
 	}
 	switch {
 	case m.Opened == sum(pr.here().Endpoints):

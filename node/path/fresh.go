@@ -58,10 +58,10 @@ func (pr *peer) openFresh(now time.Time) {
 func (pr *peer) unsure() bool { return !pr.direct() || pr.doubt }
 
 // meetable reports whether both NATs are of the kind that a fresh port helps with, and there is need: a path that was left
-// for its quality has not been lost.
+// for its quality has not been lost, unless the peer is elsewhere by now.
 func (pr *peer) meetable() bool {
 	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked &&
-		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() })
+		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && c.by&called != 0 })
 }
 
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.

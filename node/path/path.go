@@ -284,6 +284,7 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		p.each(now, func(pr *peer) {
 			if other {
 				pr.renew()
+				pr.pardon(func(*candidate) bool { return true })
 			}
 			if pr.late(now) || recent(now, pr.called, hereEvery) { // who called was told of what we were before
 				pr.news(now)

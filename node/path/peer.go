@@ -38,7 +38,8 @@ type peer struct {
 	counts   Counts
 	countsAt time.Time
 	lossSaid time.Time // the last report of ours,
-	lossTold int       // and how many there were running
+	lossTold int       // how many there were running,
+	lossFrom time.Time // and the first of these
 	stirred  time.Time // when one side moved
 	rate     int       // packets a second from the peer,
 	rateAt   time.Time

@@ -138,7 +138,7 @@ func (pr *peer) hearLoss(now time.Time, c Counts) {
 	if got < span && pr.rate < lossFlood {
 		if lost := (span - got) * 1000 / span; lost >= lossTell {
 			if !recent(now, pr.lossSaid, lossKeeps) {
-				pr.lossTold = 0
+				pr.lossTold, pr.lossFrom = 0, now
 			}
 			pr.lossSaid = now
 			pr.lossTold++
@@ -236,6 +236,16 @@ func (pr *peer) doubtful(now time.Time, c *candidate, need int) {
 	c.lossy, c.shunned, c.streak = 0, now, 0
 	c.need = min(max(2*c.need, need), 4*shunStreak)
 	pr.shunAt = now.Add(shunSlowly)
+}
+
+// pardon lets paths be used again that were left for their quality: the network of one end is another, and what they were worth in
+// the old one says nothing.
+func (pr *peer) pardon(which func(*candidate) bool) {
+	for _, c := range pr.candidates {
+		if which(c) {
+			c.shunned, c.need = time.Time{}, 0
+		}
+	}
 }
 
 // retry pings the paths that were left for their quality, to see whether they are good again.

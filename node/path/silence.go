@@ -161,7 +161,7 @@ func (pr *peer) expire(now time.Time) {
 	switch {
 	case missed >= 2 && !pr.instead(now):
 		c := pr.best
-		lossy := pr.relay.rtt > 0 && (c.lossNow(now) > 0 || pr.lossTold >= lossyTwice && recent(now, pr.lossSaid, lossKeeps))
+		lossy := pr.lossy(now)
 		pr.leave(now, fmt.Sprintf("%s stopped answering", c))
 		pr.left, pr.leftAt = c, now
 		switch {
@@ -175,6 +175,15 @@ func (pr *peer) expire(now time.Time) {
 	case missed == 0 && !pr.asked(pr.best.addr):
 		pr.ping(now, pr.best.addr, 0, true)
 	}
+}
+
+// lossy reports whether the path in use, which has stopped answering, was lossy before: something came by it after there was word of
+// loss. What is lost because it stopped, as when a NAT forgets, says nothing of what it is worth when it answers again.
+func (pr *peer) lossy(now time.Time) bool {
+	c := pr.best
+	came := latest(pr.traffic.Heard, c.pong)
+	return pr.relay.rtt > 0 && (c.lossNow(now) > 0 && came.After(c.lostAt) ||
+		pr.lossTold >= lossyTwice && recent(now, pr.lossSaid, lossKeeps) && came.After(pr.lossFrom))
 }
 
 // instead takes another address that answered just now in place of the one that does not: that which did so last, as the
