@@ -35,7 +35,7 @@ type Netcheck struct {
 
 // NAT is how a network treats a node's UDP over IPv4.
 type NAT struct {
-	Kind string `json:"kind"` // "unknown", "easy", "sequential", "block", "random" or "blocked"
+	Kind string `json:"kind"` // "unknown", "none", "easy", "sequential", "block", "random" or "blocked"
 	Text string `json:"text"`
 }
 
@@ -126,7 +126,14 @@ func (n *Node) netcheckOf(ctx context.Context, w bind.Network) Netcheck {
 	return out
 }
 
-func natOf(n bind.NAT) NAT { return NAT{n.Kind.String(), n.String()} }
+// natOf is what a program is told of a NAT. To peers none is as good as an easy one, and path makes no difference.
+func natOf(n bind.NAT) NAT {
+	kind := n.Kind.String()
+	if n.Kind == path.Easy && n.None {
+		kind = "none"
+	}
+	return NAT{kind, n.String()}
+}
 
 // distinct is a list without what is in it twice, sorted.
 func distinct(addrs []netip.AddrPort) []string {

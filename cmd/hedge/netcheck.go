@@ -23,7 +23,7 @@ func (a *app) netcheckCmd() *cobra.Command {
 		Long: `Shows what stands between this node and others, as the running node sees it on the socket that peers use:
 
   udp     blocked if no server answers: then everything goes by relay, which works, but is slower
-  nat     easy: one outside port for all peers, who can reach it directly
+  nat     none, or of two sorts. easy: one outside port for all peers, who can reach it directly
           hard: another port for each peer; two hard ones meet by luck, or by relay
   filter  by port: only whom this node sent to gets in. Not by port: a peer's other ports get in, too
   hairpin whether two nodes behind this NAT can meet at its outside address
