@@ -139,7 +139,8 @@ func (s *Stack) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	return newListener(wq, ep), nil
 }
 
-// ListenUDP is ListenTCP for UDP. The returned net.PacketConn takes and gives *net.UDPAddr.
+// ListenUDP is ListenTCP for UDP. The returned net.PacketConn takes and gives *net.UDPAddr; what it gives may be given
+// again, and is not to be changed.
 func (s *Stack) ListenUDP(addr netip.AddrPort) (net.PacketConn, error) {
 	wq := new(waiter.Queue)
 	ep, terr := s.bind(udp.ProtocolNumber, wq, addr)

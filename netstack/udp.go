@@ -23,6 +23,7 @@ type udpConn struct {
 	closed atomic.Bool
 	dgrams datagrams
 	inbox  inbox
+	sender atomic.Pointer[named] // of what was last read: mostly that of the next, too
 
 	in  side
 	dst tcpip.SliceWriter // what is read to, guarded by in.mu
@@ -95,7 +96,18 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return n, net.UDPAddrFromAddrPort(from), nil
+	p := c.sender.Load()
+	if p == nil || p.at != from {
+		p = &named{from, net.UDPAddrFromAddrPort(from)}
+		c.sender.Store(p)
+	}
+	return n, p.addr, nil
+}
+
+// named is an address as package net has it, in memory of its own.
+type named struct {
+	at   netip.AddrPort
+	addr *net.UDPAddr
 }
 
 func (c *udpConn) readFrom(b []byte) (int, netip.AddrPort, error) {
