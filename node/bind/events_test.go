@@ -67,6 +67,14 @@ var incidents = []struct {
 		m.talk(3*time.Second, nil)
 		m.ra.BlockUDP(false)
 	}, time.Second, 5 * time.Second},
+	{"NAT reboots", func(m *meeting) {
+		m.ra.BlockUDP(true)
+		m.rel.setLose(func([]byte) bool { return true })
+		m.talk(2*time.Second, nil)
+		m.ra.Rebind()
+		m.rel.setLose(nil)
+		m.ra.BlockUDP(false)
+	}, 400 * time.Millisecond, 4 * time.Second},
 	{"no UDP for 20.5 s", func(m *meeting) {
 		m.ra.BlockUDP(true)
 		m.talk(20*time.Second+500*time.Millisecond, nil)

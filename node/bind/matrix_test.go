@@ -95,6 +95,9 @@ func (c wiredClient) Send(dst key.NodePublic, pkts [][]byte) bool {
 	c.r.sends.Add(1)
 	var copies [][]byte
 	for _, p := range pkts {
+		if c.r.lose != nil && c.r.lose(p) {
+			continue
+		}
 		if _, ok := path.Sender(p); ok {
 			c.spent.Add(int64(len(p) + 28))
 		}

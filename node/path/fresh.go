@@ -49,7 +49,6 @@ func (pr *peer) refresh(now time.Time) {
 }
 
 func (pr *peer) openFresh(now time.Time) {
-	pr.digs++
 	pr.try = &try{fresh: true, start: now, next: now.Add(freshAsk)}
 	pr.p.do(Sockets{pr.key, 1, true})
 }
@@ -77,7 +76,7 @@ func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
 // sayFresh opens our NAT by the fresh socket, and says where that is.
 func (pr *peer) sayFresh(now time.Time) {
 	if !pr.p.cfg.Plain {
-		pr.bySocket(now, openTTL+(pr.digs+1)%2)
+		pr.bySocket(now, openTTL+pr.digs%2)
 	}
 	pr.call(now, 0)
 	pr.try.next = now.Add(max(freshWaits[0], pr.relay.rtt/2+openFor/3))
@@ -94,13 +93,16 @@ func (pr *peer) gotFresh(now time.Time, m Here) {
 		pr.restart(now.Add(pongLeast))
 	}
 	t := pr.try
+	if t != nil {
+		t.heard = true
+	}
 	ours := t != nil && t.fresh && t.outside.IsValid()
 	switch {
 	case !m.Fresh:
 	case ours && pr.fresh != old:
 		pr.sayFresh(now)
 	case ours && t.sent == 0 && m.Opened == sum(pr.here().Endpoints):
-		if pr.digs > 2 && pr.p.rand(2) == 0 {
+		if pr.digs > 1 && pr.p.rand(2) == 0 {
 			// In vain so far, though the openers of the second time came one router further. It may be that they die before a
 			// third NAT, or spoil the peer's, so that one of us must be the first to ping.
 			t.next = now.Add(freshShift)
@@ -133,6 +135,9 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 func (pr *peer) freshOn(now time.Time) {
 	t := pr.try
 	if t.sent++; !pr.unsure() || !t.outside.IsValid() || t.sent == len(freshWaits) {
+		if t.heard { // while nothing comes of the peer, no way of meeting it has been tried
+			pr.digs++
+		}
 		pr.endTry()
 		return
 	}

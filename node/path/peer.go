@@ -71,7 +71,7 @@ type peer struct {
 	guessHold time.Time      // which are no more for now
 	freshAt   time.Time      // when a fresh socket may be tried again
 	freshes   int            // times it was, in vain
-	digs      int            // the same, with those that the peer asked for
+	digs      int            // of those, and of those that the peer asked for, so many to which it had something to say
 	freshened bucket         // of those that the peer asked for
 	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
 

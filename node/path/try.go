@@ -122,6 +122,7 @@ type try struct {
 
 	fresh   bool           // it is of one fresh socket, and no guess
 	outside netip.AddrPort // of that
+	heard   bool           // the peer has said something since
 }
 
 // guessOn sends the probes that are due, and ends the attempt in its time.

@@ -147,7 +147,7 @@ var unlike = pairs(map[string][]string{
 	"quiet-5":      {"easy easy", "hard fullcone", "easyopen easyopen", "firewall easy"},
 	"quiet-10":     {"easy easy"},
 	"quiet-20":     {"easy easy", "hard hard", "easyopen easy"},
-	"wan":          {"ecmp easy", "cgn3 easy", "docker docker", "strict strict"},
+	"wan":          {"ecmp easy", "cgn3 easy", "docker docker"},
 	"lan":          {"ecmp easy", "cgn3 easy", "docker docker", "strict strict", "home home", "twin twin", "isolhp isolhp", "brief brief", "small easy"},
 	"forget":       {"strict strict", "docker docker"},
 	"loss":         {"strict strict"},
