@@ -59,9 +59,7 @@ func (pr *peer) planSockets(b Budget) *try {
 	}
 	t.short, t.near, t.far, t.most, t.rest = t.socks, t.socks, t.socks, 2*t.socks, guessLater+probing
 	switch {
-	case theirs.Low == Steady:
-		t.early, t.mid, t.far, t.most = t.socks, deepAfter, 2*t.socks, 3*t.socks
-	case theirs.Low == Spoilt:
+	case theirs.spoilt():
 		t.rest = guessLater + probing*spoiltPart/5
 	case t.socks > someSocks:
 		t.early, t.mid = int(someEarly*float64(t.socks)), guessLater+time.Duration(earlyAfter*float64(probing))

@@ -165,7 +165,7 @@ func (pr *peer) expire(now time.Time) {
 		pr.leave(now, fmt.Sprintf("%s stopped answering", c))
 		pr.left, pr.leftAt = c, now
 		switch {
-		case lossy:
+		case lossy && !pr.p.self.NAT.hard(): // from another port of ours, as soon as one is found, it is another path
 			pr.doubtful(now, c, shunStreak)
 		case !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst):
 			pr.doubtful(now, c, stopStreak)

@@ -88,8 +88,7 @@ const (
 	// that mostly do, and the others after all of these.
 	someEarly  = 2.0 / 5
 	earlyAfter = 3.0 / 5
-	deepAfter  = 500 * time.Millisecond // openers go a router further, where that can spoil nothing
-	spoiltPart = 4                      // fifths of those probes, after which all sockets ping a NAT that is known to be spoilt by it
+	spoiltPart = 4 // fifths of those probes, after which all sockets ping a NAT that is known to be spoilt by it
 )
 
 // try is an attempt to guess ports. The side with the hard NAT opens many sockets, so that its NAT has many ports open
