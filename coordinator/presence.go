@@ -61,7 +61,8 @@ func (p *presences) here(id acl.NodeID, h *wire.Here, now time.Time) {
 		was, _ := p.of(id)
 		disco = was.Disco
 	}
-	p.set(id, wire.Presence{ID: id, Online: true, Disco: disco, Endpoints: usable(h.Endpoints), Relay: h.Relay, PeerRelay: h.PeerRelay, LastSeen: now})
+	p.set(id, wire.Presence{ID: id, Online: true, Disco: disco, Endpoints: usable(h.Endpoints), Relay: h.Relay, PeerRelay: h.PeerRelay,
+		Lacks: h.Lacks[:min(len(h.Lacks), wire.MaxLacks)], LastSeen: now})
 }
 
 // away keeps where the node was: its peers' paths may still stand.
@@ -92,7 +93,8 @@ func (p *presences) vouch(w *atomic.Pointer[world]) {
 func (p *presences) set(id acl.NodeID, w wire.Presence) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if was, ok := p.where[id]; ok && was.Online == w.Online && was.Disco == w.Disco && was.Relay == w.Relay && was.PeerRelay == w.PeerRelay && slices.Equal(was.Endpoints, w.Endpoints) {
+	if was, ok := p.where[id]; ok && was.Online == w.Online && was.Disco == w.Disco && was.Relay == w.Relay && was.PeerRelay == w.PeerRelay && slices.Equal(was.Endpoints, w.Endpoints) &&
+		slices.Equal(was.Lacks, w.Lacks) {
 		return
 	}
 	p.where[id] = w

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,10 +38,11 @@ func TestJoinSeeAndLeave(t *testing.T) {
 		t.Errorf("the ticket is %+v, %v", ticket, err)
 	}
 
-	phone.conn.Send(wire.Here{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:7"), netip.MustParseAddrPort("0.0.0.0:9")}, Relay: 3})
+	phone.conn.Send(wire.Here{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:7"), netip.MustParseAddrPort("0.0.0.0:9")}, Relay: 3,
+		Lacks: []uint16{2, 4}})
 	laptop.until("the phone's endpoint", func() bool {
 		p := laptop.m.Presence[phone.id()]
-		return p.Online && len(p.Endpoints) == 1 && p.Relay == 3 && p.Disco == phone.hello.Disco
+		return p.Online && len(p.Endpoints) == 1 && p.Relay == 3 && slices.Equal(p.Lacks, []uint16{2, 4}) && p.Disco == phone.hello.Disco
 	})
 	phone.close()
 	laptop.until("the phone's absence", func() bool { p := laptop.m.Presence[phone.id()]; return !p.Online && !p.LastSeen.IsZero() })

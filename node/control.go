@@ -329,7 +329,7 @@ func (c *control) here(ctx context.Context, conn *wire.Conn, offered []netip.Pre
 			}
 			offered = now
 		}
-		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco, PeerRelay: c.relay()}
+		h := &wire.Here{Endpoints: c.bind.Endpoints(), Relay: c.bind.Home(), Disco: c.disco, PeerRelay: c.relay(), Lacks: c.bind.Lacks()}
 		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), wire.MaxEndpoints)]
 		if last == nil || !same(last, h) {
 			if conn.Send(h) != nil {
@@ -357,7 +357,7 @@ func (c *control) ask() {
 }
 
 func same(a, b *wire.Here) bool {
-	if a.Relay != b.Relay || a.Disco != b.Disco || a.PeerRelay != b.PeerRelay || len(a.Endpoints) != len(b.Endpoints) {
+	if a.Relay != b.Relay || a.Disco != b.Disco || a.PeerRelay != b.PeerRelay || !slices.Equal(a.Lacks, b.Lacks) || len(a.Endpoints) != len(b.Endpoints) {
 		return false
 	}
 	has := make(map[netip.AddrPort]bool, len(a.Endpoints))

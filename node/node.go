@@ -278,6 +278,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		Node: n.self, Disco: id.disco, Machine: id.machine, Port: n.cfg.Port, Loopback: n.cfg.LoopbackOnly, Exclude: exclude,
 		Budget:    budget(n.cfg.Guesses),
 		Endpoints: func([]netip.AddrPort) { n.control.move() },
+		Lacks:     func() { n.control.move() },
 		Home:      func(uint16) { n.control.move() },
 		Static:    n.cfg.Endpoints,
 		Moved:     n.moved,

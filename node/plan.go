@@ -94,7 +94,7 @@ func pathsOf(m *wire.Map, now time.Time, doubted bool) []bind.Peer {
 			continue
 		}
 		w := m.Presence[p.ID]
-		out = append(out, bind.Peer{Key: p.Key, Disco: w.Disco, Endpoints: w.Endpoints, Relay: w.Relay, Hops: hops(p)})
+		out = append(out, bind.Peer{Key: p.Key, Disco: w.Disco, Endpoints: w.Endpoints, Relay: w.Relay, Lacks: w.Lacks, Hops: hops(p)})
 	}
 	return out
 }

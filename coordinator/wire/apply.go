@@ -263,8 +263,8 @@ func (m *Map) checkRules() error {
 	return nil
 }
 
-// See returns the Map with the soft plane's news. News of nodes that are not peers is skipped, and so are endpoints
-// beyond MaxEndpoints.
+// See returns the Map with the soft plane's news. News of nodes that are not peers is skipped, and so are what
+// is beyond MaxEndpoints and MaxLacks.
 func (m *Map) See(w *Where) *Map {
 	n := *m
 	n.Presence = maps.Clone(m.Presence)
@@ -276,6 +276,7 @@ func (m *Map) See(w *Where) *Map {
 			continue
 		}
 		p.Endpoints = p.Endpoints[:min(len(p.Endpoints), MaxEndpoints)]
+		p.Lacks = p.Lacks[:min(len(p.Lacks), MaxLacks)]
 		n.Presence[p.ID] = p
 	}
 	return &n

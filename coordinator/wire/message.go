@@ -53,6 +53,7 @@ type Presence struct {
 	Relay     uint16           `cbor:"5,keyasint"` // where it listens; 0 for none
 	LastSeen  time.Time        `cbor:"6,keyasint,omitzero"`
 	PeerRelay bool             `cbor:"7,keyasint,omitempty"` // it is a relay for whom the policy lets use it
+	Lacks     []uint16         `cbor:"8,keyasint,omitempty"` // relays that it has tried in vain; at most MaxLacks
 }
 
 // Hello opens a session. Enrol is set only by a machine the coordinator does not know yet.
@@ -111,6 +112,7 @@ type Here struct {
 	Relay     uint16           `cbor:"2,keyasint"`
 	Disco     key.DiscoPublic  `cbor:"3,keyasint"`
 	PeerRelay bool             `cbor:"4,keyasint,omitempty"` // see Presence
+	Lacks     []uint16         `cbor:"5,keyasint,omitempty"` // the same
 }
 
 // Advertise replaces the prefixes that this node offers to carry for others: proper ones (see [CheckRoute]), at most
@@ -165,5 +167,6 @@ const (
 	Version      = 1
 	MaxMessage   = 16 << 20 // bytes
 	MaxEndpoints = 32       // per node
+	MaxLacks     = 8        // the same
 	MaxRoutes    = 256      // per node
 )

@@ -42,6 +42,7 @@ type Bind struct {
 	endpoints  atomic.Pointer[[]netip.AddrPort]
 	mapped     atomic.Pointer[netip.AddrPort] // a port of the gateway's that it forwards to us; the zero one for none
 	home       atomic.Uint32
+	lacks      atomic.Pointer[[]uint16]
 	mark       atomic.Uint32
 	holding    atomic.Int32 // packets of all peers, see held
 	exclude    atomic.Pointer[[]netip.Prefix]
@@ -141,7 +142,7 @@ func New(cfg Config) (*Bind, error) {
 		return b.resolver().LookupNetIP(ctx, "ip", host)
 	}
 	b.directory.init(cfg.Names, cfg.Named)
-	b.relays.b = b
+	b.relays.b, b.relays.lacked = b, make(map[uint16]int64)
 	b.hops.init(b, cfg.PeerRelay)
 	b.relays.conns.Store(&map[uint16]*relayConn{})
 	b.table.Store(&table{})

@@ -29,6 +29,7 @@ type Config struct {
 	// The callbacks run on goroutines of the Bind, must return soon, and must not call Stop or Probe. Each may be nil.
 	Endpoints func([]netip.AddrPort)           // our own endpoints changed
 	Home      func(relay uint16)               // our home relay changed
+	Lacks     func()                           // what [Bind.Lacks] says changed
 	Moved     func()                           // this machine's addresses changed
 	Deaf      func(mapped netip.AddrPort)      // nothing comes through what SetMapped set
 	Changed   func(PathChange)                 // a peer's path changed
@@ -64,6 +65,7 @@ type Peer struct {
 	Disco     key.DiscoPublic
 	Endpoints []netip.AddrPort // candidates; at most path.MaxCandidates are used
 	Relay     uint16           // ID of the relay the peer is at; 0 if unknown
+	Lacks     []uint16         // relays that it cannot reach, as it says
 	Hops      []Hop            // peer relays that it and we may use; at most path.MaxHops are
 }
 

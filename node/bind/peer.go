@@ -20,13 +20,14 @@ type peer struct {
 	box   *path.Box // the loop's; made when first needed
 
 	routes   atomic.Pointer[routes]
-	relay    atomic.Uint32 // where it is
-	via      atomic.Uint32 // where its packets last came from; 0 if from none
-	relayed  atomic.Int64  // when they did
-	wide     atomic.Int64  // when it was last asked for at all relays
-	absent   atomic.Uint32 // a relay that said it was not there,
-	absentAt atomic.Int64  // and when
-	blind    atomic.Int32  // packets sent to unproven addresses since the last handshake
+	relay    atomic.Uint32            // where it is
+	via      atomic.Uint32            // where its packets last came from; 0 if from none
+	relayed  atomic.Int64             // when they did
+	wide     atomic.Int64             // when it was last asked for at all relays
+	lacks    atomic.Pointer[[]uint16] // relays that it cannot reach, as the coordinator told last
+	absent   atomic.Uint32            // a relay that said it was not there,
+	absentAt atomic.Int64             // and when
+	blind    atomic.Int32             // packets sent to unproven addresses since the last handshake
 	sent     atomic.Int64
 	heard    atomic.Int64 // by the primary route, if that is direct
 	waiting  atomic.Int64 // first sent by it after heard
@@ -100,6 +101,7 @@ type routes struct {
 type table struct {
 	byNode  map[key.NodePublic]*peer
 	byDisco map[key.DiscoPublic]*peer
+	lacking []*peer // those that lack a relay
 }
 
 // anySeeks reports whether somebody is sent to who has no direct path.
@@ -118,7 +120,7 @@ func (b *Bind) SetPeers(set []Peer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old := b.table.Load()
-	t := &table{make(map[key.NodePublic]*peer, len(set)), make(map[key.DiscoPublic]*peer, len(set))}
+	t := &table{byNode: make(map[key.NodePublic]*peer, len(set)), byDisco: make(map[key.DiscoPublic]*peer, len(set))}
 	ev := make([]path.Peer, 0, len(set))
 	hops := b.hops.set(set)
 	for _, s := range set {
@@ -145,6 +147,11 @@ func (b *Bind) SetPeers(set []Peer) {
 			p.relay.Store(uint32(s.Relay))
 		}
 		b.told[s.Key] = s.Relay
+		lacks := s.Lacks[:min(len(s.Lacks), maxLacks)]
+		p.lacks.Store(&lacks)
+		if len(lacks) > 0 {
+			t.lacking = append(t.lacking, p)
+		}
 		t.byNode[s.Key] = p
 		if !s.Disco.IsZero() {
 			t.byDisco[s.Disco] = p

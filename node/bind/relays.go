@@ -32,8 +32,9 @@ type relays struct {
 	closed bool
 	conns  atomic.Pointer[map[uint16]*relayConn] // swapped whole, under mu
 
-	relinked atomic.Bool // one of them is a new connection
-	outside  atomic.Bool // one of them sees us elsewhere than before
+	relinked atomic.Bool      // one of them is a new connection
+	outside  atomic.Bool      // one of them sees us elsewhere than before
+	lacked   map[uint16]int64 // the loop's: relays that we lack, and when we last did
 }
 
 type relayConn struct {
@@ -98,10 +99,7 @@ const maxStray = 4 // relays asked for a peer that may be at any
 
 // everywhere sends to a peer at its relay, which is down or no longer has it, at our own and at some others: it is at one of them.
 func (r *relays) everywhere(bufs [][]byte, peer key.NodePublic, at uint16, now int64) (sent bool) {
-	r.mu.Lock()
-	ids := slices.Clone(r.order)
-	r.mu.Unlock()
-	home := r.b.Home()
+	ids, home := r.ids(), r.b.Home()
 	ids = slices.DeleteFunc(ids, func(id uint16) bool { return id == at || id == home })
 	ids = append([]uint16{at}, ids[:min(len(ids), maxStray-2)]...)
 	if home != at {
@@ -209,6 +207,13 @@ func (r *relays) close() {
 	r.drop(func(*relayConn) bool { return true })
 }
 
+// ids are the relays in the coordinator's order.
+func (r *relays) ids() []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.order)
+}
+
 func (r *relays) list() []Relay {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,10 +234,7 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool,
 			down[id] = true
 		}
 	}
-	var order []uint16
-	for _, l := range r.list() {
-		order = append(order, l.ID)
-	}
+	order := r.ids()
 	next := chooseHome(home, order, latency, down, settled)
 	for _, id := range passedOver(home, next, order) {
 		if !down[id] && !sure(id) {
@@ -247,6 +249,8 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool,
 		}
 	}
 	r.get(home)
+	r.b.lack(r.lacking(now))
+	r.stand(now)
 	r.drop(func(c *relayConn) bool {
 		unused := now - c.used.Load()
 		at := c.drain.Load()
@@ -257,7 +261,7 @@ func (r *relays) tend(now int64, latency map[uint16]time.Duration, settled bool,
 // next is when tend has something to do by the clock, 0 if it has not.
 func (r *relays) next(now int64) (at int64) {
 	for _, c := range *r.conns.Load() {
-		for _, t := range [...]struct{ since, wait int64 }{{c.lost.Load(), int64(relayDown)}, {c.drain.Load(), int64(drainKeep)}} {
+		for _, t := range [...]struct{ since, wait int64 }{{c.lost.Load(), int64(relayDown)}, {c.lost.Load(), int64(lackAfter)}, {c.drain.Load(), int64(drainKeep)}} {
 			if due := t.since + t.wait + 1; t.since != 0 && due > now && (at == 0 || due < at) {
 				at = due
 			}

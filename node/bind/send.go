@@ -203,7 +203,12 @@ func (b *Bind) sendRelay(bufs [][]byte, p *peer, urgent bool) bool {
 		if absent && urgent {
 			return b.relays.search(bufs, p.key, now)
 		}
+		if c != nil {
+			c.used.Store(now) // it is still wanted
+		}
 		if d := b.relays.get(via); via != at && d != nil && d.up() {
+			c = d
+		} else if d := b.relays.common(p, at); d != nil && d.up() {
 			c = d
 		} else if urgent && (c == nil || c.down(now)) {
 			return b.relays.everywhere(bufs, p.key, at, now)

@@ -269,7 +269,7 @@ func (x weather) suffer(seed uint64) (o outcome) {
 
 // A direct path that loses packets is left within 5 s, for good as long as it does, and taken back within 10 s when it does no
 // more, however the dice fall: some are allowed to take longer, one of 200, or to switch more than twice in the minute, one of
-// 1000. Time is not the machine's: a seed always comes out alike. HEDGE_LOSS_SEEDS asks for more throws.
+// 1000, or of 100 where the relay loses packets as well. Time is not the machine's: a seed always comes out alike. HEDGE_LOSS_SEEDS asks for more throws.
 func TestLossyMinute(t *testing.T) {
 	seeds, _ := strconv.Atoi(os.Getenv("HEDGE_LOSS_SEEDS"))
 	seeds = max(seeds, 2)
@@ -277,12 +277,13 @@ func TestLossyMinute(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		parts []float64
+		calm  int // one of so many may switch more than twice
 		weather
 	}{
-		{"evenly", []float64{0.05, 0.07, 0.1, 0.15, 0.2, 0.3}, weather{every: steady}},
-		{"in bursts", []float64{0.1, 0.15, 0.2}, weather{every: steady, burst: 30 * time.Millisecond}},
-		{"a transfer and its acknowledgments", []float64{0.05, 0.1, 0.2}, weather{every: [2]time.Duration{2 * time.Millisecond, 4 * time.Millisecond}}},
-		{"the relay, too, a little", []float64{0.1, 0.2}, weather{every: steady, relay: 0.01}},
+		{"evenly", []float64{0.05, 0.07, 0.1, 0.15, 0.2, 0.3}, 1000, weather{every: steady}},
+		{"in bursts", []float64{0.1, 0.15, 0.2}, 1000, weather{every: steady, burst: 30 * time.Millisecond}},
+		{"a transfer and its acknowledgments", []float64{0.05, 0.1, 0.2}, 1000, weather{every: [2]time.Duration{2 * time.Millisecond, 4 * time.Millisecond}}},
+		{"the relay, too, a little", []float64{0.1, 0.2}, 100, weather{every: steady, relay: 0.01}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var all []outcome
@@ -310,7 +311,7 @@ func TestLossyMinute(t *testing.T) {
 			slices.SortFunc(all, func(a, b outcome) int { return cmp.Compare(a.left, b.left) })
 			t.Logf("of %d half left within %v, the last after %v, %d after more than 5 s; %d switched more than twice; %d came back after more than 10 s",
 				len(all), all[len(all)/2].left, all[len(all)-1].left, left, fickle, back)
-			if left > (len(all)+199)/200 || fickle > (len(all)+999)/1000 || back > (len(all)+999)/1000 {
+			if left > (len(all)+199)/200 || fickle > (len(all)+c.calm-1)/c.calm || back > (len(all)+999)/1000 {
 				t.Error("these are too many")
 			}
 		})
