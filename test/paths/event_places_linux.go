@@ -83,11 +83,6 @@ var ills = []event{
 			return nil
 		},
 		do: func(_ context.Context, r *run) error { return r.m.a.MoveLAN() }},
-	{name: "bloat", text: "a's uplink carries 2 Mbit/s with 2 s of queue, and 4 MB are sent by it", outage: 3 * time.Second, back: 5 * time.Second, watch: 25 * time.Second, after: "any",
-		do: func(ctx context.Context, r *run) error {
-			r.m.a.Wire.Set(func(l *labLine) { l.Rate, l.Queue = 2e6, 2*time.Second })
-			return r.stream.pour(4 << 20)
-		}},
 	{name: "udp-gap", text: "a's provider drops all UDP for 8 s", outage: silent, back: 30 * time.Second, watch: 35 * time.Second,
 		do: func(ctx context.Context, r *run) error {
 			return errors.Join(r.m.a.BlockUDP(true), pause(ctx, 8*time.Second), r.m.a.BlockUDP(false))
@@ -140,7 +135,6 @@ var unlike = pairs(map[string][]string{
 	"detour-over":  {"easy easy"},
 	"lopsided":     {"easy easy", "hard hard"},
 	"far":          {"easy easy", "hard hard", "blocked easy"},
-	"bloat":        {"easy easy", "hard hard", "blocked easy"},
 	"udp-gap":      {"easy easy", "hard fullcone"},
 	"small":        {"easy easy", "hard hard", "none easy"},
 	"portal":       {"easy easy", "blocked easy"},

@@ -347,16 +347,6 @@ func startStream(ctx context.Context, s lab.Space, to netip.Addr) (*stream, erro
 	return st, nil
 }
 
-// pour sends as much as fast as the connection takes it, beside what else is sent, and returns when that is done.
-func (s *stream) pour(n int) error {
-	for b := make([]byte, 16<<10); n > 0; n -= len(b) {
-		if _, err := s.conn.Write(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // gap is the longest time without progress.
 func (s *stream) gap(from, to time.Time) (gap time.Duration) {
 	s.mu.Lock()
