@@ -11,13 +11,14 @@ import (
 // in pools, which the collector would empty only minutes later, when it next runs of itself, twice.
 type rest struct {
 	seen  uint64    // packets, at the last tick
-	since time.Time // when that changed
+	since time.Time // when those were more than a few
 	moved uint64    // packets since memory was last given back
 	gave  time.Time // when that was, for a Map
 }
 
 const (
-	restAfter = 30 * time.Second
+	restAfter = 20 * time.Second
+	restFew   = 100    // packets between two ticks, which is silence: some connection always says that it is there
 	restWorth = 10_000 // packets: fewer leave nothing that is worth a collection
 	restPeers = 1000   // of a Map: the same
 	restMaps  = time.Minute
@@ -25,9 +26,10 @@ const (
 
 // tick takes how many packets have passed in all, and reports whether now is the time.
 func (r *rest) tick(packets uint64, now time.Time) bool {
-	if packets != r.seen || r.since.IsZero() {
-		r.moved += packets - r.seen
-		r.seen, r.since = packets, now
+	n := packets - r.seen
+	r.moved, r.seen = r.moved+n, packets
+	if n > restFew || r.since.IsZero() {
+		r.since = now
 		return false
 	}
 	if r.moved < restWorth || now.Sub(r.since) < restAfter {

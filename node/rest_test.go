@@ -18,12 +18,12 @@ func TestRest(t *testing.T) {
 		{61 * time.Second, restWorth - 1, false},
 		{2 * time.Minute, restWorth - 1, false}, // not worth it
 		{121 * time.Second, 3 * restWorth, false},
-		{150 * time.Second, 3 * restWorth, false}, // not yet
-		{151 * time.Second, 3 * restWorth, true},
-		{time.Hour, 3 * restWorth, false}, // once
-		{61 * time.Minute, 4 * restWorth, false},
-		{62 * time.Minute, 4*restWorth + 1, false}, // silence begins anew
-		{62*time.Minute + restAfter, 4*restWorth + 1, true},
+		{121*time.Second + restAfter - 1, 3*restWorth + restFew, false}, // not yet
+		{121*time.Second + restAfter, 3*restWorth + 2*restFew, true},    // a few are silence
+		{time.Hour, 3*restWorth + 2*restFew, false},                     // once
+		{61 * time.Minute, 5 * restWorth, false},
+		{62 * time.Minute, 5*restWorth + restFew + 1, false}, // silence begins anew
+		{62*time.Minute + restAfter, 5*restWorth + restFew + 1, true},
 	} {
 		if got := r.tick(tt.packets, start.Add(tt.at)); got != tt.want {
 			t.Errorf("after %v and %d packets: %v", tt.at, tt.packets, got)
