@@ -75,21 +75,21 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep := new(report.Report)
-	if steps, err := plan(rep, o, builds{}, t.Logf); err != nil || len(steps) != 2 {
-		t.Errorf("without a binary of hedge: %d steps, %v; want netstack and scale", len(steps), err)
+	if steps, err := plan(rep, o, builds{}, t.Logf); err != nil || len(steps) != 3 {
+		t.Errorf("without a binary of hedge: %d steps, %v; want netstack, scale and known", len(steps), err)
 	}
 	steps, err := plan(rep, o, builds{hedge: "x"}, t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if hosts.Missing() != nil {
-		if len(steps) != 3 || len(rep.LeftOut) != 1 || !strings.HasPrefix(rep.LeftOut[0], "hosts and relayed: needs ") {
+		if len(steps) != 4 || len(rep.LeftOut) != 1 || !strings.HasPrefix(rep.LeftOut[0], "hosts and relayed: needs ") {
 			t.Errorf("%d steps, left out %q", len(steps), rep.LeftOut)
 		}
 		return
 	}
-	if len(steps) != 6 {
-		t.Errorf("%d steps, want netstack, scale, two wires, relayed and relay", len(steps))
+	if len(steps) != 7 {
+		t.Errorf("%d steps, want netstack, scale, known, two wires, relayed and relay", len(steps))
 	}
 	for _, why := range rep.LeftOut {
 		if !strings.Contains(why, "needs") {
