@@ -367,12 +367,13 @@ func (pr *peer) moved(now time.Time) {
 	pr.call(now, hereLeast)
 }
 
-// unblocked begins the search anew. What was asked in vain meanwhile says nothing of the addresses.
+// unblocked begins the search anew. What was asked or guessed in vain meanwhile says nothing of the addresses.
 func (pr *peer) unblocked(now time.Time) {
 	if pr.best != nil || !pr.busy(now) {
 		return
 	}
 	pr.unproven = nil
+	pr.renew()
 	pr.restart(now)
 	pr.seek(now)
 	pr.call(now, hereLeast)

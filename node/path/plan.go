@@ -51,7 +51,7 @@ func (pr *peer) planSockets(b Budget) *try {
 		t.socks = min(t.socks, max(someSocks, n/32))
 	}
 	lasts := func(n int) time.Duration { return time.Duration(n) * time.Second / time.Duration(b.Rate) }
-	probing := lasts(min(n, b.Probes*2/5))
+	probing := lasts(min(n, b.Probes, usual))
 	t.linger = tryLinger + lasts(min(n, b.Probes)) - probing
 	if pr.p.cfg.Plain {
 		t.most, t.rate = 2*t.socks, b.Rate*5/3

@@ -48,7 +48,7 @@ func (n NAT) hard() bool { return n.Kind == Sequential || n.Kind == Block || n.K
 // A probe is 138 bytes on the wire.
 type Budget struct {
 	Sockets int           // opened behind a NAT with random ports (the birthday method); 0 for 384, negative for no guessing
-	Probes  int           // guesses by the side that has one port; 0 for 2560. docs/guessing.md says how often that is enough
+	Probes  int           // guesses by the side that has one port; 0 for 1024. docs/guessing.md says how often that is enough
 	Pairs   int           // probes of each side where both NATs are hard, about; 0 for 2048
 	Rate    int           // probes a second; 0 for 300, and up to ten thirds as many where both NATs are hard
 	Every   time.Duration // between attempts that failed, but for a second one soon after the first; 0 for 10 min
@@ -61,7 +61,7 @@ func (b Budget) orDefault() Budget {
 		}
 	}
 	set(&b.Sockets, 384)
-	set(&b.Probes, 2560)
+	set(&b.Probes, usual)
 	set(&b.Pairs, 2048)
 	set(&b.Rate, 300)
 	if b.Every == 0 {
@@ -78,14 +78,15 @@ const (
 	someSocks = 64   // opened where that is enough: for a block of 1024 ports
 	narrow    = 1280 // ports of a block at most, for two to meet that are both hard
 	tryRound  = 4    // of the ordinary search, after which nothing more is to be hoped of it
+	usual     = 1024 // probes that mostly do
 	openRate  = 2560 // packets a second that only open our own NAT
 
 	guessLater = 80 * time.Millisecond // who probes begins so much later than who opens
 	tryStep    = 10 * time.Millisecond
 	tryLinger  = 1500 * time.Millisecond // for the last answers
 
-	// Where many sockets are opened, two in five of them do more than that after three in five of those probes of the peer's
-	// that mostly do, and the others after all of these.
+	// Where many sockets are opened, two in five of them do more than that after three in five of the usual probes of the
+	// peer's, and the others after all of these.
 	someEarly  = 2.0 / 5
 	earlyAfter = 3.0 / 5
 	spoiltPart = 4 // fifths of those probes, after which all sockets ping a NAT that is known to be spoilt by it
@@ -96,7 +97,7 @@ const (
 // order or from a small block narrows the guess.
 //
 //	hard:  384 sockets ─ opener ─▶ 384 ports of its NAT            at once
-//	easy:  2560 ports  ◀─ ping ─── one socket                      until one is hit: mostly in 0.4 s, at most in 8.5 s
+//	easy:  1024 ports  ◀─ ping ─── one socket                      until one is hit: mostly in 0.4 s, at most in 3.4 s
 //	hard:  154 sockets ─ ping ───▶ the peer's one address          after 2.1 s
 //	hard:  230 sockets ─ ping ───▶ the peer's one address          after 3.4 s
 //
