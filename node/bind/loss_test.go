@@ -12,14 +12,14 @@ import (
 	"github.com/hedge-mesh/hedge/test/lab"
 )
 
-// A path that loses much is left for a relay that does not, by those who send into the loss: within 5 s, however the dice fall.
-// HEDGE_MATRIX_SEEDS asks for more throws.
+// A path that loses much is left for a relay that does not, by those who send into the loss: within 5 s, but for one throw of the
+// dice in some hundred, and at 5 %, where little is lost to know by, one in twenty. HEDGE_MATRIX_SEEDS asks for more than five.
 func TestLossIsLeft(t *testing.T) {
 	seeds, _ := strconv.Atoi(os.Getenv("HEDGE_MATRIX_SEEDS"))
 	for _, c := range []struct {
 		up, down float64 // of a's uplink
-		late     int     // of a hundred throws that may take longer
-	}{{0.1, 0, 0}, {0, 0.1, 0}, {0.1, 0.1, 0}, {0.05, 0, 1}, {0, 0.05, 1}, {0.05, 0.05, 1}} {
+		late     int     // of a hundred throws that may take longer, and one more
+	}{{0.1, 0, 0}, {0, 0.1, 0}, {0.1, 0.1, 0}, {0.05, 0, 5}, {0, 0.05, 5}, {0.05, 0.05, 5}} {
 		t.Run(fmt.Sprintf("%v up %v down", c.up, c.down), func(t *testing.T) {
 			var took []time.Duration
 			for seed := range uint64(max(seeds, 5)) {
@@ -45,7 +45,7 @@ func TestLossIsLeft(t *testing.T) {
 				}
 			}
 			t.Logf("of %d: half within %v, the last after %v, %d after more than 5 s", len(took), took[len(took)/2], took[len(took)-1], late)
-			if late > (c.late*len(took)+99)/100 {
+			if late > 1+(c.late*len(took)+99)/100 || took[len(took)-1] > 11*time.Second {
 				t.Errorf("%d of %d left the path after more than 5 s: %v", late, len(took), took)
 			}
 		})
