@@ -44,9 +44,8 @@ type end struct {
 	ground  ground // as it is now
 
 	// Under world.mu.
-	dark     time.Time // nothing passes until then
-	hold     time.Time // connections to relays are made anew until then
-	asleep   time.Time
+	dark     time.Time           // nothing passes until then
+	hold     time.Time           // connections to relays are made anew until then
 	silent   map[netip.Addr]int  // probes to addresses of which nothing ever came, in this second
 	second   int64               //
 	probes   int                 // the most of them
