@@ -87,8 +87,14 @@ func (pr *peer) afford(now time.Time) bool {
 // peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
 // A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
 func (pr *peer) mayGuess(now time.Time) bool {
-	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor) && pr.busy(now) &&
+	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor) && (pr.wanted(now) || recent(now, pr.bid, bidFor)) &&
 		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && recent(now, c.pong, Trust) })
+}
+
+// wanted reports whether somebody here wants to reach the peer. If nobody does at either end there is no need to guess: not when
+// one has moved, and the other is told.
+func (pr *peer) wanted(now time.Time) bool {
+	return recent(now, latest(pr.traffic.Sent, pr.sought), awake)
 }
 
 // guessAt is when the search has had its time.

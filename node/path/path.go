@@ -427,7 +427,7 @@ func (b *bucket) take(now time.Time, rate, burst float64) bool {
 }
 
 // ration bounds the pings to each address that has never answered, since whose that is we have only by hearsay (not
-// to one that packets of the peer came from: NATs are opened by answering there, quickly and at many ports). It
+// to one that packets of the peer came from, at first: NATs are opened by answering there, quickly and at many ports). It
 // remembers addresses that are candidates no more: taking one back and telling of it again gives nothing.
 type ration []struct {
 	to netip.AddrPort
@@ -439,6 +439,7 @@ const (
 	rationBurst = 4.0                      // at 0, 50, 150 and 350 ms: NATs are open then, for what the peer sends
 	rationRate  = 0.09                     // a second: never more than four in ten seconds
 	rationWhole = rationBurst / rationRate // seconds until an address is as good as new
+	seenMost    = 12                       // pings unanswered to one that packets came from, before that is rationed too
 )
 
 // take reports whether one more ping may go there. It refuses further addresses while too many are in use.

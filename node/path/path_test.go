@@ -236,6 +236,32 @@ func TestPongsAreFew(t *testing.T) {
 	}
 }
 
+// A peer's pings come in, and no ping to where they come from is answered: they are not sent for as long as that lasts, or two ends
+// of which neither hears the other's pongs would provoke each other for ever.
+func TestPingsBackEnd(t *testing.T) {
+	p := New(Config{})
+	b, from := peerKey("b"), addresses[2]
+	p.Step(epoch, Peers{[]Peer{{Key: b}}})
+	var first, later int
+	for at := time.Duration(0); at < 2*time.Minute; at += 50 * time.Millisecond {
+		for k, due, ok := p.Next(); ok && !due.After(epoch.Add(at)); k, due, ok = p.Next() {
+			p.Step(due, Tick{Peer: k})
+		}
+		for _, a := range p.Step(epoch.Add(at), Got{b, from, Ping{Tx: NewTx()}, 0}) {
+			if s, ok := a.(Send); !ok || s.Msg.kind() != kindPing {
+				continue
+			}
+			if first++; at > 10*time.Second {
+				first--
+				later++
+			}
+		}
+	}
+	if most := 110*rationRate + 1; first < seenMost || float64(later) > most {
+		t.Errorf("%d pings in 10 s and %d in 110 s more, want %d at least and %.0f at most", first, later, seenMost, most)
+	}
+}
+
 // With a live address and traffic there is a direct path, soon.
 func TestFindsAPath(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -419,9 +419,11 @@ func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
 	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}, Wide: !to.IsValid() && pr.mute()})
 }
 
-// rationed reports whether a candidate may be pinged as far as nothing is known of it but by hearsay.
+// rationed reports whether a candidate may be pinged as far as nothing is known of it but by hearsay. One that the peer's packets
+// came from may, but not for ever in vain: if both ends' pongs come from elsewhere than was asked, for there is a NAT on the way
+// that has a port for each direction, each ping makes the other end ping back.
 func (pr *peer) rationed(now time.Time, c *candidate) bool {
-	return c == nil || c.proven || c.by&seen != 0 || c.hop != nil || pr.unproven.take(now, c.addr)
+	return c == nil || c.proven || c.by&seen != 0 && c.missed < seenMost || c.hop != nil || pr.unproven.take(now, c.addr)
 }
 
 // asked reports whether a ping to a route is in flight.
