@@ -29,9 +29,6 @@ func TestCompany(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				some := company{heard: func() bool { return c.heard }}
-				if off := (company{never: true, heard: some.heard}); off.batch(128) != 128 {
-					t.Error("it is heeded where it is not to be")
-				}
 				if c.sent != 0 {
 					some.sent.Store(time.Now().Add(-c.sent).UnixNano())
 				}
@@ -46,41 +43,12 @@ func TestCompany(t *testing.T) {
 	}
 }
 
-// In company who brings batches waits until few are inside, and who brings single packets does not.
-func TestCompanyWaits(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		some  bool
-		last  int // packets that went in by the door before
-		waits bool
-	}{
-		{"a transfer alone", false, 128, false},
-		{"a transfer in company", true, companyBatch, true},
-		{"its company", true, companyFew, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWindow(&company{heard: func() bool { return c.some }})
-				d := &door{window: w}
-				w.enter(companyInside)
-				d.enter(c.last)
-				time.AfterFunc(time.Millisecond, func() { w.leave(c.last + 1) })
-				start := time.Now()
-				d.wait()
-				if waited := time.Since(start) > 0; waited != c.waits {
-					t.Errorf("waited: %v, want %v", waited, c.waits)
-				}
-			})
-		})
-	}
-}
-
 // Both directions have short batches in company, and a packet of a flow that sends little is company.
 func TestCompanyOfBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dev, from := &askedDevice{}, &askedBind{}
 		tn := newTunnel(dev, filter.New(filter.Options{}))
-		w := &windowed{Bind: from, out: tn.out.window, in: tn.in}
+		w := &screened{Bind: from, company: &tn.company, spare: &tn.spare}
 		fns, _, err := w.Open(0)
 		if err != nil {
 			t.Fatal(err)

@@ -5,9 +5,9 @@ import (
 	"crypto/ecdh"
 	"encoding/binary"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/hedge-mesh/hedge/node/key"
 )

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/wire"

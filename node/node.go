@@ -22,8 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
-	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/hedge-mesh/hedge/acl/filter"
@@ -310,8 +310,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost, n.tun.company.heard = n.lostDevice, n.bind.HearsSparse
-	n.tun.company.never = n.host == nil // in user space it starves floods of datagrams
-	w := &windowed{Bind: n.bind, out: n.tun.out.window, in: n.tun.in, spare: &n.tun.spare}
+	w := &screened{Bind: n.bind, company: &n.tun.company, spare: &n.tun.spare}
 	if n.roster, err = newRoster(n.bind.Deliver, n.bind.Forget, id.node, n.log); err != nil {
 		return fmt.Errorf("node key: %w", err)
 	}

@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/hedge-mesh/hedge/node/bind"
 	"github.com/hedge-mesh/hedge/node/key"

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"github.com/hedge-mesh/hedge/node/key"

@@ -4,7 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // spare gives back what the device's buffers take and packets do not need. They are of 64 KiB, most packets of less than
@@ -52,17 +52,6 @@ func (s *spare) leave(bufs [][]byte, now time.Time) {
 		}
 	}
 }
-
-// letGo has a list of buffers, that the device is done with, hold them no more: each of a peer's two goroutines keeps its
-// last list for as long as it has nothing to do, up to 8 MB, and the buffers are in the pool as well. It counts their
-// lengths, which stay.
-func letGo(bufs [][]byte) {
-	for i, b := range bufs {
-		bufs[i] = nothing[:len(b)]
-	}
-}
-
-var nothing [device.MaxMessageSize]byte
 
 // trim looks at buffers that are to be filled.
 func (s *spare) trim(bufs [][]byte) {

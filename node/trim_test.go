@@ -8,7 +8,7 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // A new buffer keeps a page, one of long packets all of it until there are none any more, and what has been used once
@@ -51,21 +51,6 @@ func TestTrim(t *testing.T) {
 			t.Error("a buffer of a long packet was not trimmed after the last of them")
 		}
 	})
-}
-
-// A list of buffers holds none of them any more, and has the lengths that are counted.
-func TestLetGo(t *testing.T) {
-	b := make([]byte, device.MaxMessageSize)
-	list := [][]byte{b[:100], b}
-	letGo(list)
-	if len(list[0]) != 100 || len(list[1]) != len(b) {
-		t.Errorf("lengths %d and %d", len(list[0]), len(list[1]))
-	}
-	for i := range list {
-		if unsafe.SliceData(list[i]) == unsafe.SliceData(b) {
-			t.Errorf("buffer %d is held", i)
-		}
-	}
 }
 
 // What is released takes no memory, until it is written to again.

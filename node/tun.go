@@ -31,12 +31,10 @@ type tunnel struct {
 	busy   chan struct{} // capacity 1: many packets have passed
 
 	company company
-	out     door    // what Read brings into the device, until bind sends it
-	in      *window // what bind receives into the device, until Write
-
-	spare spare
+	spare   spare
 
 	// of the one goroutine that Reads
+	filled  int // of its buffers, by the last Read
 	sparse  sparse
 	answer  [answerOffset + answerMax]byte
 	answers [1][]byte
@@ -58,17 +56,15 @@ type tally struct {
 type injector interface{ Inject(pkts [][]byte) }
 
 func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
-	t := &tunnel{Device: inner, filter: f, busy: make(chan struct{}, 1)}
-	t.out, t.in = door{window: newWindow(&t.company), spare: &t.spare}, newWindow(&t.company)
-	return t
+	return &tunnel{Device: inner, filter: f, busy: make(chan struct{}, 1)}
 }
 
 // Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	t.out.fill(bufs)
+	t.spare.trim(bufs[:t.filled])
 	most := t.company.batch(len(bufs))
 	n, err := t.Device.Read(bufs[:most], sizes[:most], offset)
-	t.out.filled(n)
+	t.filled = n
 	if n == 0 {
 		if err != nil && t.lost != nil {
 			t.lost(err)
@@ -107,7 +103,6 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		t.tell()
 	}
 	t.spare.pass(longest, now)
-	t.out.enter(int(packets))
 	return n, err
 }
 
@@ -137,9 +132,8 @@ func (t *tunnel) reject(pkt []byte) {
 }
 
 // Write takes decrypted packets from the tunnel, whose source addresses WireGuard has tied to their peers, and lets
-// in what the policy does. Of bufs only the lengths are left, which is all that the caller looks at again.
+// in what the policy does. Of bufs it leaves what it likes.
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
-	defer t.in.leave(len(bufs))
 	now := time.Now()
 	all := bufs
 	var bytes, denied uint64
@@ -166,7 +160,6 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	}
 	t.spare.pass(longest, now)
 	t.spare.leave(all, now)
-	defer letGo(all)
 	if k == 0 {
 		return 0, nil
 	}

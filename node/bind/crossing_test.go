@@ -5,8 +5,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"reflect"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,19 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
-
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 )
-
-// letGo takes the finalizers of a peer's queues away. They would drain channels from outside the bubble these were made in,
-// which is forbidden, and to keep all peers for ever instead would cost 15 MB each.
-func letGo(p *device.Peer) {
-	for _, name := range [...]string{"outbound", "inbound"} {
-		q := reflect.ValueOf(p).Elem().FieldByName("queue").FieldByName(name)
-		runtime.SetFinalizer(reflect.NewAt(q.Type().Elem(), q.UnsafePointer()).Interface(), nil)
-	}
-}
 
 // A device keeps a buffer of 64 KiB for each packet of a batch and each of its readers. Few packets are enough here.
 type (
@@ -69,9 +57,6 @@ func newCrossers(t *testing.T, delay time.Duration, lose func([]byte) bool) *cro
 	c.a, c.b = mk(hostA, "100.64.0.1"), mk(hostB, "100.64.0.2")
 	c.a.meet(t, c.b)
 	c.b.meet(t, c.a)
-	for _, n := range [][2]*wgNode{{c.a, c.b}, {c.b, c.a}} {
-		letGo(n[0].dev.LookupPeer(device.NoisePublicKey(key.ExchangePublic(n[1].node).Raw())))
-	}
 	synctest.Wait()
 	c.net.lose, c.rel.lose = lose, lose
 	return c

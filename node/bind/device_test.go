@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/hedge-mesh/hedge/derp"

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 const (

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 func TestOnce(t *testing.T) {

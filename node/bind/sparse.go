@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 
 	"github.com/hedge-mesh/hedge/node/udp"
 )

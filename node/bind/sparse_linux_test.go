@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/udp"

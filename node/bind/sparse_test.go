@@ -3,7 +3,7 @@ package bind
 import (
 	"testing"
 
-	"golang.zx2c4.com/wireguard/device"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // buffer is a packet as the device has it after it was sealed, in a buffer of its own: with a number where the header

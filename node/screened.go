@@ -1,0 +1,48 @@
+package node
+
+import (
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// screened is the Bind that the WireGuard device has: what it receives by it has been looked at.
+//
+//	device ◀── handshakes that screen lets through, batches as long as company allows ── bind's receivers
+//	device ── Send ──▶ bind                     buffers are trimmed before they are filled, and marked when done with
+type screened struct {
+	conn.Bind
+	screen  func(pkt []byte, ep conn.Endpoint) (conn.Endpoint, bool) // false: the device is not to have it
+	company *company
+	spare   *spare
+}
+
+// Send implements conn.Bind.
+func (b *screened) Send(bufs [][]byte, ep conn.Endpoint) error {
+	err := b.Bind.Send(bufs, ep)
+	b.spare.leave(bufs, time.Now())
+	return err
+}
+
+// Open implements conn.Bind.
+func (b *screened) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	fns, port, err := b.Bind.Open(port)
+	for i, fn := range fns {
+		filled := 0 // by the last call
+		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+			b.spare.trim(bufs[:filled])
+			most := b.company.batch(len(bufs))
+			n, err := fn(bufs[:most], sizes[:most], eps[:most])
+			filled = n
+			for j := range n {
+				if ep, ok := b.screen(bufs[j][:sizes[j]], eps[j]); ok {
+					eps[j] = ep
+				} else {
+					sizes[j] = 0
+				}
+			}
+			return n, err
+		}
+	}
+	return fns, port, err
+}
