@@ -24,7 +24,7 @@ require (
 	golang.org/x/sys v0.49.0 // socket options, netlink, peer credentials
 	golang.org/x/term v0.47.0 // is this a terminal?
 	golang.org/x/time v0.16.0 // token buckets of the relay
-	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446 // WireGuard itself
+	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446 // WireGuard itself; its device is in node/device, patched
 	gvisor.dev/gvisor v0.0.0-20260905035102-160fafc42237 // TCP/IP inside the process
 	modernc.org/sqlite v1.55.0 // the coordinator's store, without cgo
 	pgregory.net/rapid v1.3.0 // tests: laws that must hold of any input
