@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // screened is the Bind that the WireGuard device has: what it receives by it has been looked at.
@@ -24,16 +26,19 @@ func (b *screened) Send(bufs [][]byte, ep conn.Endpoint) error {
 	return err
 }
 
+// Lends implements device.Lender.
+func (b *screened) Lends() bool {
+	l, ok := b.Bind.(device.Lender)
+	return ok && l.Lends()
+}
+
 // Open implements conn.Bind.
 func (b *screened) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	fns, port, err := b.Bind.Open(port)
 	for i, fn := range fns {
-		filled := 0 // by the last call
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-			b.spare.trim(bufs[:filled])
 			most := b.company.batch(len(bufs))
 			n, err := fn(bufs[:most], sizes[:most], eps[:most])
-			filled = n
 			for j := range n {
 				if ep, ok := b.screen(bufs[j][:sizes[j]], eps[j]); ok {
 					eps[j] = ep

@@ -135,7 +135,6 @@ func (t *tunnel) reject(pkt []byte) {
 // in what the policy does. Of bufs it leaves what it likes.
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	now := time.Now()
-	all := bufs
 	var bytes, denied uint64
 	k, longest := 0, 0
 	for _, b := range bufs {
@@ -159,7 +158,6 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 		t.tell()
 	}
 	t.spare.pass(longest, now)
-	t.spare.leave(all, now)
 	if k == 0 {
 		return 0, nil
 	}

@@ -401,3 +401,6 @@ func (b *Bind) SetMark(mark uint32) error {
 
 // BatchSize implements conn.Bind.
 func (b *Bind) BatchSize() int { return udp.Batch }
+
+// Lends implements device.Lender: what is received stays where the system, or a relay's reader, has put it.
+func (b *Bind) Lends() bool { return true }

@@ -93,7 +93,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 			pkt, from := bufs[i][:sizes[i]], r.from[i]
 			if leg, ok := derp.Forwarded(pkt); ok {
 				pkt, from = r.b.hops.take(pkt, leg, from, now, &r.on)
-				pkt = bufs[i][:copy(bufs[i], pkt)]
+				bufs[i] = pkt
 			}
 			sizes[i], eps[i] = len(pkt), r.b.sort(pkt, from, now, &r.last)
 			if eps[i] == nil {

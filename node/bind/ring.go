@@ -15,6 +15,8 @@ type ring struct {
 	head, n int
 	dropped uint64
 	ready   chan struct{} // one token while there may be packets
+
+	lent []slot // of who reads: what it returned last
 }
 
 const (
@@ -63,8 +65,12 @@ func (r *ring) push(pkt []byte, ep conn.Endpoint) {
 	}
 }
 
-// pop waits for packets and copies them out, until done.
+// pop waits for packets and lends them until the next call, until done.
 func (r *ring) pop(done <-chan struct{}, bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	for i := range r.lent {
+		r.lent[i].free()
+	}
+	r.lent = r.lent[:0]
 	for {
 		select {
 		case <-done:
@@ -75,13 +81,12 @@ func (r *ring) pop(done <-chan struct{}, bufs [][]byte, sizes []int, eps []conn.
 		n := min(r.n, len(bufs))
 		for i := range n {
 			s := &r.slots[r.head]
-			src := s.big
+			bufs[i], sizes[i], eps[i] = s.big, s.n, s.ep
 			if s.buf != nil {
-				src = s.buf[:s.n]
+				bufs[i] = s.buf[:s.n]
 			}
-			sizes[i] = copy(bufs[i], src)
-			eps[i] = s.ep
-			s.free()
+			r.lent = append(r.lent, *s)
+			*s = slot{}
 			r.head = (r.head + 1) % ringSize
 			r.n--
 		}

@@ -130,9 +130,9 @@ func (f *family) read(sparse bool, ses *session, bufs [][]byte, sizes []int, fro
 		s := f.cur.Load()
 		n, err := 0, error(syscall.EAFNOSUPPORT)
 		if !sparse {
-			n, err = s.reader.Read(bufs, sizes, from)
+			n, err = s.reader.Lend(bufs, sizes, from)
 		} else if s.sparse != nil {
-			n, err = s.sparse.reader.Read(bufs, sizes, from)
+			n, err = s.sparse.reader.Lend(bufs, sizes, from)
 		}
 		if err == nil && n > 0 {
 			return n, nil

@@ -25,7 +25,7 @@ type QueueHandshakeElement struct {
 }
 
 type QueueInboundElement struct {
-	buffer   *[MaxMessageSize]byte
+	buffer   []byte
 	packet   []byte
 	counter  uint64
 	keypair  *Keypair
@@ -64,6 +64,10 @@ func (peer *Peer) keepKeyFreshReceiving() {
 	}
 }
 
+// Lender is a Bind whose receive functions do not fill the buffers that they are given, of which there are none then, but
+// replace them by memory of their own. It is the device's until the same function is called again.
+type Lender interface{ Lends() bool }
+
 /* Receives incoming datagrams for the device
  *
  * Every time the bind is updated a new routine is started for
@@ -82,7 +86,6 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 	// receive datagrams until conn is closed
 
 	var (
-		bufsArrs    = make([]*[MaxMessageSize]byte, maxBatchSize)
 		bufs        = make([][]byte, maxBatchSize)
 		err         error
 		sizes       = make([]int, maxBatchSize)
@@ -92,18 +95,13 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 		elemsByPeer = make(map[*Peer]*QueueInboundElementsContainer, maxBatchSize)
 	)
 
-	for i := range bufsArrs {
-		bufsArrs[i] = device.GetMessageBuffer()
-		bufs[i] = bufsArrs[i][:]
-	}
-
-	defer func() {
-		for i := 0; i < maxBatchSize; i++ {
-			if bufsArrs[i] != nil {
-				device.PutMessageBuffer(bufsArrs[i])
-			}
+	if lender, ok := device.net.bind.(Lender); !ok || !lender.Lends() {
+		for i := range bufs {
+			buffer := device.GetMessageBuffer()
+			defer device.PutMessageBuffer(buffer)
+			bufs[i] = buffer[:]
 		}
-	}()
+	}
 
 	for {
 		count, err = recv(bufs, sizes, endpoints)
@@ -132,7 +130,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 
 			// check size of packet
 
-			packet := bufsArrs[i][:size]
+			packet := bufs[i][:size]
 			msgType := binary.LittleEndian.Uint32(packet[:4])
 
 			switch msgType {
@@ -168,7 +166,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 				peer := value.peer
 				elem := device.GetInboundElement()
 				elem.packet = packet
-				elem.buffer = bufsArrs[i] // which stays ours
+				elem.buffer = bufs[i]
 				elem.keypair = keypair
 				elem.endpoint = endpoints[i]
 				elem.counter = 0
@@ -203,16 +201,18 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 				continue
 			}
 
+			// it has to wait, which packets do not, in a buffer of its own
+
+			buffer := device.GetMessageBuffer()
 			select {
 			case device.queue.handshake.c <- QueueHandshakeElement{
 				msgType:  msgType,
-				buffer:   bufsArrs[i],
-				packet:   packet,
+				buffer:   buffer,
+				packet:   buffer[:copy(buffer[:], packet)],
 				endpoint: endpoints[i],
 			}:
-				bufsArrs[i] = device.GetMessageBuffer()
-				bufs[i] = bufsArrs[i][:]
 			default:
+				device.PutMessageBuffer(buffer)
 			}
 		}
 		for peer, elemsContainer := range elemsByPeer {

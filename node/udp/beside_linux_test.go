@@ -34,7 +34,7 @@ func TestBeside(t *testing.T) {
 					}
 					return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
 				})
-				out, _, _ := buffers(n, 100)
+				out := buffers(n, 100)
 				if err := peer.Write(out, at); err != nil {
 					t.Fatal(err)
 				}

@@ -5,7 +5,7 @@
 //	        WriteRun        the same of a run that is in one piece
 //	        Beside          another on the same port, for what is not to wait behind the rest
 //	Reader  Next      ▒▒▒▒▒▒▒▒▒▒▒▒▒▒ from whom   a run as the kernel has joined it (UDP_GRO), several by one recvmmsg(2)
-//	        Read      bufs   ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒    the same, each datagram in a buffer of its own
+//	        Lend      bufs   ▒▒▒▒ ▒▒▒▒ ▒▒▒▒ ▒▒    the same, datagram by datagram, where it lies
 //
 // A run is datagrams of one size, of which only the last may be shorter, between the same two addresses.
 //

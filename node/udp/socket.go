@@ -110,12 +110,12 @@ type Reader struct {
 	sys *receiver // nil where datagrams come one by one
 	buf []byte    // Next's, then
 
-	run  []byte // what is left of the last for Read
+	run  []byte // what is left of the last for Lend
 	size int
 	from netip.AddrPort
 }
 
-// Poll is Read that does not wait: 0 without an error is that there is nothing. A Reader that only polls may be beside one
+// Poll is Lend that does not wait: 0 without an error is that there is nothing. A Reader that only polls may be beside one
 // that waits; either gets a datagram.
 func (r *Reader) Poll(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
 	if r.sys == nil {
@@ -126,7 +126,7 @@ func (r *Reader) Poll(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, e
 			return 0, err
 		}
 	}
-	return r.Read(bufs, sizes, from)
+	return r.Lend(bufs, sizes, from)
 }
 
 // Reader has the system join datagrams from now on.
@@ -157,14 +157,18 @@ func (r *Reader) Next() (run []byte, size int, from netip.AddrPort, err error) {
 	return r.buf[:n], n, from, err
 }
 
-// Read waits for datagrams, and puts each into one of bufs. sizes and from, as long as bufs, tell how long they are and
-// who sent them. A datagram that is longer than its buffer is cut.
-func (r *Reader) Read(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
+// Lend waits for datagrams, and makes of each one of bufs. They lie where the system has put them, and are the caller's
+// to change until the next call. sizes and from, as long as bufs, tell how long they are and who sent them:
+//
+//	one of the system's │ a │ b │ c │     what comes as a run lies in one piece, and none reaches into the next
+//	              bufs[n] ▲   ▲   ▲
+func (r *Reader) Lend(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
 	if r.sys == nil {
-		sizes[0], from[0], err = r.s.ReadOne(bufs[0])
+		run, _, a, err := r.Next()
 		if err != nil {
 			return 0, err
 		}
+		bufs[0], sizes[0], from[0] = run, len(run), a
 		return 1, nil
 	}
 	for n < len(bufs) {
@@ -176,13 +180,13 @@ func (r *Reader) Read(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int,
 				return 0, err // n is 0
 			}
 			if len(r.run) == 0 { // an empty datagram
-				sizes[n], from[n] = 0, r.from
+				bufs[n], sizes[n], from[n] = nil, 0, r.from
 				n++
 				continue
 			}
 		}
 		k := min(r.size, len(r.run))
-		sizes[n], from[n] = copy(bufs[n], r.run[:k]), r.from
+		bufs[n], sizes[n], from[n] = r.run[:k:k], k, r.from
 		r.run = r.run[k:]
 		n++
 	}

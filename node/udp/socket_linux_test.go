@@ -35,10 +35,10 @@ func control(t *testing.T, s *Socket, f func(fd int) error) {
 func take(t *testing.T, s *Socket, n int) (lengths []int) {
 	t.Helper()
 	r := s.Reader()
-	bufs, sizes, from := buffers(Batch, runBytes)
+	bufs, sizes, from := places(Batch)
 	s.SetReadDeadline(time.Now().Add(10 * time.Second))
 	for len(lengths) < n {
-		k, err := r.Read(bufs, sizes, from)
+		k, err := r.Lend(bufs, sizes, from)
 		if err != nil {
 			t.Fatalf("%v after %d datagrams of %d", err, len(lengths), n)
 		}
@@ -52,7 +52,7 @@ func TestRefused(t *testing.T) {
 	tx, _ := listen(t, "udp4", "127.0.0.1:0", nil)
 	rx, dst := listen(t, "udp4", "127.0.0.1:0", nil)
 	control(t, tx, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) })
-	out, _, _ := buffers(40, 500)
+	out := buffers(40, 500)
 	if err := tx.Write(out, dst); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	control(t, tx, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) })
-	out, _, _ := buffers(500, 700)
+	out := buffers(500, 700)
 	if err := tx.Write(out, dst); err != nil {
 		t.Fatal(err)
 	}
@@ -206,14 +206,14 @@ func BenchmarkBatch(b *testing.B) {
 				rx, dst := listen(b, "udp4", "127.0.0.1:0", nil)
 				tx.sys.runs.Store(runs)
 				r := rx.Reader()
-				out, _, _ := buffers(64, size)
-				bufs, sizes, from := buffers(Batch, runBytes)
+				out := buffers(64, size)
+				bufs, sizes, from := places(Batch)
 				ours := func() {
 					if err := tx.Write(out, dst); err != nil {
 						b.Fatal(err)
 					}
 					for got := 0; got < len(out); {
-						n, err := r.Read(bufs, sizes, from)
+						n, err := r.Lend(bufs, sizes, from)
 						if err != nil {
 							b.Fatal(err)
 						}

@@ -45,11 +45,16 @@ var kinds = []struct {
 }
 
 // buffers are room for a batch.
-func buffers(n, size int) (bufs [][]byte, sizes []int, from []netip.AddrPort) {
+// places are what Lend fills, and buffers are some to send.
+func places(n int) (bufs [][]byte, sizes []int, from []netip.AddrPort) {
+	return make([][]byte, n), make([]int, n), make([]netip.AddrPort, n)
+}
+
+func buffers(n, size int) (bufs [][]byte) {
 	for range n {
 		bufs = append(bufs, make([]byte, size))
 	}
-	return bufs, make([]int, n), make([]netip.AddrPort, n)
+	return bufs
 }
 
 // Datagrams arrive whole, in order, and from whom, however they were joined on the way, however they are read, and
@@ -67,7 +72,7 @@ func TestArrive(t *testing.T) {
 					src = netip.AddrPortFrom(dst.Addr(), src.Port())
 				}
 				r := rx.Reader()
-				bufs, sizes, from := buffers(room, runBytes)
+				bufs, sizes, from := places(room)
 				rnd := rand.New(rand.NewPCG(1, 2))
 				for round := range 30 {
 					sent := someDatagrams(rnd)
@@ -92,12 +97,13 @@ func TestArrive(t *testing.T) {
 							}
 							continue
 						}
-						n, err := r.Read(bufs, sizes, from)
+						n, err := r.Lend(bufs, sizes, from)
 						if err != nil {
 							t.Fatalf("round %d: %v, %d datagrams missing", round, err, len(sent))
 						}
 						for i := range n {
 							check(bufs[i][:sizes[i]], from[i])
+							clear(bufs[i][:cap(bufs[i])]) // it is ours, and the next one is not touched
 						}
 					}
 				}
@@ -175,12 +181,12 @@ func TestClose(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			s, a := listen(t, k.network, k.rx, k.wrap)
 			r := s.Reader()
-			bufs, sizes, from := buffers(1, 100)
+			bufs, sizes, from := places(1)
 			ends := make(chan error, 2)
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for range 2 {
-					_, err := r.Read(bufs, sizes, from)
+					_, err := r.Lend(bufs, sizes, from)
 					ends <- err
 				}
 			})
@@ -194,7 +200,7 @@ func TestClose(t *testing.T) {
 				t.Errorf("closed: %v", err)
 			}
 			wg.Wait()
-			if _, err := r.Read(bufs, sizes, from); !errors.Is(err, net.ErrClosed) {
+			if _, err := r.Lend(bufs, sizes, from); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("read of what is closed: %v", err)
 			}
 			if err := s.Write([][]byte{{1}}, a); !errors.Is(err, net.ErrClosed) {
@@ -224,10 +230,10 @@ func TestWriters(t *testing.T) {
 	}
 	wg.Wait()
 	var got [writers][]byte
-	bufs, sizes, from := buffers(Batch, runBytes)
+	bufs, sizes, from := places(Batch)
 	rx.SetReadDeadline(time.Now().Add(5 * time.Second))
 	for left := writers * each * 3; left > 0; {
-		n, err := r.Read(bufs, sizes, from)
+		n, err := r.Lend(bufs, sizes, from)
 		if err != nil {
 			t.Fatalf("%v, %d missing", err, left)
 		}
@@ -261,16 +267,16 @@ func TestAllocations(t *testing.T) {
 				dst = netip.AddrPortFrom(netip.MustParseAddr(k.to), dst.Port())
 			}
 			r := rx.Reader()
-			out, _, _ := buffers(40, 1312)
+			out := buffers(40, 1312)
 			out[7], out[23] = out[7][:96], out[23][:0]
 			run := make([]byte, 20*1312)
-			bufs, sizes, from := buffers(Batch, runBytes)
+			bufs, sizes, from := places(Batch)
 			if n := testing.AllocsPerRun(200, func() {
 				if err := errors.Join(tx.Write(out, dst), tx.WriteOne(out[0], dst)); err != nil {
 					t.Fatal(err)
 				}
 				for got := 0; got < 41; {
-					n, err := r.Read(bufs, sizes, from)
+					n, err := r.Lend(bufs, sizes, from)
 					if err != nil {
 						t.Fatal(err)
 					}
