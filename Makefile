@@ -26,11 +26,11 @@ paths: ## docs/paths.md anew: every kind of NAT against every other, and what ma
 	$(GO) run ./test/paths -o docs/paths.md
 
 # Fake time and the detector of Go 1.26 do not go together where two threads set timers of one bubble at once: it dies in
-# runtime.(*timer).modify, having found nothing. So node/bind, where they do, has one processor at a time, and its real devices all.
+# runtime.(*timer).modify, having found nothing. So node/bind and node/device, where they do, have one processor at a time, and what is in real time all.
 race: ## the concurrent packages under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $$($(GO) list $(RACE) | grep -v /node/bind)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m -cpu 1 ./node/bind
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m -run '^Test(Devices|SparseApart)' ./node/bind
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $$($(GO) list $(RACE) | grep -v '/node/bind\|/node/device')
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m -cpu 1 ./node/bind ./node/device
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m -run '^Test(Devices|SparseApart|Churn)' ./node/bind ./node/device
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }

@@ -37,4 +37,7 @@ const (
 const (
 	UnderLoadAfterTime = time.Second // how long does the device remain under load after detected
 	MaxPeers           = 1 << 16     // maximum number of configured peers
+
+	MaxStagedSize        = 8 << 20 // maximum bytes of packets that wait for sessions
+	MaxStagedSizePerPeer = 2 << 20 // maximum bytes of those for one peer
 )

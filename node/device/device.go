@@ -72,12 +72,13 @@ type Device struct {
 		outboundElementsContainer *WaitPool
 		messageBuffers            *WaitPool
 		inboundElements           *WaitPool
-		outboundElements          *WaitPool
 	}
 
 	queue struct {
 		handshake *handshakeQueue
 	}
+
+	stagedSize atomic.Int64 // bytes of packets staged for all peers
 
 	tun struct {
 		device tun.Device

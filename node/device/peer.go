@@ -47,9 +47,10 @@ type Peer struct {
 	}
 
 	queue struct {
-		staged    chan *QueueOutboundElementsContainer // staged packets before a handshake is available
-		sending   sync.Mutex                           // sequential ordering of udp transmission
-		receiving sync.Mutex                           // sequential use of replay filters
+		receiving  sync.Mutex // sequential use of replay filters; taken before sending
+		sending    sync.Mutex // sequential ordering of udp transmission
+		staged     [][]byte   // staged packets before a handshake is available
+		stagedSize int64      // bytes of them
 	}
 
 	cookieGenerator             CookieGenerator
@@ -79,7 +80,6 @@ func (device *Device) NewPeer(pk NoisePublicKey) (*Peer, error) {
 
 	peer.cookieGenerator.Init(pk)
 	peer.device = device
-	peer.queue.staged = make(chan *QueueOutboundElementsContainer, QueueStagedSize)
 
 	// map public key
 	_, ok := device.peers.keyMap[pk]
@@ -111,9 +111,7 @@ func (device *Device) NewPeer(pk NoisePublicKey) (*Peer, error) {
 }
 
 func (peer *Peer) SendBuffers(buffers [][]byte) error {
-	peer.device.net.RLock()
-	defer peer.device.net.RUnlock()
-
+	// Not with device.net locked: who closes the bind holds that while it waits for receivers, and those send.
 	if peer.device.isClosed() {
 		return nil
 	}
@@ -242,18 +240,19 @@ func (peer *Peer) Stop() {
 	peer.state.Lock()
 	defer peer.state.Unlock()
 
-	if !peer.isRunning.Swap(false) {
+	// Whoever is in the middle of a batch finishes it; who comes later finds the peer not running.
+	peer.queue.receiving.Lock()
+	peer.queue.sending.Lock()
+	wasRunning := peer.isRunning.Swap(false)
+	peer.queue.sending.Unlock()
+	peer.queue.receiving.Unlock()
+	if !wasRunning {
 		return
 	}
 
 	peer.device.log.Verbosef("%v - Stopping", peer)
 
 	peer.timersStop()
-	// Whoever is in the middle of a batch finishes it; who comes later finds the peer not running.
-	peer.queue.receiving.Lock()
-	peer.queue.receiving.Unlock()
-	peer.queue.sending.Lock()
-	peer.queue.sending.Unlock()
 
 	peer.ZeroAndFlushAll()
 }

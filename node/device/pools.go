@@ -52,17 +52,14 @@ func (device *Device) PopulatePools() {
 		return &QueueInboundElementsContainer{elems: s, bufs: make([][]byte, 0, device.BatchSize())}
 	})
 	device.pool.outboundElementsContainer = NewWaitPool(PreallocatedBuffersPerPool, func() any {
-		s := make([]*QueueOutboundElement, 0, device.BatchSize())
-		return &QueueOutboundElementsContainer{elems: s, bufs: make([][]byte, 0, device.BatchSize())}
+		s := make([][]byte, 0, device.BatchSize())
+		return &QueueOutboundElementsContainer{elems: s}
 	})
 	device.pool.messageBuffers = NewWaitPool(PreallocatedBuffersPerPool, func() any {
 		return new([MaxMessageSize]byte)
 	})
 	device.pool.inboundElements = NewWaitPool(PreallocatedBuffersPerPool, func() any {
 		return new(QueueInboundElement)
-	})
-	device.pool.outboundElements = NewWaitPool(PreallocatedBuffersPerPool, func() any {
-		return new(QueueOutboundElement)
 	})
 }
 
@@ -87,8 +84,6 @@ func (device *Device) GetOutboundElementsContainer() *QueueOutboundElementsConta
 }
 
 func (device *Device) PutOutboundElementsContainer(c *QueueOutboundElementsContainer) {
-	clear(c.bufs)
-	c.bufs = c.bufs[:0]
 	for i := range c.elems {
 		c.elems[i] = nil
 	}
@@ -111,13 +106,4 @@ func (device *Device) GetInboundElement() *QueueInboundElement {
 func (device *Device) PutInboundElement(elem *QueueInboundElement) {
 	elem.clearPointers()
 	device.pool.inboundElements.Put(elem)
-}
-
-func (device *Device) GetOutboundElement() *QueueOutboundElement {
-	return device.pool.outboundElements.Get().(*QueueOutboundElement)
-}
-
-func (device *Device) PutOutboundElement(elem *QueueOutboundElement) {
-	elem.clearPointers()
-	device.pool.outboundElements.Put(elem)
 }

@@ -485,9 +485,8 @@ func (peer *Peer) accept(elemsContainer *QueueInboundElementsContainer) [][]byte
 				continue
 			}
 			field := elem.packet[IPv6offsetPayloadLength : IPv6offsetPayloadLength+2]
-			length := binary.BigEndian.Uint16(field)
-			length += ipv6.HeaderLen
-			if int(length) > len(elem.packet) {
+			length := int(binary.BigEndian.Uint16(field)) + ipv6.HeaderLen // which may be more than 16 bits
+			if length > len(elem.packet) {
 				continue
 			}
 			elem.packet = elem.packet[:length]

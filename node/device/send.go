@@ -24,68 +24,39 @@ import (
  * 1. TUN queue
  * 2. Routing (sequential)
  * 3. Nonce assignment (sequential)
- * 4. Encryption (parallel)
+ * 4. Encryption (sequential)
  * 5. Transmission (sequential)
  *
  * The functions in this file occur (roughly) in the order in
  * which the packets are processed.
  *
- * Locking, Producers and Consumers
+ * One goroutine takes a batch through all of it, holding the peer's sending
+ * lock, so the order of packets (per peer) is maintained.
  *
- * The order of packets (per peer) must be maintained,
- * but encryption of packets happen out-of-order:
- *
- * The sequential consumers will attempt to take the lock,
- * workers release lock when they have completed work (encryption) on the packet.
- *
- * If the element is inserted into the "encryption queue",
- * the content is preceded by enough "junk" to contain the transport header
+ * The content is preceded by enough "junk" to contain the transport header
  * (to allow the construction of transport messages in-place)
  */
 
-type QueueOutboundElement struct {
-	buffer *[MaxMessageSize]byte // slice holding the packet data
-	packet []byte                // slice of "buffer" (always!)
-}
-
 type QueueOutboundElementsContainer struct {
-	elems []*QueueOutboundElement
-	bufs  [][]byte                         // what is sent of them
+	elems [][]byte                         // packets, each behind room for the transport header
 	nonce [chacha20poly1305.NonceSize]byte // here because it would escape
-}
-
-func (device *Device) NewOutboundElement() *QueueOutboundElement {
-	elem := device.GetOutboundElement()
-	elem.buffer = device.GetMessageBuffer()
-	return elem
-}
-
-// clearPointers clears elem fields that contain pointers.
-// This makes the garbage collector's life easier and
-// avoids accidentally keeping other objects around unnecessarily.
-// It also reduces the possible collateral damage from use-after-free bugs.
-func (elem *QueueOutboundElement) clearPointers() {
-	elem.buffer = nil
-	elem.packet = nil
 }
 
 /* Queues a keepalive if no packets are queued for peer
  */
 func (peer *Peer) SendKeepalive() {
-	if len(peer.queue.staged) == 0 && peer.isRunning.Load() {
-		elem := peer.device.NewOutboundElement()
-		elemsContainer := peer.device.GetOutboundElementsContainer()
-		elemsContainer.elems = append(elemsContainer.elems, elem)
-		select {
-		case peer.queue.staged <- elemsContainer:
-			peer.device.log.Verbosef("%v - Sending keepalive packet", peer)
-		default:
-			peer.device.PutMessageBuffer(elem.buffer)
-			peer.device.PutOutboundElement(elem)
-			peer.device.PutOutboundElementsContainer(elemsContainer)
-		}
+	elemsContainer := peer.device.GetOutboundElementsContainer()
+	defer peer.device.PutOutboundElementsContainer(elemsContainer)
+
+	peer.queue.sending.Lock()
+	defer peer.queue.sending.Unlock()
+
+	if len(peer.queue.staged) == 0 {
+		peer.device.log.Verbosef("%v - Sending keepalive packet", peer)
+		keepalive := make([]byte, MessageTransportHeaderSize, MessageKeepaliveSize)
+		elemsContainer.elems = append(elemsContainer.elems, keepalive)
 	}
-	peer.SendStagedPackets()
+	peer.sendOrStageLocked(elemsContainer)
 }
 
 func (peer *Peer) SendHandshakeInitiation(isRetry bool) error {
@@ -207,26 +178,20 @@ func (device *Device) RoutineReadFromTUN() {
 	var (
 		batchSize   = device.BatchSize()
 		readErr     error
-		elems       = make([]*QueueOutboundElement, batchSize)
 		bufs        = make([][]byte, batchSize)
 		elemsByPeer = make(map[*Peer]*QueueOutboundElementsContainer, batchSize)
 		count       = 0
 		sizes       = make([]int, batchSize)
-		owners      = make([]*Peer, batchSize) // of the packets in elems, nil for none
 		offset      = MessageTransportHeaderSize
 	)
 
-	for i := range elems {
-		elems[i] = device.NewOutboundElement()
-		bufs[i] = elems[i].buffer[:]
+	for i := range bufs {
+		bufs[i] = device.GetMessageBuffer()[:]
 	}
 
 	defer func() {
-		for _, elem := range elems {
-			if elem != nil {
-				device.PutMessageBuffer(elem.buffer)
-				device.PutOutboundElement(elem)
-			}
+		for _, buf := range bufs {
+			device.PutMessageBuffer((*[MaxMessageSize]byte)(buf))
 		}
 	}()
 
@@ -234,29 +199,27 @@ func (device *Device) RoutineReadFromTUN() {
 		// read packets
 		count, readErr = device.tun.device.Read(bufs, sizes, offset)
 		for i := 0; i < count; i++ {
-			owners[i] = nil
 			if sizes[i] < 1 {
 				continue
 			}
 
-			elem := elems[i]
-			elem.packet = bufs[i][offset : offset+sizes[i]]
+			packet := bufs[i][offset : offset+sizes[i]]
 
 			// lookup peer
 			var peer *Peer
-			switch elem.packet[0] >> 4 {
+			switch packet[0] >> 4 {
 			case 4:
-				if len(elem.packet) < ipv4.HeaderLen {
+				if len(packet) < ipv4.HeaderLen {
 					continue
 				}
-				dst := elem.packet[IPv4offsetDst : IPv4offsetDst+net.IPv4len]
+				dst := packet[IPv4offsetDst : IPv4offsetDst+net.IPv4len]
 				peer = device.allowedips.Lookup(dst)
 
 			case 6:
-				if len(elem.packet) < ipv6.HeaderLen {
+				if len(packet) < ipv6.HeaderLen {
 					continue
 				}
-				dst := elem.packet[IPv6offsetDst : IPv6offsetDst+net.IPv6len]
+				dst := packet[IPv6offsetDst : IPv6offsetDst+net.IPv6len]
 				peer = device.allowedips.Lookup(dst)
 
 			default:
@@ -271,24 +234,14 @@ func (device *Device) RoutineReadFromTUN() {
 				elemsForPeer = device.GetOutboundElementsContainer()
 				elemsByPeer[peer] = elemsForPeer
 			}
-			elemsForPeer.elems = append(elemsForPeer.elems, elem)
-			owners[i] = peer
+			elemsForPeer.elems = append(elemsForPeer.elems, bufs[i][:offset+sizes[i]])
 		}
 
 		for peer, elemsForPeer := range elemsByPeer {
-			if peer.isRunning.Load() && !peer.SendNow(elemsForPeer) {
-				// They have to wait, and others take their places.
-				for i, owner := range owners[:count] {
-					if owner == peer {
-						elems[i] = device.NewOutboundElement()
-						bufs[i] = elems[i].buffer[:]
-					}
-				}
-				peer.StagePackets(elemsForPeer)
-				peer.SendStagedPackets()
-			} else {
-				device.PutOutboundElementsContainer(elemsForPeer)
+			if peer.isRunning.Load() {
+				peer.SendPackets(elemsForPeer)
 			}
+			device.PutOutboundElementsContainer(elemsForPeer)
 			delete(elemsByPeer, peer)
 		}
 
@@ -311,66 +264,104 @@ func (device *Device) RoutineReadFromTUN() {
 	}
 }
 
-func (peer *Peer) StagePackets(elems *QueueOutboundElementsContainer) {
-	for {
-		select {
-		case peer.queue.staged <- elems:
-			return
-		default:
-		}
-		select {
-		case tooOld := <-peer.queue.staged:
-			peer.device.dropStaged(tooOld)
-		default:
-		}
-	}
-}
-
-// SendNow sends packets, and reports false if it cannot because others are staged or there is no session.
-// The elements stay the caller's.
-func (peer *Peer) SendNow(elemsContainer *QueueOutboundElementsContainer) bool {
+// SendPackets sends packets if there is a session, and stages copies of them if not. The packets stay the caller's.
+func (peer *Peer) SendPackets(elemsContainer *QueueOutboundElementsContainer) {
 	peer.queue.sending.Lock()
 	defer peer.queue.sending.Unlock()
-
-	if !peer.isRunning.Load() {
-		return true
-	}
-	if len(peer.queue.staged) > 0 {
-		return false
-	}
-	keypair := peer.sendingKeypair()
-	if keypair == nil {
-		return false
-	}
-	return peer.sendLocked(elemsContainer, keypair)
+	peer.sendOrStageLocked(elemsContainer)
 }
 
 func (peer *Peer) SendStagedPackets() {
-	if len(peer.queue.staged) == 0 || !peer.device.isUp() {
-		return
-	}
 	peer.queue.sending.Lock()
 	defer peer.queue.sending.Unlock()
 
-	for peer.device.isUp() {
+	if len(peer.queue.staged) > 0 {
+		peer.sendStagedLocked()
+	}
+}
+
+func (peer *Peer) FlushStagedPackets() {
+	peer.queue.sending.Lock()
+	defer peer.queue.sending.Unlock()
+
+	for len(peer.queue.staged) > 0 {
+		peer.unstageLocked()
+	}
+}
+
+// The functions below are for holders of peer.queue.sending.
+
+func (peer *Peer) sendOrStageLocked(elemsContainer *QueueOutboundElementsContainer) {
+	if !peer.isRunning.Load() || !peer.device.isUp() {
+		return
+	}
+	if len(peer.queue.staged) == 0 && peer.sendLocked(elemsContainer.elems, &elemsContainer.nonce) {
+		return
+	}
+	for _, elem := range elemsContainer.elems {
+		peer.stageLocked(elem)
+	}
+	peer.sendStagedLocked()
+}
+
+// stageLocked keeps a copy of a packet until there is a session. Of one peer the oldest make room. Where others have
+// taken all of it, the packet is dropped.
+func (peer *Peer) stageLocked(elem []byte) {
+	size := stagedSize(elem)
+	for len(peer.queue.staged) > 0 && peer.queue.stagedSize+size > MaxStagedSizePerPeer {
+		peer.unstageLocked()
+	}
+	for peer.device.stagedSize.Add(size) > MaxStagedSize {
+		peer.device.stagedSize.Add(-size)
 		if len(peer.queue.staged) == 0 {
 			return
 		}
-		keypair := peer.sendingKeypair()
-		if keypair == nil {
+		peer.unstageLocked()
+	}
+	peer.queue.stagedSize += size
+	staged := make([]byte, len(elem), len(elem)+PaddingMultiple+chacha20poly1305.Overhead)
+	copy(staged, elem)
+	peer.queue.staged = append(peer.queue.staged, staged)
+}
+
+// unstageLocked drops the oldest packet that is staged.
+func (peer *Peer) unstageLocked() {
+	size := stagedSize(peer.queue.staged[0])
+	peer.queue.stagedSize -= size
+	peer.device.stagedSize.Add(-size)
+	peer.queue.staged[0] = nil
+	peer.queue.staged = peer.queue.staged[1:]
+	if len(peer.queue.staged) == 0 {
+		peer.queue.staged = nil
+	}
+}
+
+// stagedSize is what a packet that is staged takes in memory, at most.
+func stagedSize(elem []byte) int64 {
+	const overhead = 128 // of the allocator, and its place in the queue
+	return int64(len(elem) + PaddingMultiple + chacha20poly1305.Overhead + overhead)
+}
+
+func (peer *Peer) sendStagedLocked() {
+	elemsContainer := peer.device.GetOutboundElementsContainer()
+	defer peer.device.PutOutboundElementsContainer(elemsContainer)
+
+	for peer.isRunning.Load() && peer.device.isUp() {
+		if peer.sendingKeypair() == nil {
 			peer.SendHandshakeInitiation(false)
 			return
 		}
-		select {
-		case elemsContainer := <-peer.queue.staged:
-			if peer.isRunning.Load() && !peer.sendLocked(elemsContainer, keypair) {
-				peer.StagePackets(elemsContainer) // XXX: Out of order, but we can't front-load go chans
-				continue
-			}
-			peer.device.dropStaged(elemsContainer)
-		default:
+		count := min(len(peer.queue.staged), peer.device.BatchSize())
+		if count == 0 {
 			return
 		}
+		elemsContainer.elems = append(elemsContainer.elems[:0], peer.queue.staged[:count]...)
+		if peer.sendLocked(elemsContainer.elems, &elemsContainer.nonce) {
+			for range count {
+				peer.unstageLocked()
+			}
+		}
+		clear(elemsContainer.elems)
 	}
 }
 
@@ -381,26 +372,6 @@ func (peer *Peer) sendingKeypair() *Keypair {
 		return nil
 	}
 	return keypair
-}
-
-// dropStaged gives packets that were staged back to the pools.
-func (device *Device) dropStaged(elemsContainer *QueueOutboundElementsContainer) {
-	for _, elem := range elemsContainer.elems {
-		device.PutMessageBuffer(elem.buffer)
-		device.PutOutboundElement(elem)
-	}
-	device.PutOutboundElementsContainer(elemsContainer)
-}
-
-func (peer *Peer) FlushStagedPackets() {
-	for {
-		select {
-		case elemsContainer := <-peer.queue.staged:
-			peer.device.dropStaged(elemsContainer)
-		default:
-			return
-		}
-	}
 }
 
 func calculatePaddingSize(packetSize, mtu int) int {
@@ -418,35 +389,33 @@ func calculatePaddingSize(packetSize, mtu int) int {
 	return paddedSize - lastUnit
 }
 
-// sendLocked encrypts packets and sends them, in this goroutine: nothing waits between two, and nobody has to be woken.
-// It reports false if the keypair has no nonces left for them. The caller holds peer.queue.sending, so that packets
-// leave in the order of their nonces.
-func (peer *Peer) sendLocked(elemsContainer *QueueOutboundElementsContainer, keypair *Keypair) bool {
+// sendLocked encrypts packets in place and sends them, or reports that no keypair has nonces for them.
+func (peer *Peer) sendLocked(elems [][]byte, nonce *[chacha20poly1305.NonceSize]byte) bool {
 	device := peer.device
-	count := uint64(len(elemsContainer.elems))
-	nonce := keypair.sendNonce.Add(count) - count
-	if nonce+count > RejectAfterMessages {
+	keypair := peer.sendingKeypair()
+	if keypair == nil {
+		return false
+	}
+	count := uint64(len(elems))
+	counter := keypair.sendNonce.Add(count) - count
+	if counter+count > RejectAfterMessages {
 		keypair.sendNonce.Store(RejectAfterMessages)
 		return false
 	}
 
-	bufs := elemsContainer.bufs[:0]
 	dataSent := false
 	mtu := int(device.tun.mtu.Load())
-	for _, elem := range elemsContainer.elems {
-		elem.encrypt(keypair, nonce, mtu, &elemsContainer.nonce)
-		nonce++
-		if len(elem.packet) != MessageKeepaliveSize {
+	for i := range elems {
+		elems[i] = keypair.encrypt(elems[i], counter+uint64(i), mtu, nonce)
+		if len(elems[i]) != MessageKeepaliveSize {
 			dataSent = true
 		}
-		bufs = append(bufs, elem.packet)
 	}
 
 	peer.timersAnyAuthenticatedPacketTraversal()
 	peer.timersAnyAuthenticatedPacketSent()
 
-	err := peer.SendBuffers(bufs)
-	elemsContainer.bufs = bufs
+	err := peer.SendBuffers(elems)
 	if dataSent {
 		peer.timersDataSent()
 	}
@@ -466,12 +435,12 @@ func (peer *Peer) sendLocked(elemsContainer *QueueOutboundElementsContainer, key
 	return true
 }
 
-// encrypt makes the packet of an element a transport message.
-func (elem *QueueOutboundElement) encrypt(keypair *Keypair, counter uint64, mtu int, nonce *[chacha20poly1305.NonceSize]byte) {
+// encrypt makes a packet a transport message, in place.
+func (keypair *Keypair) encrypt(elem []byte, counter uint64, mtu int, nonce *[chacha20poly1305.NonceSize]byte) []byte {
 	var paddingZeros [PaddingMultiple]byte
 
 	// populate header fields
-	header := elem.buffer[:MessageTransportHeaderSize]
+	header := elem[:MessageTransportHeaderSize]
 
 	fieldType := header[0:4]
 	fieldReceiver := header[4:8]
@@ -482,15 +451,15 @@ func (elem *QueueOutboundElement) encrypt(keypair *Keypair, counter uint64, mtu 
 	binary.LittleEndian.PutUint64(fieldNonce, counter)
 
 	// pad content to multiple of 16
-	paddingSize := calculatePaddingSize(len(elem.packet), mtu)
-	elem.packet = append(elem.packet, paddingZeros[:paddingSize]...)
+	paddingSize := calculatePaddingSize(len(elem)-MessageTransportHeaderSize, mtu)
+	elem = append(elem, paddingZeros[:paddingSize]...)
 
 	// encrypt content
 	binary.LittleEndian.PutUint64(nonce[4:], counter)
-	elem.packet = keypair.send.Seal(
+	return keypair.send.Seal(
 		header,
 		nonce[:],
-		elem.packet,
+		elem[MessageTransportHeaderSize:],
 		nil,
 	)
 }
