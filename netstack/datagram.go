@@ -28,8 +28,8 @@ type datagrams struct {
 }
 
 const (
-	// datagramRoom is how much of a socket's may wait before it has to; the last may be more. As gVisor has it.
-	datagramRoom = 32 << 10
+	// datagramRoom is how many bytes of a socket's may wait before it has to; the last may be more.
+	datagramRoom = 64 << 10
 	maxDatagram  = 65535 - header.IPv4MinimumSize - header.UDPMinimumSize
 )
 

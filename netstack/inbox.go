@@ -45,41 +45,43 @@ func (t *inboxes) remove(e ends, c *udpConn) {
 	}
 }
 
-// find is whose a datagram is; nil if gVisor is to say.
-func (t *inboxes) find(e ends, own func(netip.Addr) bool) *udpConn {
+// find is whose a datagram is, and what room there is for what waits there; nil if gVisor is to say.
+func (t *inboxes) find(e ends, own func(netip.Addr) bool) (*udpConn, int) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if len(t.m) == 0 {
-		return nil
+		return nil, 0
 	}
+	room := min(inboxRoom, max(inboxLeast, inboxesRoom/len(t.m)))
 	if c := t.m[e]; c != nil {
-		return c
+		return c, room
 	}
 	if !own(e.local.Addr()) {
-		return nil
+		return nil, 0
 	}
 	if c := t.m[ends{local: e.local}]; c != nil {
-		return c
+		return c, room
 	}
-	return t.m[ends{local: netip.AddrPortFrom(netip.Addr{}, e.local.Port())}]
+	return t.m[ends{local: netip.AddrPortFrom(netip.Addr{}, e.local.Port())}], room
 }
 
-// deliver gives a packet to the socket that it is for, and reports whether it has.
-func (s *Stack) deliver(p []byte) bool {
+// deliver gives a packet to the socket that it is for, and reports whether it has, and whether so much waits there that its
+// reader is to have the processor.
+func (s *Stack) deliver(p []byte) (ok, crowded bool) {
 	e, payload, ok := decodeDatagram(p)
 	if !ok {
-		return false
+		return false, false
 	}
-	c := s.inboxes.find(e, s.owns)
+	c, room := s.inboxes.find(e, s.owns)
 	if c == nil {
-		return false
+		return false, false
 	}
 	if !c.lives() || c.ep.Readiness(waiter.ReadableEvents) != 0 {
-		return false
+		return false, false
 	}
-	c.inbox.put(payload, e.remote)
+	left := c.inbox.put(payload, e.remote, room)
 	c.in.wake()
-	return true
+	return true, left < room/2
 }
 
 // decodeDatagram takes apart an IP packet that is one datagram, whole and undamaged, without options. remote is its source.
@@ -125,16 +127,18 @@ type letter struct {
 }
 
 const (
-	inboxRoom  = 32 << 10 // bytes, beyond which datagrams are lost: as gVisor has it
-	letterCost = 64       // bytes that one counts for at least
+	inboxRoom   = 256 << 10 // bytes, beyond which datagrams are lost: a batch of 128 is given before anybody can read
+	inboxLeast  = 32 << 10  // the same where there are many sockets: as gVisor has it
+	inboxesRoom = 16 << 20  // of all sockets, as long as each has that
+	letterCost  = 64        // bytes that one counts for at least
 )
 
-// put copies a datagram, if there is room.
-func (i *inbox) put(b []byte, from netip.AddrPort) {
+// put copies a datagram, if less than room is taken, and returns what of it is left.
+func (i *inbox) put(b []byte, from netip.AddrPort, room int) (left int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.bytes >= inboxRoom {
-		return
+	if i.bytes >= room {
+		return 0
 	}
 	if i.at > 0 && len(i.q) == cap(i.q) {
 		i.q, i.at = slices.Delete(i.q, 0, i.at), 0
@@ -146,6 +150,7 @@ func (i *inbox) put(b []byte, from netip.AddrPort) {
 	}
 	i.q = append(i.q, l)
 	i.bytes += max(len(b), letterCost)
+	return room - i.bytes
 }
 
 // take copies the first datagram to b, as much of it as fits.

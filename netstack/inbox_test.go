@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -14,7 +16,8 @@ func feed(t testing.TB, s *Stack, from, to netip.AddrPort, texts ...string) (tak
 	taken = true
 	for _, text := range texts {
 		v := encodeDatagram([]byte(text), from, to, 1)
-		taken = s.deliver(v.AsSlice()) && taken
+		ok, _ := s.deliver(v.AsSlice())
+		taken = ok && taken
 		v.Release()
 	}
 	return taken
@@ -113,6 +116,7 @@ func TestInboxOrder(t *testing.T) {
 
 // What nobody reads is bounded, empty datagrams too, and what fits is kept in order.
 func TestInboxRoom(t *testing.T) {
+	const room = 32 << 10
 	for _, size := range []int{0, 1, 1000, 60_000} {
 		var in inbox
 		from := port(b4, 9)
@@ -120,12 +124,14 @@ func TestInboxRoom(t *testing.T) {
 		for round := range 3 {
 			for i := range 2000 {
 				b := bytes.Repeat([]byte{byte(i)}, size)
-				if in.bytes < inboxRoom {
+				if in.bytes < room {
 					kept++
 				}
-				in.put(b, from)
+				if left := in.put(b, from, room); left > 0 != (in.bytes < room) {
+					t.Fatalf("%d bytes wait, and room for %d is left of %d", in.bytes, left, room)
+				}
 			}
-			if n := len(in.q) - in.at; n != kept || in.bytes >= inboxRoom+max(size, letterCost) || cap(in.q) > 2*inboxRoom/letterCost {
+			if n := len(in.q) - in.at; n != kept || in.bytes >= room+max(size, letterCost) || cap(in.q) > 2*room/letterCost {
 				t.Fatalf("round %d: %d datagrams of %d bytes wait, %d bytes, in a queue for %d; want %d", round, n, size, in.bytes, cap(in.q), kept)
 			}
 			b := make([]byte, size)
@@ -143,6 +149,53 @@ func TestInboxRoom(t *testing.T) {
 			t.Errorf("%d bytes are left", in.bytes)
 		}
 	}
+}
+
+// A socket has room for what a batch brings and more, where there are not too many of them.
+func TestInboxRooms(t *testing.T) {
+	for _, c := range []struct{ sockets, room int }{{1, inboxRoom}, {64, inboxRoom}, {128, inboxRoom / 2}, {512, inboxLeast}, {5000, inboxLeast}} {
+		var in inboxes
+		for i := range c.sockets {
+			in.add(ends{local: port(b4, uint16(i+1))}, new(udpConn))
+		}
+		if _, room := in.find(ends{local: port(b4, 1)}, nil); room != c.room {
+			t.Errorf("%d sockets have room for %d bytes each, want %d", c.sockets, room, c.room)
+		}
+	}
+}
+
+// Nothing of a flood is lost in a socket whose reader does nothing but read, though one processor does it all.
+func TestInboxFlood(t *testing.T) {
+	families(t, func(t *testing.T, peer, own netip.Addr) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+		s := newStack(t, Options{}, own)
+		l, err := s.ListenUDP(port(own, 80))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetReadDeadline(time.Now().Add(20 * time.Second))
+		const batches = 100
+		batch := make([][]byte, 64)
+		for i := range batch {
+			batch[i] = encodeDatagram(make([]byte, 1000), port(peer, 9), port(own, 80), 1).ToSlice()
+		}
+		var reading sync.WaitGroup
+		reading.Go(func() {
+			b := make([]byte, 2000)
+			for i := range batches * len(batch) {
+				if _, _, err := l.ReadFrom(b); err != nil {
+					t.Errorf("%d came: %v", i, err)
+					return
+				}
+			}
+		})
+		for range batches {
+			if _, err := s.Write(batch, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reading.Wait()
+	})
 }
 
 // FuzzDecodeDatagram takes any bytes for a packet. What is taken for a datagram is what encodeDatagram makes, but for

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,10 +252,20 @@ func (s *Stack) Poll(bufs [][]byte, sizes []int, offset int) (int, error) {
 // Write hands packets to the stack. It does not block, may change the bytes in bufs, does not keep them, and
 // ignores what is not IP. It returns os.ErrClosed after Close.
 func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
+	n, crowded, err := s.write(bufs, offset)
+	if crowded {
+		// Who is to read is ready, but runs only when another processor is idle, or this one: datagrams would be lost until then.
+		runtime.Gosched()
+	}
+	return n, err
+}
+
+// write is Write. It reports whether a socket has so much that its reader is to have the processor.
+func (s *Stack) write(bufs [][]byte, offset int) (n int, crowded bool, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
-		return 0, os.ErrClosed
+		return 0, false, os.ErrClosed
 	}
 	carrier := s.carrier.Load()
 	for rest := bufs; len(rest) > 0; {
@@ -273,7 +284,8 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		pkt := rest[0][offset:]
 		rest = rest[1:]
-		if s.deliver(pkt) {
+		if ok, much := s.deliver(pkt); ok {
+			crowded = crowded || much
 			continue
 		}
 		if to != s.link && carrier.ping(pkt) {
@@ -282,7 +294,7 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 		s.normaliseICMP(pkt)
 		to.inject(pkt)
 	}
-	return len(bufs), nil
+	return len(bufs), crowded, nil
 }
 
 // Inject makes Read return packets that the stack did not make: whole IP packets, not longer than the MTU, copied. As
