@@ -18,6 +18,7 @@ var ours = map[string]bool{"doc.go": true}
 // theirs are the tests that are WireGuard's.
 var theirs = map[string]bool{
 	"allowedips_rand_test.go": true, "allowedips_test.go": true, "cookie_test.go": true, "kdf_test.go": true, "noise_test.go": true,
+	"race_disabled_test.go": true, "race_enabled_test.go": true,
 }
 
 // hedge.patch is what differs from WireGuard's own package, to the last byte: there is little to review, and nothing else.
