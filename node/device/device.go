@@ -71,7 +71,6 @@ type Device struct {
 		inboundElementsContainer  *WaitPool
 		outboundElementsContainer *WaitPool
 		messageBuffers            *WaitPool
-		inboundElements           *WaitPool
 	}
 
 	queue struct {

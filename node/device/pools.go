@@ -58,9 +58,6 @@ func (device *Device) PopulatePools() {
 	device.pool.messageBuffers = NewWaitPool(PreallocatedBuffersPerPool, func() any {
 		return new([MaxMessageSize]byte)
 	})
-	device.pool.inboundElements = NewWaitPool(PreallocatedBuffersPerPool, func() any {
-		return new(QueueInboundElement)
-	})
 }
 
 func (device *Device) GetInboundElementsContainer() *QueueInboundElementsContainer {
@@ -97,13 +94,4 @@ func (device *Device) GetMessageBuffer() *[MaxMessageSize]byte {
 
 func (device *Device) PutMessageBuffer(msg *[MaxMessageSize]byte) {
 	device.pool.messageBuffers.Put(msg)
-}
-
-func (device *Device) GetInboundElement() *QueueInboundElement {
-	return device.pool.inboundElements.Get().(*QueueInboundElement)
-}
-
-func (device *Device) PutInboundElement(elem *QueueInboundElement) {
-	elem.clearPointers()
-	device.pool.inboundElements.Put(elem)
 }

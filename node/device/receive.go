@@ -87,6 +87,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 
 	var (
 		bufs        = make([][]byte, maxBatchSize)
+		elems       = make([]QueueInboundElement, maxBatchSize)
 		err         error
 		sizes       = make([]int, maxBatchSize)
 		count       int
@@ -121,6 +122,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 			return
 		}
 		deathSpiral = 0
+		now := time.Now()
 
 		// handle each packet in the batch
 		for i, size := range sizes[:count] {
@@ -158,13 +160,13 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 
 				// check keypair expiry
 
-				if keypair.created.Add(RejectAfterTime).Before(time.Now()) {
+				if keypair.created.Add(RejectAfterTime).Before(now) {
 					continue
 				}
 
 				// create work element
 				peer := value.peer
-				elem := device.GetInboundElement()
+				elem := &elems[i]
 				elem.packet = packet
 				elem.buffer = bufs[i]
 				elem.keypair = keypair
@@ -220,7 +222,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 				peer.receive(elemsContainer)
 			}
 			for _, elem := range elemsContainer.elems {
-				device.PutInboundElement(elem)
+				elem.clearPointers()
 			}
 			device.PutInboundElementsContainer(elemsContainer)
 			delete(elemsByPeer, peer)
