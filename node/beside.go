@@ -107,6 +107,19 @@ func (b *beside) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 }
 
+// Lanes are the host's, with what the stack has in the second.
+func (b *beside) Lanes(isSparse func(pkt []byte) bool) []readFunc {
+	l, ok := b.host.(laned)
+	if !ok {
+		return nil
+	}
+	fns := l.Lanes(isSparse)
+	if len(fns) > 0 {
+		fns[len(fns)-1] = b.Read
+	}
+	return fns
+}
+
 // poll reads what the stack has.
 func (b *beside) poll(bufs [][]byte, sizes []int, offset int) int {
 	b.more.Store(false) // before looking: who adds to it from now on says so

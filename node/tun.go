@@ -32,12 +32,29 @@ type tunnel struct {
 
 	company company
 	spare   spare
+	sparse  sparse  // of whoever reads
+	all     outward // Read's
+}
 
-	// of the one goroutine that Reads
-	filled  int // of its buffers, by the last Read
-	sparse  sparse
+// outward is Read for one goroutine, of which there are two where an interface has two readers:
+//
+//	inner.Lanes ┬─ flows that send little ── filter.Out ──▶ wireguard
+//	            └─ all others ────────────── filter.Out ──▶ wireguard
+type outward struct {
+	t       *tunnel
+	read    readFunc
+	sparse  func(pkt []byte, now int64) bool // whether it is of a flow that sends little
+	peers   *usher                           // may be nil
+	filled  int                              // of its buffers, by the last read
 	answer  [answerOffset + answerMax]byte
 	answers [1][]byte
+}
+
+type readFunc = func(bufs [][]byte, sizes []int, offset int) (int, error)
+
+// laned is a device with several readers, of which the first is for flows that send little.
+type laned interface {
+	Lanes(isSparse func(pkt []byte) bool) []readFunc
 }
 
 // answerOffset leaves room for what a host's device may put before a packet (virtio_net_hdr, 10 bytes); answerMax is
@@ -56,15 +73,41 @@ type tally struct {
 type injector interface{ Inject(pkts [][]byte) }
 
 func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
-	return &tunnel{Device: inner, filter: f, busy: make(chan struct{}, 1)}
+	t := &tunnel{Device: inner, filter: f, busy: make(chan struct{}, 1)}
+	t.all.t, t.all.read, t.all.sparse = t, inner.Read, t.sparse.is
+	return t
 }
 
 // Read reads packets of applications and drops those the policy does not let out: a size of 0 is no packet.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	t.spare.trim(bufs[:t.filled])
+	t.all.peers = t.peers
+	return t.all.Read(bufs, sizes, offset)
+}
+
+// Lanes is Read for several goroutines, if the device can be read by as many; see [device.LanedTUN].
+func (t *tunnel) Lanes() (fns []readFunc) {
+	d, ok := t.Device.(laned)
+	if !ok {
+		return nil
+	}
+	is := func(pkt []byte) bool { return t.sparse.is(pkt, time.Now().UnixNano()) }
+	for i, read := range d.Lanes(is) {
+		o := &outward{t: t, read: read, sparse: func([]byte, int64) bool { return i == 0 }}
+		if t.peers != nil {
+			o.peers = &usher{roster: t.peers.roster}
+		}
+		fns = append(fns, o.Read)
+	}
+	return fns
+}
+
+// Read is tunnel's.
+func (o *outward) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	t := o.t
+	t.spare.trim(bufs[:o.filled])
 	most := t.company.batch(len(bufs))
-	n, err := t.Device.Read(bufs[:most], sizes[:most], offset)
-	t.filled = n
+	n, err := o.read(bufs[:most], sizes[:most], offset)
+	o.filled = n
 	if n == 0 {
 		if err != nil && t.lost != nil {
 			t.lost(err)
@@ -80,22 +123,22 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		longest = max(longest, sizes[i])
 		pkt := bufs[i][offset : offset+sizes[i]]
-		sparse := t.sparse.is(pkt, now.UnixNano())
+		sparse := o.sparse(pkt, now.UnixNano())
 		if sparse {
 			t.company.sent.Store(now.UnixNano())
 		}
 		bind.MarkSparse(bufs[i], sizes[i], sparse)
 		if t.own.take(pkt) {
-			t.need(pkt, now)
+			o.need(pkt, now)
 			continue
 		}
 		if !t.filter.Out(pkt, now).Allow {
 			denied++
-			t.reject(pkt)
+			o.reject(pkt)
 			sizes[i] = 0
 			continue
 		}
-		t.need(pkt, now)
+		o.need(pkt, now)
 		packets++
 		bytes += uint64(sizes[i])
 	}
@@ -106,9 +149,9 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, err
 }
 
-func (t *tunnel) need(pkt []byte, now time.Time) {
-	if t.peers != nil {
-		t.peers.need(pkt, now)
+func (o *outward) need(pkt []byte, now time.Time) {
+	if o.peers != nil {
+		o.peers.need(pkt, now)
 	}
 }
 
@@ -121,14 +164,14 @@ func (t *tunnel) Close() error {
 }
 
 // reject answers a packet that is not let out as if its destination had.
-func (t *tunnel) reject(pkt []byte) {
-	a := filter.Reject(pkt, t.answer[answerOffset:answerOffset])
+func (o *outward) reject(pkt []byte) {
+	a := filter.Reject(pkt, o.answer[answerOffset:answerOffset])
 	if len(a) == 0 || len(a) > answerMax {
 		return
 	}
-	copy(t.answer[answerOffset:], a) // to where it stands already, unless it did not fit
-	t.answers[0] = t.answer[:answerOffset+len(a)]
-	_, _ = t.Device.Write(t.answers[:], answerOffset)
+	copy(o.answer[answerOffset:], a) // to where it stands already, unless it did not fit
+	o.answers[0] = o.answer[:answerOffset+len(a)]
+	_, _ = o.t.Device.Write(o.answers[:], answerOffset)
 }
 
 // Write takes decrypted packets from the tunnel, whose source addresses WireGuard has tied to their peers, and lets

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hedge-mesh/hedge/node/sentry"
 	"github.com/hedge-mesh/hedge/node/udp"
 )
 
@@ -25,8 +26,8 @@ type sock struct {
 	*udp.Socket
 	reader *udp.Reader // nil if datagrams are read one by one
 	port   uint16
-	sparse *sock       // for flows that send little, on the same port; nil where there can be none
-	peek   *udp.Reader // a companion's, for the reader of the socket beside it, that polls
+	sparse *sock          // for flows that send little, on the same port; nil where there can be none
+	sentry *sentry.Sentry // a companion's; nil where there can be none
 }
 
 // listen opens both sockets on one port. A family this machine does not have is left out.
@@ -132,7 +133,7 @@ func (f *family) read(sparse bool, ses *session, bufs [][]byte, sizes []int, fro
 		if !sparse {
 			n, err = s.reader.Lend(bufs, sizes, from)
 		} else if s.sparse != nil {
-			n, err = s.sparse.reader.Lend(bufs, sizes, from)
+			n, err = s.sparse.watch(bufs, sizes, from)
 		}
 		if err == nil && n > 0 {
 			return n, nil
@@ -140,8 +141,8 @@ func (f *family) read(sparse bool, ses *session, bufs [][]byte, sizes []int, fro
 		switch {
 		case ses.closed():
 			return 0, net.ErrClosed
-		case f.cur.Load() != s || errors.Is(err, os.ErrDeadlineExceeded):
-			continue // exchanged, or woken for a Close that another Open overtook
+		case err == nil || f.cur.Load() != s || errors.Is(err, os.ErrDeadlineExceeded):
+			continue // nothing came, exchanged, or woken for a Close that another Open overtook
 		}
 		// Something passing, such as an ICMP error (Windows) or a lack of memory.
 		if bad++; bad < 10 {

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/hedge-mesh/hedge/node/device"
-
+	"github.com/hedge-mesh/hedge/node/sentry"
 	"github.com/hedge-mesh/hedge/node/udp"
 )
 
@@ -64,25 +64,35 @@ func (b *Bind) companion(f *family, s *sock) {
 	if old := f.cur.Load(); old != nil && old.sparse == nil {
 		return
 	}
-	if two, err := s.Beside(b.control); err == nil {
-		s.sparse = &sock{Socket: two, reader: two.Reader(), peek: two.Reader(), port: s.port}
+	two, err := s.Beside(b.control)
+	if err != nil {
+		return
+	}
+	s.sparse = &sock{Socket: two, reader: two.Reader(), port: s.port}
+	if c, err := two.SyscallConn(); err == nil {
+		s.sparse.sentry, _ = sentry.New(c) // without one its reader waits as others do
 	}
 }
 
-// peek takes what waits in the companion. One goroutine at a time may.
-func (f *family) peek(bufs [][]byte, sizes []int, from []netip.AddrPort) int {
-	s := f.cur.Load()
-	if s == nil || s.sparse == nil {
-		return 0
+// watch is what a companion's reader does: it is there as soon as something comes. 0 without an error is that nothing has.
+func (s *sock) watch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+	if s.sentry == nil {
+		return s.reader.Lend(bufs, sizes, from)
 	}
-	n, _ := s.sparse.peek.Poll(bufs, sizes, from)
-	return n
+	if n, err := s.reader.Poll(bufs, sizes, from); n > 0 || err != nil {
+		return n, err
+	}
+	_, err := s.sentry.Wait(-1)
+	return 0, err
 }
 
 // Close ends the companion too.
 func (s *sock) Close() error {
 	if s.sparse != nil {
 		s.sparse.Close()
+	}
+	if s.sentry != nil {
+		return s.sentry.Close(s.Socket)
 	}
 	return s.Socket.Close()
 }
@@ -93,6 +103,9 @@ func (s *sock) SetReadDeadline(at time.Time) error {
 		if err := s.sparse.SetReadDeadline(at); err != nil {
 			return err
 		}
+	}
+	if s.sentry != nil {
+		s.sentry.Wake() // its reader looks what is the matter
 	}
 	return s.Socket.SetReadDeadline(at)
 }

@@ -1,16 +1,16 @@
 package bind
 
 import (
+	"errors"
+	"net"
 	"net/netip"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/device"
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/udp"
 )
@@ -83,67 +83,59 @@ func TestSparseApart(t *testing.T) {
 	}
 }
 
-// Where flows that send little are heard, whoever reads a transfer's socket takes their datagrams first; else their own
-// reader does.
-func TestSparseFirst(t *testing.T) {
+// The reader of flows that send little has what is theirs whether it waits or not, from a new pair of sockets too, and ends
+// with the session.
+func TestSparseReader(t *testing.T) {
 	l := newLone(t)
-	fns, _, err := l.Open(0)
+	far, err := l.far.Beside(func(string, string, syscall.RawConn) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	bufs, sizes, eps := make([][]byte, udp.Batch), make([]int, udp.Batch), make([]conn.Endpoint, udp.Batch)
-	from := make([]netip.AddrPort, udp.Batch)
-	for i := range bufs {
-		bufs[i] = make([]byte, device.MaxMessageSize)
-	}
-	few, err := l.far.Beside(func(string, string, syscall.RawConn) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer few.Close()
-	read := func() []int {
-		n, err := fns[0](bufs, sizes, eps)
+	defer far.Close()
+	at := l.nearAt
+	for session := range 3 {
+		fns, _, err := l.Open(0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return sizes[:n]
-	}
-	hear := func() { l.turns.hear(l.now() + int64(time.Hour)) } // for as long as the test takes
-	send := func(first uint64) {
-		for i, s := range []*udp.Socket{l.far, few} {
-			if err := s.Write(batchOf(1, 1000-i, first+uint64(i)), l.nearAt); err != nil {
-				t.Fatal(err)
+		got, failed := make(chan int), make(chan error, 1)
+		go func() { // which keeps its thread
+			bufs, sizes, eps := make([][]byte, udp.Batch), make([]int, udp.Batch), make([]conn.Endpoint, udp.Batch)
+			for i := range bufs {
+				bufs[i] = make([]byte, device.MaxMessageSize)
 			}
-		}
-		for _, s := range l.udp4.cur.Load().both() { // both are there
-			rc, err := s.SyscallConn()
-			if err != nil {
-				t.Fatal(err)
-			}
-			rc.Control(func(fd uintptr) {
-				if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
-					t.Fatal(n, err)
+			for {
+				n, err := fns[1](bufs, sizes, eps)
+				if err != nil {
+					failed <- err
+					return
 				}
-			})
+				for _, size := range sizes[:n] {
+					got <- size
+				}
+			}
+		}()
+		for i := range 10 {
+			if session == 2 && i == 5 {
+				s4, s6, err := l.listen(0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.exchange(s4, s6)
+				at = netip.AddrPortFrom(at.Addr(), l.Port())
+			}
+			if err := far.Write(batchOf(1, 900+i, uint64(10*session+i+1)), at); err != nil {
+				t.Fatal(err)
+			}
+			if size := <-got; size != 900+i {
+				t.Errorf("session %d: a datagram of %d bytes, want %d", session, size, 900+i)
+			}
 		}
-	}
-	send(1)
-	if got := read(); !slices.Equal(got, []int{1000}) {
-		t.Errorf("datagrams of %d bytes come first, and nobody is heard that sends little", got)
-	}
-	send(3)
-	for _, want := range [][]int{{999, 999}, {1000}} {
-		hear()
-		if got := read(); !slices.Equal(got, want) {
-			t.Errorf("datagrams of %d bytes come, want %d", got, want)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if n := testing.AllocsPerRun(100, func() {
-		if l.udp4.peek(bufs, sizes, from) != 0 {
-			t.Fatal("there is one more")
+		if err := <-failed; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("session %d ends with %v", session, err)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations to look in vain", n)
 	}
 }

@@ -310,8 +310,11 @@ func NewDevice(tunDevice tun.Device, bind conn.Bind, logger *Logger) *Device {
 		go device.RoutineHandshake(i + 1)
 	}
 
-	device.state.stopping.Add(1) // RoutineReadFromTUN
-	go device.RoutineReadFromTUN()
+	reads := device.readFuncs()
+	device.state.stopping.Add(len(reads)) // RoutineReadFromTUN
+	for _, read := range reads {
+		go device.RoutineReadFromTUN(read)
+	}
 	go device.RoutineTUNEventReader()
 
 	return device

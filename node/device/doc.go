@@ -5,7 +5,7 @@
 //
 //	there  TUN ── read ──▶ encrypt, one for each core ──▶ send, one for each peer ──▶ Bind
 //	       Bind ── receive ──▶ decrypt, one for each core ──▶ write, one for each peer ──▶ TUN
-//	here   TUN ── read, encrypt, send ──▶ Bind            by one goroutine
+//	here   TUN ── read, encrypt, send ──▶ Bind            by one goroutine, or one for each function of a LanedTUN
 //	       Bind ── receive, decrypt, write ──▶ TUN        by one for each of the Bind's receive functions
 //
 // So no packet waits between two steps, nobody has to be woken for each, and nothing has to bound what lies between:

@@ -47,10 +47,10 @@ type Peer struct {
 	}
 
 	queue struct {
-		receiving  sync.Mutex // sequential use of replay filters; taken before sending
-		sending    sync.Mutex // sequential ordering of udp transmission
-		staged     [][]byte   // staged packets before a handshake is available
-		stagedSize int64      // bytes of them
+		receiving  sync.Mutex   // sequential use of replay filters; taken before sending
+		sending    sync.RWMutex // for reading to send, of several at once; for writing to stage and to send what is
+		staged     [][]byte     // staged packets before a handshake is available
+		stagedSize int64        // bytes of them
 	}
 
 	cookieGenerator             CookieGenerator

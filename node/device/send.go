@@ -30,8 +30,8 @@ import (
  * The functions in this file occur (roughly) in the order in
  * which the packets are processed.
  *
- * One goroutine takes a batch through all of it, holding the peer's sending
- * lock, so the order of packets (per peer) is maintained.
+ * One goroutine takes a batch through all of it, so the order of packets is
+ * maintained (per peer and function that the TUN is read with).
  *
  * The content is preceded by enough "junk" to contain the transport header
  * (to allow the construction of transport messages in-place)
@@ -167,7 +167,7 @@ func (peer *Peer) keepKeyFreshSending() {
 	}
 }
 
-func (device *Device) RoutineReadFromTUN() {
+func (device *Device) RoutineReadFromTUN(read ReadFunc) {
 	defer func() {
 		device.log.Verbosef("Routine: TUN reader - stopped")
 		device.state.stopping.Done()
@@ -197,7 +197,7 @@ func (device *Device) RoutineReadFromTUN() {
 
 	for {
 		// read packets
-		count, readErr = device.tun.device.Read(bufs, sizes, offset)
+		count, readErr = read(bufs, sizes, offset)
 		for i := 0; i < count; i++ {
 			if sizes[i] < 1 {
 				continue
@@ -266,9 +266,23 @@ func (device *Device) RoutineReadFromTUN() {
 
 // SendPackets sends packets if there is a session, and stages copies of them if not. The packets stay the caller's.
 func (peer *Peer) SendPackets(elemsContainer *QueueOutboundElementsContainer) {
+	if peer.sendNow(elemsContainer) {
+		return
+	}
 	peer.queue.sending.Lock()
 	defer peer.queue.sending.Unlock()
 	peer.sendOrStageLocked(elemsContainer)
+}
+
+// sendNow sends packets beside what others send, or reports that some are staged or are to be.
+func (peer *Peer) sendNow(elemsContainer *QueueOutboundElementsContainer) bool {
+	peer.queue.sending.RLock()
+	defer peer.queue.sending.RUnlock()
+
+	if !peer.isRunning.Load() || !peer.device.isUp() {
+		return true
+	}
+	return len(peer.queue.staged) == 0 && peer.sendLocked(elemsContainer.elems, &elemsContainer.nonce)
 }
 
 func (peer *Peer) SendStagedPackets() {
@@ -389,7 +403,8 @@ func calculatePaddingSize(packetSize, mtu int) int {
 	return paddedSize - lastUnit
 }
 
-// sendLocked encrypts packets in place and sends them, or reports that no keypair has nonces for them.
+// sendLocked encrypts packets in place and sends them, or reports that no keypair has nonces for them. It is also for who
+// holds peer.queue.sending for reading.
 func (peer *Peer) sendLocked(elems [][]byte, nonce *[chacha20poly1305.NonceSize]byte) bool {
 	device := peer.device
 	keypair := peer.sendingKeypair()

@@ -13,6 +13,25 @@ import (
 
 const DefaultMTU = 1420
 
+// A ReadFunc reads packets as a tun.Device's Read does.
+type ReadFunc = func(bufs [][]byte, sizes []int, offset int) (int, error)
+
+// A LanedTUN is a tun.Device with several functions to read it, as a Bind has several to receive. Packets of one keep
+// their order. Without any it is read by Read.
+type LanedTUN interface {
+	tun.Device
+	Lanes() []ReadFunc
+}
+
+func (device *Device) readFuncs() []ReadFunc {
+	if laned, ok := device.tun.device.(LanedTUN); ok {
+		if fns := laned.Lanes(); len(fns) > 0 {
+			return fns
+		}
+	}
+	return []ReadFunc{device.tun.device.Read}
+}
+
 func (device *Device) RoutineTUNEventReader() {
 	device.log.Verbosef("Routine: event worker - started")
 

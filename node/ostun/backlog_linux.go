@@ -17,18 +17,22 @@ const (
 	// left the processor's cache when its turn comes costs a transfer a tenth more.
 	backlogAlone = 128 << 10
 	backlogAll   = 1 << 30 // else: the flow that has too much loses what is too much
+	// backlogBehind is how many that wait are taken after one that does not, before that goes on.
+	backlogBehind = 4
 	// backlogOthers is for how long one is expected after the last.
 	backlogOthers = time.Second
 )
 
-// drain moves what the kernel has queued to a fair queue. There all flows wait in one line, of up to 500 packets of 64
-// KiB, and TCP knows of no limit: the kernel takes a packet as sent once it is in that line.
-func (d *driver) drain(fd uintptr) {
+// drain moves what the kernel has queued to the backlog, where flows take turns. In the kernel all wait in one line, of up to
+// 500 packets of 64 KiB, and TCP knows of no limit: the kernel takes a packet as sent once it is in that line. It reports
+// whether there was anything that waits for its turn.
+func (d *driver) drain(fd uintptr, me reader) (some bool) {
 	most := backlogAlone
-	if time.Since(d.others) < backlogOthers {
+	if me == sparse || time.Since(d.others) < backlogOthers {
 		most = backlogAll
 	}
-	for i := 0; i < backlogPackets && d.waiting.Bytes() < most; i++ {
+	ahead, behind := 0, 0
+	for range backlogPackets {
 		if d.in == nil {
 			d.in = bigBuffers.Get().(*bigBuffer)
 		}
@@ -38,26 +42,46 @@ func (d *driver) drain(fd uintptr) {
 			if n <= vnetLen {
 				continue
 			}
-			h := held{bytes: d.in[:n], big: d.in}
-			flow := fair.Flow(h.bytes[vnetLen:])
-			if n <= len(smallBuffer{}) {
-				h.big, h.small = nil, smallBuffers.Get().(*smallBuffer)
-				h.bytes = h.small[:copy(h.small[:], d.in[:n])]
-				if flow != d.long && d.waiting.Len() > 0 && !fair.Bare(h.bytes[vnetLen:]) {
-					d.others, most = time.Now(), backlogAll
+			h, flow, other := d.hold(n)
+			if d.isSparse != nil && d.isSparse(h.bytes[vnetLen:]) && d.putAhead(h) {
+				d.heard = time.Now()
+				ahead++
+				if me != sparse {
+					return some // it is the other's now
 				}
-			} else {
-				d.in, d.long = nil, flow
+				continue
 			}
-			d.waiting.Put(flow, n, h)
+			some = true
+			waiting := d.put(flow, n, h)
+			if other && waiting > n {
+				d.others, most = time.Now(), backlogAll
+			}
+			if behind++; waiting >= most || ahead > 0 && behind >= backlogBehind {
+				return some
+			}
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return
+			return some
 		default:
 			d.readErr = err
-			return
+			return some
 		}
 	}
+	return some
+}
+
+// hold takes what has been read into in out of it, or in with it, and says whose it is, and whether it is a short packet of
+// another flow than the long ones.
+func (d *driver) hold(n int) (h held, flow uint32, other bool) {
+	h = held{bytes: d.in[:n], big: d.in}
+	flow = fair.Flow(h.bytes[vnetLen:])
+	if n > len(smallBuffer{}) {
+		d.in, d.long = nil, flow
+		return h, flow, false
+	}
+	h.big, h.small = nil, smallBuffers.Get().(*smallBuffer)
+	h.bytes = h.small[:copy(h.small[:], d.in[:n])]
+	return h, flow, flow != d.long && !fair.Bare(h.bytes[vnetLen:])
 }
 
 // held is a packet of the kernel's with its vnet, in a buffer of one of two sizes.

@@ -8,14 +8,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
-
-	"github.com/hedge-mesh/hedge/node/fair"
 )
 
 // driver moves packets between the kernel's interface and WireGuard, 64 KiB at a time: what it reads is cut to what
@@ -29,11 +26,17 @@ type driver struct {
 	mtu  atomic.Int32
 	told atomic.Pointer[limits]
 
-	reading sync.Mutex // all of the following
-	waiting *fair.Queue[held]
-	long    uint32     // the flow of the last long packet
-	others  time.Time  // when a short one of another flow came behind others
-	in      *bigBuffer // of the next read; nil until there is one
+	backlog
+	reading sync.Mutex            // of Read
+	lane    [2]lane               // for each reader
+	fill    func(fd uintptr) bool // fillRest, which would else be made anew for each call
+	step    func(fd uintptr)      // drainSparse
+
+	writers [2]writer // so that a few packets need not wait for a batch
+}
+
+// lane is a reader's packets, on their way to its batch.
+type lane struct {
 	split   splitter
 	cut     held // what split cuts
 	refusal refusal
@@ -41,14 +44,18 @@ type driver struct {
 	sizes   []int
 	offset  int
 	got     int
-	readErr error
-	fill    func(fd uintptr) bool // take, which would else be made anew for each call
+	look    func(fd uintptr) // take, which would else be made anew for each call
+}
 
-	writing sync.Mutex // all of the following
-	join    joiner
-	iov     []unix.Iovec
-	err     error
-	writev  func(fd uintptr) bool // writes iov, and reports whether it could be
+// writer is what one Write works with.
+type writer struct {
+	sync.Mutex
+	join joiner
+	iov  []unix.Iovec
+	done bool
+	err  error
+	once func(fd uintptr)      // writes iov, if it can be without waiting
+	wait func(fd uintptr) bool // writes iov, and reports whether it could be
 }
 
 // What the kernel may leave to us: the first is older than IFF_VNET_HDR, the others are tried.
@@ -64,12 +71,13 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	d := &driver{name: name, fits: fits, waiting: fair.New(backlogPackets, backlogBytes, held.release)}
+	d := &driver{name: name, fits: fits}
+	d.init()
 	d.mtu.Store(MinMTU)
 	d.tell(nil)
 	switch {
 	case unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadECN|offloadUSO) == nil:
-		d.join.uso = true
+		d.writers[0].join.uso, d.writers[1].join.uso = true, true
 	case unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadECN) == nil:
 	default:
 		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
@@ -81,24 +89,12 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 	if d.raw, err = d.file.SyscallConn(); err != nil {
 		return nil, err
 	}
-	d.fill = d.take
-	d.join.out = make([][]byte, 0, conn.IdealBatchSize)
-	d.iov = make([]unix.Iovec, 0, conn.IdealBatchSize)
-	d.writev = func(fd uintptr) bool {
-		for {
-			_, _, e := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&d.iov[0])), uintptr(len(d.iov)))
-			switch e {
-			case 0:
-				d.err = nil
-			case unix.EINTR:
-				continue
-			case unix.EAGAIN:
-				return false
-			default:
-				d.err = e
-			}
-			return true
-		}
+	d.fill, d.step = d.fillRest, d.drainSparse
+	for i := range d.lane {
+		d.lane[i].look = func(fd uintptr) { d.take(fd, reader(i)) }
+	}
+	for i := range d.writers {
+		d.writers[i].init()
 	}
 	return d, nil
 }
@@ -108,40 +104,68 @@ func newDriver(fd int, name string, fits func(netip.Addr) (int, bool)) (*driver,
 func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	d.batch, d.sizes, d.offset = bufs, sizes, offset
-	d.got, d.readErr = 0, nil
-	err := d.raw.Read(d.fill)
-	d.batch, d.sizes = nil, nil
-	switch {
-	case d.got > 0:
-		return d.got, nil // what was wrong then still is at the next call
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return 0, err
-	case err != nil:
-		return 0, os.ErrClosed // a RawConn has no other error, and says this one in its own way
+	l := &d.lane[rest]
+	l.begin(bufs, sizes, offset)
+	defer l.end()
+	for {
+		mine, err := d.await(rest)
+		switch {
+		case err != nil:
+			return 0, err
+		case mine:
+			err = d.raw.Read(d.fill)
+		default:
+			err = d.raw.Control(l.look)
+		}
+		switch {
+		case l.got > 0:
+			return l.got, nil // what was wrong then still is at the next call
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return 0, err
+		case err != nil:
+			return 0, os.ErrClosed // a RawConn has no other error, and says this one in its own way
+		case mine && d.is(rest):
+			return 0, gone(d.readErr)
+		}
 	}
-	return 0, gone(d.readErr)
 }
 
-// take is one attempt to fill the batch, and reports whether there is anything to return.
-func (d *driver) take(fd uintptr) bool {
-	d.drain(fd)
-	for d.got < len(d.batch) {
-		if d.split.more() {
-			d.sizes[d.got] = d.split.next(d.batch[d.got][d.offset:])
-			d.got++
+// fillRest is one attempt to fill the batch, and reports whether there is anything to return, or the other's turn.
+func (d *driver) fillRest(fd uintptr) bool {
+	d.drain(fd, rest)
+	d.take(fd, rest)
+	return d.lane[rest].got > 0 || d.readErr != nil || !d.is(rest)
+}
+
+func (d *driver) drainSparse(fd uintptr) {
+	if d.drain(fd, sparse) {
+		d.leave()
+	}
+}
+
+func (l *lane) begin(bufs [][]byte, sizes []int, offset int) {
+	l.batch, l.sizes, l.offset, l.got = bufs, sizes, offset, 0
+}
+
+func (l *lane) end() { l.batch, l.sizes = nil, nil }
+
+// take fills a reader's batch. What does not fit is for the next call.
+func (d *driver) take(fd uintptr, me reader) {
+	for l := &d.lane[me]; l.got < len(l.batch); {
+		if l.split.more() {
+			l.sizes[l.got] = l.split.next(l.batch[l.got][l.offset:])
+			l.got++
 			continue
 		}
-		d.cut.release()
+		l.cut.release()
 		var ok bool
-		if d.cut, ok = d.waiting.Get(); !ok {
-			return d.got > 0 || d.readErr != nil
+		if l.cut, ok = d.get(me); !ok {
+			return
 		}
-		if d.split.start(d.cut.bytes, d.fits) {
-			d.limit(fd)
+		if l.split.start(l.cut.bytes, d.fits) {
+			d.limit(fd, l)
 		}
 	}
-	return true // the rest is for the next call
 }
 
 // Write implements tun.Device. It writes to the packets, and to the 10 bytes before each.
@@ -149,9 +173,13 @@ func (d *driver) Write(bufs [][]byte, offset int) (int, error) {
 	if offset < vnetLen {
 		return 0, errors.New("ostun: no room for a virtio_net_hdr")
 	}
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	d.join.mtu = MinMTU // also of a wider interface: the host may forward what it gets
+	w := &d.writers[0]
+	if !w.TryLock() {
+		w = &d.writers[1]
+		w.Lock()
+	}
+	defer w.Unlock()
+	w.join.mtu = MinMTU // also of a wider interface: the host may forward what it gets
 	var first error
 	written := 0
 	for len(bufs) > 0 {
@@ -159,8 +187,8 @@ func (d *driver) Write(bufs [][]byte, offset int) (int, error) {
 			bufs = bufs[1:]
 			continue
 		}
-		n, parts := d.join.next(bufs, offset)
-		if err := d.put(parts); err == nil {
+		n, parts := w.join.next(bufs, offset)
+		if err := w.put(d.raw, parts); err == nil {
 			written += n
 		} else if first == nil {
 			first = gone(err)
@@ -170,20 +198,47 @@ func (d *driver) Write(bufs [][]byte, offset int) (int, error) {
 	return written, first
 }
 
-// put is one writev.
-func (d *driver) put(parts [][]byte) error {
+func (w *writer) init() {
+	w.join.out = make([][]byte, 0, conn.IdealBatchSize)
+	w.iov = make([]unix.Iovec, 0, conn.IdealBatchSize)
+	w.wait = w.writev
+	w.once = func(fd uintptr) { w.done = w.writev(fd) }
+}
+
+// put is one writev. Of a RawConn only one Write goes on at a time, but it is needed only to wait.
+func (w *writer) put(raw syscall.RawConn, parts [][]byte) error {
 	for _, b := range parts {
 		v := unix.Iovec{Base: &b[0]}
 		v.SetLen(len(b))
-		d.iov = append(d.iov, v)
+		w.iov = append(w.iov, v)
 	}
-	err := d.raw.Write(d.writev)
-	clear(d.iov) // the buffers are not ours to keep
-	d.iov = d.iov[:0]
+	err := raw.Control(w.once)
+	if err == nil && !w.done {
+		err = raw.Write(w.wait)
+	}
+	clear(w.iov) // the buffers are not ours to keep
+	w.iov = w.iov[:0]
 	if err != nil {
 		return err
 	}
-	return d.err
+	return w.err
+}
+
+func (w *writer) writev(fd uintptr) bool {
+	for {
+		_, _, e := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(len(w.iov)))
+		switch e {
+		case 0:
+			w.err = nil
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		default:
+			w.err = e
+		}
+		return true
+	}
 }
 
 // gone is [os.ErrClosed] for an interface that somebody has deleted.
@@ -199,5 +254,4 @@ func (d *driver) File() *os.File           { return d.file }
 func (d *driver) MTU() (int, error)        { return int(d.mtu.Load()), nil }
 func (d *driver) Name() (string, error)    { return d.name, nil }
 func (d *driver) Events() <-chan tun.Event { return nil }
-func (d *driver) Close() error             { return d.file.Close() }
 func (d *driver) BatchSize() int           { return conn.IdealBatchSize }

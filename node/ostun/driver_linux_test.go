@@ -26,34 +26,36 @@ func wire(t *testing.T, a, b *Device) (longest func() int) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	most := 0
-	carry := func(from, to *Device) {
-		defer wg.Done()
-		const offset = 16
-		bufs, sizes := make([][]byte, from.BatchSize()), make([]int, from.BatchSize())
-		for i := range bufs {
-			bufs[i] = make([]byte, maxPacket)
-		}
-		out := make([][]byte, 0, len(bufs))
-		for {
-			n, err := from.Read(bufs, sizes, offset)
-			if err != nil {
-				return
-			}
-			out = out[:0]
-			mu.Lock()
-			for i := range n {
-				most = max(most, sizes[i])
-				out = append(out, bufs[i][:offset+sizes[i]])
-			}
-			mu.Unlock()
-			_, _ = to.Write(out, offset)
-		}
-	}
-	wg.Add(2)
-	go carry(a, b)
-	go carry(b, a)
+	saw := func(size int) { mu.Lock(); most = max(most, size); mu.Unlock() }
+	wg.Go(func() { carry(a.BatchSize(), a.Read, b.Write, saw) })
+	wg.Go(func() { carry(b.BatchSize(), b.Read, a.Write, saw) })
 	t.Cleanup(func() { a.Close(); b.Close(); wg.Wait() })
 	return func() int { mu.Lock(); defer mu.Unlock(); return most }
+}
+
+// carry takes packets from one to the other until there are no more, and tells saw, if there is one, of the longest of each
+// batch.
+func carry(batch int, read func([][]byte, []int, int) (int, error), write func([][]byte, int) (int, error), saw func(int)) {
+	const offset = 16
+	bufs, sizes := make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, maxPacket)
+	}
+	out := make([][]byte, 0, batch)
+	for {
+		n, err := read(bufs, sizes, offset)
+		if err != nil {
+			return
+		}
+		out = out[:0]
+		for i := range n {
+			out = append(out, bufs[i][:offset+sizes[i]])
+		}
+		if saw != nil && n > 0 {
+			saw(slices.Max(sizes[:n]))
+		}
+		_, _ = write(out, offset)
+	}
 }
 
 // pair are two hosts whose interfaces are joined by a wire.
@@ -176,7 +178,7 @@ func TestFallback(t *testing.T) {
 func TestDatagrams(t *testing.T) {
 	p := newPair(t, Options{}, Options{})
 	wire(t, p.da, p.db)
-	if !p.db.Device.(*driver).join.uso {
+	if !p.db.Device.(*driver).writers[0].join.uso {
 		t.Skip("this kernel has no USO")
 	}
 	for _, to := range []string{"100.64.0.2", "fd7a::2"} {

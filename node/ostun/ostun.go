@@ -12,7 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// Device is an interface of the operating system. Its methods may be called from any goroutine, Read from one.
+// Device is an interface of the operating system. Its methods may be called from any goroutine, Read and each of Lanes from one.
 type Device struct {
 	tun.Device // what moves the packets: our driver on Linux, or wireguard-go's
 	sys        system
@@ -197,6 +197,32 @@ func (d *Device) Inject(pkts [][]byte) {
 	}
 	d.waiting.Store(len(d.inject) > 0)
 	_ = f.SetReadDeadline(time.Unix(1, 0)) // wakes it
+	d.wake()
+}
+
+// laned is a driver that can be read by two.
+type laned interface {
+	lanes(isSparse func(pkt []byte) bool) (read func(bufs [][]byte, sizes []int, offset int) (int, error), ok bool)
+	wake()
+}
+
+// wake has the driver look at its deadline, where it does not wait by the runtime's poller.
+func (d *Device) wake() {
+	if l, ok := d.Device.(laned); ok {
+		l.wake()
+	}
+}
+
+// Lanes makes two readers, to be called by a goroutine each before anything is read: the first for packets of flows that
+// send little, as isSparse says, and Read for all others. isSparse is called by one goroutine at a time, with packets as the
+// kernel has them. There are none where that cannot be.
+func (d *Device) Lanes(isSparse func(pkt []byte) bool) []func(bufs [][]byte, sizes []int, offset int) (int, error) {
+	if l, ok := d.Device.(laned); ok {
+		if first, ok := l.lanes(isSparse); ok {
+			return []func([][]byte, []int, int) (int, error){first, d.Read}
+		}
+	}
+	return nil
 }
 
 // Wake makes Read return in a while, at once if that is 0, with 0 packets if there are none by then. It reports whether that
@@ -216,7 +242,9 @@ func (d *Device) Wake(in time.Duration) bool {
 		return true // it is woken already
 	}
 	d.woken = true
-	return f.SetReadDeadline(at) == nil
+	ok := f.SetReadDeadline(at) == nil
+	d.wake()
+	return ok
 }
 
 // Read implements tun.Device. It returns no packets and no error after Wake.

@@ -83,8 +83,8 @@ func (l *limits) carries(to netip.Addr, n int) int {
 }
 
 // limit looks whether what split is about to give is too long, and answers it.
-func (d *driver) limit(fd uintptr) {
-	s, told := &d.split, d.told.Load()
+func (d *driver) limit(fd uintptr, l *lane) {
+	s, told := &l.split, d.told.Load()
 	n := s.longest()
 	if n <= told.least || len(s.pkt) < ip4Len || s.pkt[0]>>4 == 6 && len(s.pkt) < ip6Len {
 		return
@@ -95,7 +95,7 @@ func (d *driver) limit(fd uintptr) {
 	if n <= most || s.fragment(most) {
 		return
 	}
-	if b := d.refusal.make(s.pkt, most, time.Now()); b != nil {
+	if b := l.refusal.make(s.pkt, most, time.Now()); b != nil {
 		_, _ = unix.Write(int(fd), b) // a program that is not told sends no worse than before
 	}
 	*s = splitter{}
