@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/acl/filter"
 	"github.com/hedge-mesh/hedge/netstack"
+	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // device is a tun.Device that reads what it is given, as often as asked, and keeps what is written.
@@ -237,5 +240,47 @@ func TestTunnelLostConnection(t *testing.T) {
 	bufs, sizes := readBufs(8, 2048)
 	if n, err := tn.Read(bufs, sizes, offset); n != 2 || err != nil || sizes[0] != len(rst) || sizes[1] != 0 {
 		t.Errorf("%d packets of sizes %v, %v; want the first alone", n, sizes[:2], err)
+	}
+}
+
+// lanedDevice is a device with two readers.
+type lanedDevice struct {
+	*memDevice
+	few *memDevice
+	is  func([]byte) bool
+}
+
+func (d *lanedDevice) Lanes(is func([]byte) bool) []readFunc {
+	d.is = is
+	return []readFunc{d.few.Read, d.Read}
+}
+
+// Of a device with two readers both are judged, the first one's packets are marked as of flows that send little, and no
+// others; which these are the tunnel says.
+func TestTunnelLanes(t *testing.T) {
+	give := [][]byte{tcp4("100.64.0.1:1000", "100.64.0.2:5432", 1, 0, tcpSYN), tcp4("100.64.0.1:1000", "100.64.0.2:22", 1, 0, tcpSYN)}
+	dev := &lanedDevice{memDevice: &memDevice{give: give}, few: &memDevice{give: give}}
+	fns := newTunnel(dev, testFilter(t)).Lanes()
+	if len(fns) != 2 {
+		t.Fatalf("%d readers", len(fns))
+	}
+	for i, read := range fns {
+		bufs, sizes := readBufs(2, device.MaxMessageSize)
+		n, err := read(bufs, sizes, device.MessageTransportHeaderSize)
+		if n != 2 || err != nil || sizes[0] != len(give[0]) || sizes[1] != 0 {
+			t.Errorf("reader %d: %d packets of %v bytes, %v", i, n, sizes, err)
+		}
+		marked, unmarked := bytes.Clone(bufs[0]), bytes.Clone(bufs[0])
+		bind.MarkSparse(marked, sizes[0], true)
+		bind.MarkSparse(unmarked, sizes[0], false)
+		if want := map[bool][]byte{true: marked, false: unmarked}[i == 0]; !bytes.Equal(bufs[0], want) {
+			t.Errorf("reader %d has its packet marked as the other's", i)
+		}
+	}
+	if !dev.is(give[0]) || dev.is(make([]byte, sparseBurst+1)) {
+		t.Error("it takes a flow for what it is not")
+	}
+	if fns := newTunnel(&memDevice{}, testFilter(t)).Lanes(); fns != nil {
+		t.Error("a device with one reader has more")
 	}
 }
