@@ -9,9 +9,9 @@ import (
 	"sync"
 )
 
-// An outboundQueue is a channel of QueueOutboundElements awaiting encryption.
-// An outboundQueue is ref-counted using its wg field.
-// An outboundQueue created with newOutboundQueue has one reference.
+// A handshakeQueue is a channel of QueueHandshakeElements awaiting processing.
+// A handshakeQueue is ref-counted using its wg field.
+// A handshakeQueue created with newHandshakeQueue has one reference.
 // Every additional writer must call wg.Add(1).
 // Every completed writer must call wg.Done().
 // When no further writers will be added,

@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ type rig struct {
 func newRig(t testing.TB, ours [2]bool) *rig {
 	r := &rig{pair: newPair(t, ours), done: make(chan struct{}, 1)}
 	r.send(0, 0)
-	for deadline := time.Now().Add(10 * time.Second); len(r.ports[1].seqs()) == 0; {
+	for deadline := time.Now().Add(10 * time.Second); len(r.ports[1].seqs()) == 0; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("no session")
 		}
@@ -168,7 +169,7 @@ func BenchmarkReceive(b *testing.B) {
 }
 
 func bench(b *testing.B, f func(b *testing.B, ours bool, size int)) {
-	for _, size := range []int{1440, 9000} {
+	for _, size := range []int{64, 1440, 9000} {
 		for _, ours := range []bool{true, false} {
 			b.Run(fmt.Sprintf("%d/ours=%v", size, ours), func(b *testing.B) {
 				b.SetBytes(int64(size))
