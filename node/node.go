@@ -302,6 +302,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 		return err
 	}
 	if n.host != nil {
+		n.bind.Watch()
 		if err := n.bind.SetMark(ostun.Mark); err != nil {
 			n.log.Warn().Err(err).Msg("the tunnel's own packets cannot be marked")
 		}

@@ -163,6 +163,9 @@ func (a *app) runNode(ctx context.Context, f *nodeFlags, join string, ready func
 	if err != nil {
 		return err
 	}
+	if n.Status().Device.Kind == node.DeviceTUN {
+		makeRoom()
+	}
 	if kept.take(f.set, keptFlags) { // now that they have proven good
 		if err := kept.keep(d); err != nil {
 			log.Warn().Err(err).Msg("the flags will be forgotten")

@@ -77,7 +77,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		if !r.sparse && r.b.turns.over(r.n, r.size, r.b.now()) {
 			giveWay()
 		}
-		n, err := r.f.read(r.sparse, r.ses, bufs, sizes, r.from)
+		n, sparse, err := r.read(bufs, sizes)
 		if err != nil {
 			return 0, err
 		}
@@ -86,7 +86,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		if n > 0 {
 			r.size = sizes[n-1]
 		}
-		if r.sparse {
+		if sparse {
 			r.b.turns.hear(now)
 		}
 		for i := range n {
@@ -107,6 +107,19 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 			return n, nil
 		}
 	}
+}
+
+// read waits for datagrams, and says whether they are of flows that send little. Where those are heard and have no thread of
+// their own, the reader of the other socket looks for them first: theirs, that the runtime has to notice and to find a thread
+// for, waits for milliseconds while all of them are busy with a transfer.
+func (r *receiver) read(bufs [][]byte, sizes []int) (n int, sparse bool, err error) {
+	if !r.sparse && r.b.turns.heard(r.b.now()) {
+		if n = r.f.peek(bufs, sizes, r.from); n > 0 {
+			return n, true, nil
+		}
+	}
+	n, err = r.f.read(r.sparse, r.ses, bufs, sizes, r.from)
+	return n, r.sparse, err
 }
 
 // sort tells by its first bytes what a datagram is. What is not for the device goes where it belongs, and nil is

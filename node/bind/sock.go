@@ -19,6 +19,7 @@ import (
 type family struct {
 	network string // udp4 or udp6
 	cur     atomic.Pointer[sock]
+	watched atomic.Bool // see Bind.Watch
 }
 
 // sock is one system socket.
@@ -27,6 +28,7 @@ type sock struct {
 	reader *udp.Reader // nil if datagrams are read one by one
 	port   uint16
 	sparse *sock          // for flows that send little, on the same port; nil where there can be none
+	peek   *udp.Reader    // a companion's, for the reader of the socket beside it, that polls
 	sentry *sentry.Sentry // a companion's; nil where there can be none
 }
 
@@ -132,8 +134,10 @@ func (f *family) read(sparse bool, ses *session, bufs [][]byte, sizes []int, fro
 		n, err := 0, error(syscall.EAFNOSUPPORT)
 		if !sparse {
 			n, err = s.reader.Lend(bufs, sizes, from)
-		} else if s.sparse != nil {
+		} else if s.sparse != nil && s.sparse.sentry != nil && f.watched.Load() {
 			n, err = s.sparse.watch(bufs, sizes, from)
+		} else if s.sparse != nil {
+			n, err = s.sparse.reader.Lend(bufs, sizes, from)
 		}
 		if err == nil && n > 0 {
 			return n, nil

@@ -68,22 +68,36 @@ func (b *Bind) companion(f *family, s *sock) {
 	if err != nil {
 		return
 	}
-	s.sparse = &sock{Socket: two, reader: two.Reader(), port: s.port}
+	s.sparse = &sock{Socket: two, reader: two.Reader(), peek: two.Reader(), port: s.port}
 	if c, err := two.SyscallConn(); err == nil {
 		s.sparse.sentry, _ = sentry.New(c) // without one its reader waits as others do
 	}
 }
 
+// Watch has packets of flows that send little received by threads of their own, from the next Open on. That is for a device
+// that hands them to the kernel. Goroutines that they wake would be late: they wait for the thread, which waits.
+func (b *Bind) Watch() {
+	b.udp4.watched.Store(true)
+	b.udp6.watched.Store(true)
+}
+
 // watch is what a companion's reader does: it is there as soon as something comes. 0 without an error is that nothing has.
 func (s *sock) watch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
-	if s.sentry == nil {
-		return s.reader.Lend(bufs, sizes, from)
-	}
 	if n, err := s.reader.Poll(bufs, sizes, from); n > 0 || err != nil {
 		return n, err
 	}
 	_, err := s.sentry.Wait(-1)
 	return 0, err
+}
+
+// peek takes what waits in the companion, if nobody watches it. One goroutine at a time may.
+func (f *family) peek(bufs [][]byte, sizes []int, from []netip.AddrPort) int {
+	s := f.cur.Load()
+	if s == nil || s.sparse == nil || f.watched.Load() {
+		return 0
+	}
+	n, _ := s.sparse.peek.Poll(bufs, sizes, from)
+	return n
 }
 
 // Close ends the companion too.

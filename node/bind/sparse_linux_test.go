@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/device"
@@ -87,6 +89,7 @@ func TestSparseApart(t *testing.T) {
 // with the session.
 func TestSparseReader(t *testing.T) {
 	l := newLone(t)
+	l.Watch()
 	far, err := l.far.Beside(func(string, string, syscall.RawConn) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -137,5 +140,70 @@ func TestSparseReader(t *testing.T) {
 		if err := <-failed; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("session %d ends with %v", session, err)
 		}
+	}
+}
+
+// Where flows that send little are heard, whoever reads a transfer's socket takes their datagrams first; else their own
+// reader does.
+func TestSparseFirst(t *testing.T) {
+	l := newLone(t)
+	fns, _, err := l.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	bufs, sizes, eps := make([][]byte, udp.Batch), make([]int, udp.Batch), make([]conn.Endpoint, udp.Batch)
+	from := make([]netip.AddrPort, udp.Batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, device.MaxMessageSize)
+	}
+	few, err := l.far.Beside(func(string, string, syscall.RawConn) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer few.Close()
+	read := func() []int {
+		n, err := fns[0](bufs, sizes, eps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sizes[:n]
+	}
+	hear := func() { l.turns.hear(l.now() + int64(time.Hour)) } // for as long as the test takes
+	send := func(first uint64) {
+		for i, s := range []*udp.Socket{l.far, few} {
+			if err := s.Write(batchOf(1, 1000-i, first+uint64(i)), l.nearAt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, s := range l.udp4.cur.Load().both() { // both are there
+			rc, err := s.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			rc.Control(func(fd uintptr) {
+				if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
+					t.Fatal(n, err)
+				}
+			})
+		}
+	}
+	send(1)
+	if got := read(); !slices.Equal(got, []int{1000}) {
+		t.Errorf("datagrams of %d bytes come first, and nobody is heard that sends little", got)
+	}
+	send(3)
+	for _, want := range [][]int{{999, 999}, {1000}} {
+		hear()
+		if got := read(); !slices.Equal(got, want) {
+			t.Errorf("datagrams of %d bytes come, want %d", got, want)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		if l.udp4.peek(bufs, sizes, from) != 0 {
+			t.Fatal("there is one more")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations to look in vain", n)
 	}
 }
