@@ -24,6 +24,11 @@ func TestChurn(t *testing.T) {
 				p.send(i, n, n+1)
 			}
 		})
+		traffic.Go(func() {
+			for !stop.Load() {
+				p.ports[i].beside <- numbered(i, []int{1})
+			}
+		})
 	}
 	for _, change := range []func() error{
 		func() error {

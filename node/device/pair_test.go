@@ -108,12 +108,15 @@ func (p *pair) setTap(f func(from int, msg []byte) bool) {
 }
 
 // send sends packets from the port at i to the other, one batch.
-func (p *pair) send(i int, seqs ...int) {
+func (p *pair) send(i int, seqs ...int) { p.ports[i].out <- numbered(i, seqs) }
+
+// numbered are packets from the port at i to the other.
+func numbered(i int, seqs []int) [][]byte {
 	var batch [][]byte
 	for _, s := range seqs {
 		batch = append(batch, packet(i, 1-i, s, 64))
 	}
-	p.ports[i].out <- batch
+	return batch
 }
 
 // packet is of IPv4, from 10.1.0.from to 10.1.0.to, with a number in it.
@@ -130,9 +133,10 @@ func packet(from, to, seq, size int) []byte {
 
 func seqOf(pkt []byte) int { return int(binary.BigEndian.Uint32(pkt[20:])) }
 
-// port is a tun.Device for tests.
+// port is a tun.Device for tests, which our device reads by two lanes.
 type port struct {
 	out    chan [][]byte // batches for the device to read
+	beside chan [][]byte // the same, by the other lane
 	closed chan struct{}
 	events chan tun.Event
 	once   sync.Once
@@ -144,12 +148,22 @@ type port struct {
 }
 
 func newPort() *port {
-	return &port{out: make(chan [][]byte, 1024), closed: make(chan struct{}), events: make(chan tun.Event)}
+	return &port{out: make(chan [][]byte, 1024), beside: make(chan [][]byte, 1024), closed: make(chan struct{}), events: make(chan tun.Event)}
 }
 
 func (p *port) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	return p.read(p.out, bufs, sizes, offset)
+}
+
+func (p *port) Lanes() []ReadFunc {
+	return []ReadFunc{p.Read, func(bufs [][]byte, sizes []int, offset int) (int, error) {
+		return p.read(p.beside, bufs, sizes, offset)
+	}}
+}
+
+func (p *port) read(out chan [][]byte, bufs [][]byte, sizes []int, offset int) (int, error) {
 	select {
-	case batch := <-p.out:
+	case batch := <-out:
 		for i, pkt := range batch {
 			sizes[i] = copy(bufs[i][offset:], pkt)
 		}

@@ -138,6 +138,39 @@ func TestExhaustion(t *testing.T) {
 	}
 }
 
+// Two lanes send at once: each keeps its order, over handshakes and keypairs that run out, and nothing is lost.
+func TestLanesOverHandshakes(t *testing.T) {
+	for _, k := range kinds[:2] {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, k.ours)
+				const batches, size, lane = 60, 10, 1 << 20 // which the numbers of the second begin with
+				second := upTo(lane + batches*size)[lane:]
+				for i := range batches {
+					if i%10 == 5 {
+						p.peer(0).keypairs.Current().sendNonce.Store(RejectAfterMessages - 15) // enough for one of them
+					}
+					p.send(0, upTo(batches * size)[i*size:(i+1)*size]...)
+					p.ports[0].beside <- numbered(0, second[i*size:(i+1)*size])
+					if i%3 > 0 { // else the next follows at once
+						time.Sleep(time.Second)
+					}
+				}
+				synctest.Wait()
+				var got [2][]int
+				for _, seq := range p.ports[1].seqs() {
+					got[seq/lane] = append(got[seq/lane], seq)
+				}
+				for i, want := range [][]int{upTo(batches * size), second} {
+					if err := same(got[i], want); err != nil {
+						t.Errorf("lane %d: %v", i, err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // A message counts once, and only as it was sent; one that was damaged on its way uses nothing up.
 func TestReplayAndTampering(t *testing.T) {
 	flip := func(at int) func([]byte) {
