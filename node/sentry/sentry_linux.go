@@ -67,7 +67,10 @@ func (s *Sentry) Wait(in time.Duration) (bool, error) {
 }
 
 func (s *Sentry) poll(fd uintptr) {
-	s.fds = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
+	s.mu.Lock() // Close waits for the Control that we are in before it closes wake, which the race detector cannot know
+	wake := s.wake
+	s.mu.Unlock()
+	s.fds = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
 	_, err := unix.Poll(s.fds[:], s.in)
 	if s.err = nil; err != nil && err != unix.EINTR {
 		s.err = os.NewSyscallError("poll", err)
@@ -75,7 +78,7 @@ func (s *Sentry) poll(fd uintptr) {
 	s.ready = err == nil && s.fds[0].Revents != 0
 	if err == nil && s.fds[1].Revents != 0 && !s.ending.Load() {
 		var n [8]byte
-		_, _ = unix.Read(s.wake, n[:])
+		_, _ = unix.Read(wake, n[:])
 	}
 }
 
