@@ -184,7 +184,7 @@ func (d *driver) readSparse(bufs [][]byte, sizes []int, offset int) (int, error)
 		if _, err := d.await(sparse); err != nil {
 			return 0, err
 		}
-		if ready, err := d.sentry.Wait(sparseStays); err != nil {
+		if ready, err := d.sentry.Wait(-1); err != nil {
 			return 0, err
 		} else if !ready {
 			continue
