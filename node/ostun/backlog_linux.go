@@ -12,7 +12,10 @@ import (
 // What waits at most between the kernel and WireGuard.
 const (
 	backlogPackets = 1024
-	backlogBytes   = 4 << 20
+	// backlogRest is how many packets are taken of the kernel ahead where nobody sends little: two batches. In a flood more would
+	// be read only to be lost.
+	backlogRest  = 256
+	backlogBytes = 4 << 20
 	// backlogAlone is how much is taken of the kernel ahead as long as no flow is seen to wait behind another: what has
 	// left the processor's cache when its turn comes costs a transfer a tenth more.
 	backlogAlone = 128 << 10
@@ -32,7 +35,11 @@ func (d *driver) drain(fd uintptr, me reader) (some bool) {
 		most = backlogAll
 	}
 	ahead, behind := 0, 0
-	for range backlogPackets {
+	reads := backlogPackets
+	if me == rest {
+		reads = backlogRest
+	}
+	for range reads {
 		if d.in == nil {
 			d.in = bigBuffers.Get().(*bigBuffer)
 		}
