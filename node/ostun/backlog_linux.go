@@ -12,8 +12,8 @@ import (
 // What waits at most between the kernel and WireGuard.
 const (
 	backlogPackets = 1024
-	// backlogRest is how many packets are taken of the kernel ahead where nobody sends little: two batches. In a flood more would
-	// be read only to be lost.
+	// backlogRest is how many packets are taken of the kernel ahead, two batches, by the one of two readers that has the
+	// descriptor only while nobody sends little. In a flood more would be read only to be lost.
 	backlogRest  = 256
 	backlogBytes = 4 << 20
 	// backlogAlone is how much is taken of the kernel ahead as long as no flow is seen to wait behind another: what has
@@ -36,7 +36,7 @@ func (d *driver) drain(fd uintptr, me reader) (some bool) {
 	}
 	ahead, behind := 0, 0
 	reads := backlogPackets
-	if me == rest {
+	if me == rest && d.isSparse != nil {
 		reads = backlogRest
 	}
 	for range reads {
