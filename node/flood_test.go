@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/device"
-
 	"github.com/hedge-mesh/hedge/acl"
 	"github.com/hedge-mesh/hedge/coordinator/wire"
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 

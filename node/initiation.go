@@ -5,10 +5,10 @@ import (
 	"crypto/ecdh"
 	"encoding/binary"
 
-	"github.com/hedge-mesh/hedge/node/device"
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 

@@ -22,7 +22,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -30,6 +29,7 @@ import (
 	"github.com/hedge-mesh/hedge/coordinator/wire"
 	"github.com/hedge-mesh/hedge/netstack"
 	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 	"github.com/hedge-mesh/hedge/node/ostun"
 	"github.com/hedge-mesh/hedge/node/path"

@@ -9,12 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 

@@ -11,7 +11,7 @@ import (
 // screened is the Bind that the WireGuard device has: what it receives by it has been looked at.
 //
 //	device ◀── handshakes that screen lets through, batches as long as company allows ── bind's receivers
-//	device ── Send ──▶ bind                     buffers are trimmed before they are filled, and marked when done with
+//	device ── Send ──▶ bind                     buffers of long packets are marked, for the next Read to trim
 type screened struct {
 	conn.Bind
 	screen  func(pkt []byte, ep conn.Endpoint) (conn.Endpoint, bool) // false: the device is not to have it

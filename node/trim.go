@@ -14,7 +14,7 @@ import (
 //	long    what came out while packets of  ▶ the same, once there are none any more
 //	        more than longPacket passed
 //
-// A flood has thousands of them in the device and in its pool, and a tenth of the memory then.
+// Each reader of the device has a batch of them, of 8 MiB, and keeps it.
 type spare struct {
 	long atomic.Int64 // until when there are long packets, in nanoseconds; 0 if there never were
 }

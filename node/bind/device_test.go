@@ -14,12 +14,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/hedge-mesh/hedge/derp"
+	"github.com/hedge-mesh/hedge/node/device"
 	"github.com/hedge-mesh/hedge/node/key"
 )
 

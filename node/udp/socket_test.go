@@ -44,7 +44,6 @@ var kinds = []struct {
 	{"not the system's", "udp4", "127.0.0.1:0", "127.0.0.1:0", "", func(pc net.PacketConn) net.PacketConn { New(pc); return plain{pc} }},
 }
 
-// buffers are room for a batch.
 // places are what Lend fills, and buffers are some to send.
 func places(n int) (bufs [][]byte, sizes []int, from []netip.AddrPort) {
 	return make([][]byte, n), make([]int, n), make([]netip.AddrPort, n)
