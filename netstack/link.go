@@ -11,6 +11,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/hedge-mesh/hedge/node/arena"
 )
 
 // batchSize is what wireguard-go's conn.IdealBatchSize is: the most packets one Read or Write moves.
@@ -33,8 +35,9 @@ type link struct {
 
 	readable func() // Options.Readable
 
-	rmu sync.Mutex // of the reader
-	out segmenter  // what it has taken from the queue last
+	rmu  sync.Mutex  // of the reader
+	out  segmenter   // what it has taken from the queue last
+	lent arena.Arena // where what it has read last lies, if it had no buffers
 
 	dmu      sync.RWMutex
 	up       stack.NetworkDispatcher // nil when detached
@@ -97,10 +100,12 @@ func (l *link) lose(p *stack.PacketBuffer) {
 	p.DecRef()
 }
 
-// read fills bufs with as many packets as there are, and waits for one if it is to. One caller at a time makes progress.
+// read fills bufs with as many packets as there are, and waits for one if it is to; a buffer that is nil it replaces by one
+// of its own, good until the next call. One caller at a time makes progress.
 func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, error) {
 	l.rmu.Lock()
 	defer l.rmu.Unlock()
+	l.lent.Reset()
 	limit := min(len(bufs), len(sizes))
 	if limit == 0 {
 		return 0, l.err()
@@ -122,8 +127,13 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 				l.out.start(p, l)
 			}
 			b := bufs[n]
+			if b == nil {
+				if b = l.lent.Lend(offset, min(l.out.size(), gsoMax)); b == nil {
+					return n, nil // the rest is for the next call
+				}
+			}
 			if size := l.out.next(b[min(offset, len(b)):]); size > 0 { // else the buffer is too small for it
-				sizes[n] = size
+				bufs[n], sizes[n] = b, size
 				n++
 			}
 		}

@@ -63,13 +63,18 @@ func (s *segmenter) start(p *stack.PacketBuffer, l *link) {
 	s.mss = l.fit(dst.AsSlice(), s.n+s.mss) - s.n
 }
 
+// size is how long the next packet is.
+func (s *segmenter) size() int {
+	if s.mss > 0 {
+		return s.n + min(s.left, s.mss)
+	}
+	return s.left
+}
+
 // next writes the next packet to dst and returns its length. It is 0 if dst is too small: the packet is then lost
 // whole. There is no next one when s.pkt is nil.
 func (s *segmenter) next(dst []byte) int {
-	size := s.left
-	if s.mss > 0 {
-		size = s.n + min(s.left, s.mss)
-	}
+	size := s.size()
 	if size > len(dst) {
 		s.end()
 		return 0

@@ -239,6 +239,10 @@ func (s *Stack) Stats() Stats {
 	return st
 }
 
+// Lends says that Read and Poll replace a buffer that is nil by memory of their own, which is good until the next call of
+// either. Behind each packet there is room for what WireGuard adds.
+func (s *Stack) Lends() bool { return true }
+
 // Read waits for packets and fills as many bufs as there are packets. It returns os.ErrClosed after Close.
 func (s *Stack) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return s.link.read(bufs, sizes, offset, true)

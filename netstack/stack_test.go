@@ -30,10 +30,11 @@ var (
 	b4, b6 = netip.MustParseAddr("100.64.0.2"), netip.MustParseAddr("fd68:6564:6765::2")
 )
 
-// wire carries packets from one Stack to another as a tunnel would, until from is closed. see may refuse a packet.
+// wire carries packets from one Stack to another as a tunnel would, until from is closed. see may refuse a packet. Every
+// other buffer is lent, and afterwards what was in it is not any more: nobody may keep it.
 func wire(from, to *Stack, see func([]byte) bool) {
 	bufs, sizes := make([][]byte, batchSize), make([]int, batchSize)
-	for i := range bufs {
+	for i := 0; i < len(bufs); i += 2 {
 		bufs[i] = make([]byte, 65535+16)
 	}
 	const offset = 16 // as WireGuard leaves room for its header
@@ -52,8 +53,15 @@ func wire(from, to *Stack, see func([]byte) bool) {
 		if _, err := to.Write(out, offset); err != nil && !errors.Is(err, os.ErrClosed) {
 			panic(err)
 		}
+		for i := 1; i < n; i += 2 {
+			b := bufs[i][:cap(bufs[i])]
+			copy(b, scribble[:len(b)])
+			bufs[i] = nil
+		}
 	}
 }
+
+var scribble = bytes.Repeat([]byte{0xee}, 1<<17)
 
 // pair returns two Stacks joined by a wire, both gone after the test.
 func pair(t testing.TB, oa, ob Options, see func([]byte) bool) (a, b *Stack) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hedge-mesh/hedge/netstack"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // beside is a host's interface with a stack beside it that carries for others, as that of a node without an interface
@@ -105,6 +106,12 @@ func (b *beside) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// Lends implements device.Lender: as the host's does. The stack takes buffers as they come.
+func (b *beside) Lends() bool {
+	l, ok := b.host.(device.Lender)
+	return ok && l.Lends()
 }
 
 // Lanes are the host's, with what the stack has in the second.

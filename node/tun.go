@@ -10,6 +10,7 @@ import (
 
 	"github.com/hedge-mesh/hedge/acl/filter"
 	"github.com/hedge-mesh/hedge/node/bind"
+	"github.com/hedge-mesh/hedge/node/device"
 )
 
 // tunnel is a tun.Device with the filter in both of its directions. "Read" and "Write" are named as the device does:
@@ -82,6 +83,12 @@ func newTunnel(inner tun.Device, f *filter.Filter) *tunnel {
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	t.all.peers = t.peers
 	return t.all.Read(bufs, sizes, offset)
+}
+
+// Lends implements device.Lender: as the device does.
+func (t *tunnel) Lends() bool {
+	l, ok := t.Device.(device.Lender)
+	return ok && l.Lends()
 }
 
 // Lanes is Read for several goroutines, if the device can be read by as many; see [device.LanedTUN].

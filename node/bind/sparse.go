@@ -14,14 +14,15 @@ import (
 // the same port, so that they wait neither in the receiver's buffer nor for a batch. Which packets these are only the
 // reader of the tunnel can tell. WireGuard's device takes a packet from there to Send in one buffer:
 //
-//	│ header 16 │ packet, padded to 16 │ tag 16 │ mark │ …      device.MaxMessageSize bytes
+//	│ header 16 │ packet, padded to 16 │ tag 16 │ mark │ …      as much as is lent for it, or device.MaxMessageSize bytes
 //	 ▲ Send gets this much                       ▲ in memory that is at hand: the end of the buffer would cost a miss
 const sparseMark = 0xa5
 
 // MarkSparse says of a packet of so many bytes in a buffer of the device's whether it is one of a flow that sends little.
 func MarkSparse(buf []byte, size int, sparse bool) {
+	buf = buf[:cap(buf)]
 	at := wgOverhead + (size+15)&^15
-	if len(buf) != device.MaxMessageSize || at >= len(buf) {
+	if at >= len(buf) {
 		return
 	}
 	buf[at] = 0
@@ -32,7 +33,8 @@ func MarkSparse(buf []byte, size int, sparse bool) {
 
 // isSparse reports what MarkSparse has said. Of packets that were not read from the tunnel it may be either.
 func isSparse(pkt []byte) bool {
-	return cap(pkt) == device.MaxMessageSize && len(pkt) < cap(pkt) && pkt[:len(pkt)+1][len(pkt)] == sparseMark
+	left := cap(pkt) - len(pkt)
+	return left > 0 && (left <= device.PaddingMultiple || cap(pkt) == device.MaxMessageSize) && pkt[:len(pkt)+1][len(pkt)] == sparseMark
 }
 
 // divideSparse moves packets of flows that send little to the front, each kind in its order.

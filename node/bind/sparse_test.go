@@ -3,17 +3,22 @@ package bind
 import (
 	"testing"
 
+	"github.com/hedge-mesh/hedge/node/arena"
 	"github.com/hedge-mesh/hedge/node/device"
 )
 
-// buffer is a packet as the device has it after it was sealed, in a buffer of its own: with a number where the header
-// and the tag are, and as long as one of 1 to 16 bytes.
+// buffer is a packet as the device has it after it was sealed, in a buffer of its own or in memory that was lent for it:
+// with a number where the header and the tag are, and as long as one of 1 to 16 bytes.
 func buffer(b byte, sparse bool) []byte {
-	buf := make([]byte, device.MaxMessageSize)
+	n, room := 1+int(b)%16, device.MaxMessageSize
+	if b%2 == 0 {
+		room = 16 + n + arena.After
+	}
+	buf := make([]byte, room)
 	for i := range buf {
 		buf[i] = sparseMark // of what was in it before
 	}
-	MarkSparse(buf, 1+int(b)%16, sparse)
+	MarkSparse(buf, n, sparse)
 	return append(append(buf[:0], b), make([]byte, wgOverhead+16-1)...)
 }
 
@@ -44,16 +49,16 @@ func TestDivideSparse(t *testing.T) {
 	}
 }
 
-// What is not in one of the device's buffers, or fills it, is not sparse, whatever its last byte.
+// What is neither in one of the device's buffers nor lent, or fills it, is not sparse, whatever its last byte.
 func TestMarkElsewhere(t *testing.T) {
 	short := make([]byte, 100)
-	MarkSparse(short, 10, true)
+	MarkSparse(short, 100, true)
 	for i := range short {
 		short[i] = sparseMark
 	}
 	full := make([]byte, device.MaxMessageSize)
 	MarkSparse(full, len(full), true)
-	if isSparse(short) || isSparse(full) || isSparse(nil) {
+	if isSparse(short) || isSparse(short[:50]) || isSparse(full) || isSparse(nil) {
 		t.Error("sparse without being said to be")
 	}
 	again := buffer('a', true)

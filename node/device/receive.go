@@ -64,9 +64,15 @@ func (peer *Peer) keepKeyFreshReceiving() {
 	}
 }
 
-// Lender is a Bind whose receive functions do not fill the buffers that they are given, of which there are none then, but
-// replace them by memory of their own. It is the device's until the same function is called again.
+// Lender is a Bind whose receive functions, or a TUN device whose read functions, do not fill the buffers that they are
+// given, which are nil then, but replace them by memory of their own. It is the device's until the same function is called
+// again. Of a TUN device's there are PaddingMultiple and the tag's 16 bytes more of capacity behind a packet.
 type Lender interface{ Lends() bool }
+
+func lends(v any) bool {
+	lender, ok := v.(Lender)
+	return ok && lender.Lends()
+}
 
 /* Receives incoming datagrams for the device
  *
@@ -96,7 +102,7 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 		elemsByPeer = make(map[*Peer]*QueueInboundElementsContainer, maxBatchSize)
 	)
 
-	if lender, ok := device.net.bind.(Lender); !ok || !lender.Lends() {
+	if !lends(device.net.bind) {
 		for i := range bufs {
 			buffer := device.GetMessageBuffer()
 			defer device.PutMessageBuffer(buffer)

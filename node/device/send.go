@@ -185,15 +185,14 @@ func (device *Device) RoutineReadFromTUN(read ReadFunc) {
 		offset      = MessageTransportHeaderSize
 	)
 
-	for i := range bufs {
-		bufs[i] = device.GetMessageBuffer()[:]
-	}
-
-	defer func() {
-		for _, buf := range bufs {
-			device.PutMessageBuffer((*[MaxMessageSize]byte)(buf))
+	lent := lends(device.tun.device)
+	if !lent {
+		for i := range bufs {
+			buffer := device.GetMessageBuffer()
+			defer device.PutMessageBuffer(buffer)
+			bufs[i] = buffer[:]
 		}
-	}()
+	}
 
 	for {
 		// read packets
@@ -243,6 +242,9 @@ func (device *Device) RoutineReadFromTUN(read ReadFunc) {
 			}
 			device.PutOutboundElementsContainer(elemsForPeer)
 			delete(elemsByPeer, peer)
+		}
+		if lent {
+			clear(bufs[:count])
 		}
 
 		if readErr != nil {

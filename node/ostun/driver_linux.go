@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/node/arena"
 )
 
 // driver moves packets between the kernel's interface and WireGuard, 64 KiB at a time: what it reads is cut to what
@@ -40,7 +42,8 @@ type lane struct {
 	split   splitter
 	cut     held // what split cuts
 	refusal refusal
-	batch   [][]byte // Read's, and so on
+	lent    arena.Arena // what has no buffer lies in
+	batch   [][]byte    // Read's, and so on
 	sizes   []int
 	offset  int
 	got     int
@@ -145,6 +148,7 @@ func (d *driver) drainSparse(fd uintptr) {
 
 func (l *lane) begin(bufs [][]byte, sizes []int, offset int) {
 	l.batch, l.sizes, l.offset, l.got = bufs, sizes, offset, 0
+	l.lent.Reset()
 }
 
 func (l *lane) end() { l.batch, l.sizes = nil, nil }
@@ -153,7 +157,14 @@ func (l *lane) end() { l.batch, l.sizes = nil, nil }
 func (d *driver) take(fd uintptr, me reader) {
 	for l := &d.lane[me]; l.got < len(l.batch); {
 		if l.split.more() {
-			l.sizes[l.got] = l.split.next(l.batch[l.got][l.offset:])
+			b := l.batch[l.got]
+			if b == nil {
+				if b = l.lent.Lend(l.offset, l.split.length()); b == nil {
+					return
+				}
+				l.batch[l.got] = b
+			}
+			l.sizes[l.got] = l.split.next(b[l.offset:])
 			l.got++
 			continue
 		}
@@ -249,6 +260,8 @@ func gone(err error) error {
 	return err
 }
 
+// lends says that a buffer that is nil is replaced by memory of the lane's, good until its next call.
+func (d *driver) lends() bool              { return true }
 func (d *driver) setMTU(mtu int)           { d.mtu.Store(int32(mtu)) }
 func (d *driver) File() *os.File           { return d.file }
 func (d *driver) MTU() (int, error)        { return int(d.mtu.Load()), nil }

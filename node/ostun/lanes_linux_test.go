@@ -38,14 +38,12 @@ func newReaders(t *testing.T) *readers {
 		r.got[i] = make(chan []byte, 10_000)
 		r.done.Go(func() {
 			bufs, sizes := make([][]byte, r.d.BatchSize()), make([]int, r.d.BatchSize())
-			for j := range bufs {
-				bufs[j] = make([]byte, maxPacket)
-			}
 			for {
 				n, err := read(bufs, sizes, 16)
 				for j := range n {
 					r.got[i] <- bytes.Clone(bufs[j][16 : 16+sizes[j]])
 				}
+				clear(bufs[:n])
 				if err != nil {
 					r.err[i] = err
 					close(r.got[i])

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/hedge-mesh/hedge/node/arena"
 )
 
 // Device is an interface of the operating system. Its methods may be called from any goroutine, Read and each of Lanes from one.
@@ -225,6 +227,13 @@ func (d *Device) Lanes(isSparse func(pkt []byte) bool) []func(bufs [][]byte, siz
 	return nil
 }
 
+// Lends reports whether Read replaces a buffer that is nil by memory of its own, which is good until the next call of the
+// same reader.
+func (d *Device) Lends() bool {
+	l, ok := d.Device.(interface{ lends() bool })
+	return ok && l.lends()
+}
+
 // Wake makes Read return in a while, at once if that is 0, with 0 packets if there are none by then. It reports whether that
 // can be done here.
 func (d *Device) Wake(in time.Duration) bool {
@@ -275,6 +284,9 @@ func (d *Device) injected(bufs [][]byte, sizes []int, offset int) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for n < len(d.inject) && n < len(bufs) {
+		if bufs[n] == nil {
+			bufs[n] = make([]byte, offset+len(d.inject[n]), offset+len(d.inject[n])+arena.After)
+		}
 		sizes[n] = copy(bufs[n][offset:], d.inject[n])
 		n++
 	}

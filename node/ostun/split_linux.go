@@ -136,6 +136,14 @@ func (s *splitter) parse(p []byte, v vnet) bool {
 // more reports whether there is a next packet.
 func (s *splitter) more() bool { return s.pkt != nil }
 
+// length is how long the next packet is.
+func (s *splitter) length() int {
+	if s.size == 0 {
+		return len(s.pkt)
+	}
+	return s.n + min(s.size, len(s.pkt)-s.at)
+}
+
 // next writes the next packet to dst and returns its length. It is 0 if dst is too small: the rest is then lost.
 func (s *splitter) next(dst []byte) int {
 	p := s.pkt
