@@ -48,7 +48,7 @@ func TestCompanyOfBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dev, from := &askedDevice{}, &askedBind{}
 		tn := newTunnel(dev, filter.New(filter.Options{}))
-		w := &screened{Bind: from, company: &tn.company, spare: &tn.spare}
+		w := &screened{Bind: from, company: &tn.company}
 		fns, _, err := w.Open(0)
 		if err != nil {
 			t.Fatal(err)

@@ -311,7 +311,7 @@ func (n *Node) build(id identity, m *wire.Map) (err error) {
 	n.filter = filter.New(filter.Options{})
 	n.tun = newTunnel(inner, n.filter)
 	n.tun.lost, n.tun.company.heard = n.lostDevice, n.bind.HearsSparse
-	w := &screened{Bind: n.bind, company: &n.tun.company, spare: &n.tun.spare}
+	w := &screened{Bind: n.bind, company: &n.tun.company}
 	if n.roster, err = newRoster(n.bind.Deliver, n.bind.Forget, id.node, n.log); err != nil {
 		return fmt.Errorf("node key: %w", err)
 	}

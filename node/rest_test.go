@@ -1,6 +1,7 @@
 package node
 
 import (
+	"runtime"
 	"testing"
 	"time"
 )
@@ -47,5 +48,33 @@ func TestRestMade(t *testing.T) {
 		if got := r.made(tt.peers, start.Add(tt.at)); got != tt.want {
 			t.Errorf("after %v, %d peers: %v", tt.at, tt.peers, got)
 		}
+	}
+}
+
+// Garbage is collected when there is much of it, beside what is in use, and not all the time.
+func TestLitter(t *testing.T) {
+	const mb = 1 << 20
+	var l litter
+	start := time.Unix(1000, 0)
+	for _, tt := range []struct {
+		at         time.Duration
+		inUse, now uint64
+		want       bool
+	}{
+		{0, 100 * mb, 100*mb + litterLeast - 1, false},
+		{0, 100 * mb, 100*mb + litterLeast, true},
+		{litterRest - 1, 100 * mb, 900 * mb, false},
+		{litterRest, 100 * mb, 900 * mb, true},
+		{time.Hour, 1600 * mb, 1699 * mb, false},
+		{time.Hour, 1600 * mb, 1700 * mb, true},
+		{2 * time.Hour, 100 * mb, 50 * mb, false}, // taken at two moments
+	} {
+		if got := l.due(tt.inUse, tt.now, start.Add(tt.at)); got != tt.want {
+			t.Errorf("after %v, %d MB and %d MB: %v", tt.at, tt.inUse/mb, tt.now/mb, got)
+		}
+	}
+	runtime.GC() // the runtime knows what was in use after the last
+	if inUse, now := heap(); inUse == 0 || now == 0 {
+		t.Errorf("the runtime says %d and %d", inUse, now)
 	}
 }

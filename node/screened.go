@@ -1,8 +1,6 @@
 package node
 
 import (
-	"time"
-
 	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/hedge-mesh/hedge/node/device"
@@ -11,19 +9,10 @@ import (
 // screened is the Bind that the WireGuard device has: what it receives by it has been looked at.
 //
 //	device ◀── handshakes that screen lets through, batches as long as company allows ── bind's receivers
-//	device ── Send ──▶ bind                     buffers of long packets are marked, for the next Read to trim
 type screened struct {
 	conn.Bind
 	screen  func(pkt []byte, ep conn.Endpoint) (conn.Endpoint, bool) // false: the device is not to have it
 	company *company
-	spare   *spare
-}
-
-// Send implements conn.Bind.
-func (b *screened) Send(bufs [][]byte, ep conn.Endpoint) error {
-	err := b.Bind.Send(bufs, ep)
-	b.spare.leave(bufs, time.Now())
-	return err
 }
 
 // Lends implements device.Lender.

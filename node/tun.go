@@ -32,7 +32,6 @@ type tunnel struct {
 	busy   chan struct{} // capacity 1: many packets have passed
 
 	company company
-	spare   spare
 	sparse  sparse  // of whoever reads
 	all     outward // Read's
 }
@@ -46,7 +45,6 @@ type outward struct {
 	read    readFunc
 	sparse  func(pkt []byte, now int64) bool // whether it is of a flow that sends little
 	peers   *usher                           // may be nil
-	filled  int                              // of its buffers, by the last read
 	answer  [answerOffset + answerMax]byte
 	answers [1][]byte
 }
@@ -111,10 +109,8 @@ func (t *tunnel) Lanes() (fns []readFunc) {
 // Read is tunnel's.
 func (o *outward) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	t := o.t
-	t.spare.trim(bufs[:o.filled])
 	most := t.company.batch(len(bufs))
 	n, err := o.read(bufs[:most], sizes[:most], offset)
-	o.filled = n
 	if n == 0 {
 		if err != nil && t.lost != nil {
 			t.lost(err)
@@ -123,12 +119,10 @@ func (o *outward) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	now := time.Now()
 	var packets, bytes, denied uint64
-	longest := 0
 	for i := range n {
 		if sizes[i] == 0 {
 			continue
 		}
-		longest = max(longest, sizes[i])
 		pkt := bufs[i][offset : offset+sizes[i]]
 		sparse := o.sparse(pkt, now.UnixNano())
 		if sparse {
@@ -152,7 +146,6 @@ func (o *outward) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	if t.tx.add(packets, bytes, denied) {
 		t.tell()
 	}
-	t.spare.pass(longest, now)
 	return n, err
 }
 
@@ -186,9 +179,8 @@ func (o *outward) reject(pkt []byte) {
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	now := time.Now()
 	var bytes, denied uint64
-	k, longest := 0, 0
+	k := 0
 	for _, b := range bufs {
-		longest = max(longest, len(b))
 		if len(b) <= offset {
 			denied++
 			continue
@@ -207,7 +199,6 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	if t.rx.add(uint64(k), bytes, denied) {
 		t.tell()
 	}
-	t.spare.pass(longest, now)
 	if k == 0 {
 		return 0, nil
 	}
