@@ -50,7 +50,7 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	if pr == nil {
 		return Account{}, false
 	}
-	a := Account{NAT: pr.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil && !pr.try.fresh,
+	a := Account{NAT: pr.word.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil && !pr.try.fresh,
 		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lossNow(now)}
 	if pr.relay.rtt > 0 {
 		a.RelayScore = pr.relayScore(now)

@@ -40,7 +40,7 @@ func (pr *peer) refresh(now time.Time) {
 	if !pr.went.IsZero() {
 		rounds = freshLost
 	}
-	if pr.round < rounds || pr.freshAt.After(now) || pr.direct() || !pr.meetable() {
+	if pr.search.round < rounds || pr.freshAt.After(now) || pr.direct() || !pr.meetable() {
 		return
 	}
 	pr.freshAt = now.Add(min(freshAgain<<min(pr.freshes, 16), freshMost))
@@ -59,7 +59,7 @@ func (pr *peer) unsure() bool { return !pr.direct() || pr.doubt }
 // meetable reports whether both NATs are of the kind that a fresh port helps with, and there is need: a path that was left
 // for its quality has not been lost, unless the peer is elsewhere by now.
 func (pr *peer) meetable() bool {
-	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.nat.hard() && pr.nat.Kind != Blocked &&
+	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.word.nat.hard() && pr.word.nat.Kind != Blocked &&
 		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && c.by&called != 0 })
 }
 
@@ -90,7 +90,7 @@ func (pr *peer) gotFresh(now time.Time, m Here) {
 	}
 	if m.Fresh && pr.fresh != old && pr.direct() && pr.fresh != pr.best.addr {
 		pr.doubt = true // the peer has none, or would have no need of that
-		pr.restart(now.Add(pongLeast))
+		pr.search.restart(now.Add(pongLeast))
 	}
 	t := pr.try
 	if t != nil {
@@ -120,12 +120,12 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 		switch {
 		case pr.fresh.IsValid() && c.addr != pr.fresh, c.by&(told|called) == 0, !public(c.addr.Addr()):
 			continue
-		case ttl == 0 && !pr.rationed(now, c) || !pr.probes.take(now, probeRate, probeBurst):
+		case ttl == 0 && !pr.rationed(now, c) || !pr.pings.probe(now):
 			continue
 		}
 		g := ping{tx: pr.p.cfg.Tx(), to: c.addr, sent: now, due: now.Add(pongMost)}
-		if c.opened = now; ttl == 0 && len(pr.pings) < maxPings {
-			pr.pings = append(pr.pings, g)
+		if c.opened = now; ttl == 0 && !pr.pings.full() {
+			pr.pings.add(g)
 		}
 		pr.p.do(Send{Peer: pr.key, To: c.addr, Msg: Ping{Tx: g.tx}, Socket: 1, TTL: ttl})
 	}
@@ -147,13 +147,3 @@ func (pr *peer) freshOn(now time.Time) {
 
 // isFresh reports whether an address is for the fresh socket alone.
 func (pr *peer) isFresh(a netip.AddrPort) bool { return a == pr.fresh && pr.try != nil && pr.try.fresh }
-
-// here is where the peer may reach us.
-func (pr *peer) here() Here {
-	h := pr.p.self
-	if t := pr.try; t != nil && t.outside.IsValid() {
-		h.Endpoints, h.Fresh = slices.Concat([]netip.AddrPort{t.outside}, h.Endpoints), true
-		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), MaxHere)]
-	}
-	return h
-}

@@ -1,7 +1,6 @@
 package path
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -87,7 +86,7 @@ func (pr *peer) afford(now time.Time) bool {
 // peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
 // A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
 func (pr *peer) mayGuess(now time.Time) bool {
-	return pr.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.said, saidFor) && (pr.wanted(now) || recent(now, pr.bid, bidFor)) &&
+	return pr.search.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.word.at, saidFor) && (pr.wanted(now) || recent(now, pr.bid, bidFor)) &&
 		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && recent(now, c.pong, Trust) })
 }
 
@@ -98,11 +97,11 @@ func (pr *peer) wanted(now time.Time) bool {
 }
 
 // guessAt is when the search has had its time.
-func (pr *peer) guessAt() time.Time { return pr.began.Add(max(guessAfter, pr.relay.rtt*5/2)) }
+func (pr *peer) guessAt() time.Time { return pr.search.began.Add(max(guessAfter, pr.relay.rtt*5/2)) }
 
 // guessDue is when an attempt may begin, false if that is not a matter of time.
 func (pr *peer) guessDue(now time.Time) (time.Time, bool) {
-	if !pr.mayGuess(now) || !pr.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
+	if !pr.mayGuess(now) || !pr.word.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
 		return time.Time{}, false
 	}
 	at := latest(pr.guessAt(), pr.guessHold)
@@ -114,7 +113,7 @@ func (pr *peer) guessDue(now time.Time) (time.Time, bool) {
 
 // gotGuess takes the peer's word that it guesses: it has no direct path, whatever ours may be.
 func (pr *peer) gotGuess(now time.Time) {
-	if !pr.heres.take(now, hereRate, hereBurst) {
+	if !pr.calls.heed(now) {
 		return
 	}
 	pr.called, pr.bid = now, now
@@ -131,23 +130,3 @@ func (pr *peer) gotGuess(now time.Time) {
 
 // renew ends the wait after an attempt in vain: the network of one end is another.
 func (pr *peer) renew() { pr.tryWait, pr.unlucky = 0, false }
-
-// outside is what a node's network looks like to its peers, as far as guessing depends on it.
-type outside struct {
-	kind Kind
-	addr netip.AddrPort
-}
-
-// outsideOf is that of a Here; the ports of a hard NAT say nothing.
-func outsideOf(n NAT, endpoints []netip.AddrPort) (o outside) {
-	o.kind = n.Kind
-	for _, a := range endpoints {
-		if public(a.Addr()) {
-			if o.addr = a; n.hard() {
-				o.addr = netip.AddrPortFrom(a.Addr(), 0)
-			}
-			break
-		}
-	}
-	return o
-}

@@ -74,12 +74,9 @@ type hop struct {
 // direct reports whether the path in use is by nobody else.
 func (pr *peer) direct() bool { return pr.best != nil && pr.best.hop == nil }
 
-// seeking reports whether addresses are being tried.
-func (pr *peer) seeking() bool { return pr.best == nil || pr.doubt || pr.best.hop != nil }
-
 // wants reports whether it is time to try a candidate.
 func (pr *peer) wants(c *candidate) bool {
-	return c.hop == nil || !pr.direct() && (pr.round >= hopRound || pr.best != nil)
+	return c.hop == nil || !pr.direct() && (pr.search.round >= hopRound || pr.best != nil)
 }
 
 // reachHop pings by a peer relay, or asks for that first.
@@ -88,7 +85,7 @@ func (pr *peer) reachHop(now time.Time, c *candidate) {
 	switch {
 	case h.open:
 		pr.ping(now, c.addr, 0, false)
-	case recent(now, h.asked, hopLeast) || h.refuse != "" && recent(now, h.asked, hopAgain) || !pr.probes.take(now, probeRate, probeBurst):
+	case recent(now, h.asked, hopLeast) || h.refuse != "" && recent(now, h.asked, hopAgain) || !pr.pings.probe(now):
 	default:
 		h.asked = now
 		pr.p.do(AskHop{pr.key, c.addr})
@@ -113,10 +110,10 @@ func (pr *peer) hopped(now time.Time, ev Hopped) {
 
 // quit leaves a peer relay that does not serve any more: nothing goes by it from now on.
 func (pr *peer) quit(now time.Time, why string) {
-	pr.forget(pr.best.addr, now) // an answer under way would bring us back
+	pr.pings.forget(pr.best.addr, now) // an answer under way would bring us back
 	pr.leave(now, why)
-	pr.until = time.Time{}
-	pr.restart(now)
+	pr.also = also{}
+	pr.search.restart(now)
 }
 
 // setHops replaces the peer relays that may be used. One in use that may not be any more is left at once.
@@ -130,8 +127,8 @@ func (pr *peer) setHops(now time.Time, hops []Hop) {
 	if b := pr.best; b != nil && gone(b) {
 		pr.quit(now, b.String()+" may not be used any more")
 	}
-	if lost(pr.other) {
-		pr.until = time.Time{}
+	if lost(pr.also.to) {
+		pr.also = also{}
 	}
 	if lost(pr.used.Other) {
 		pr.used.Both = false
@@ -141,7 +138,7 @@ func (pr *peer) setHops(now time.Time, hops []Hop) {
 		if pr.find(h.Route) == nil && ByHop(h.Route) {
 			pr.candidates = append(pr.candidates, &candidate{addr: h.Route, by: hired, added: now, hop: &hop{Hop: h}})
 			if !pr.direct() {
-				pr.restart(now)
+				pr.search.restart(now)
 			}
 		}
 	}
@@ -183,7 +180,7 @@ func (pr *peer) tryHops(now time.Time) {
 		}
 		if c.hop.next = (time.Time{}); pr.best == nil && c.hop.open && c.shunned.IsZero() {
 			pr.ping(now, c.addr, 0, false)
-			if !pr.asked(Relay) {
+			if !pr.pings.asked(Relay) {
 				pr.ping(now, Relay, 0, false)
 			}
 		}

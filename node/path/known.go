@@ -53,7 +53,7 @@ func (p *Paths) wake(k *known, pr *peer) *peer {
 	for _, b := range []struct {
 		*bucket
 		burst float64
-	}{{&pr.probes, probeBurst}, {&pr.pongs, pongBurst}, {&pr.heres, hereBurst}, {&pr.moods, fickleBurst}, {&pr.stops, stopBurst},
+	}{{&pr.pings.rate, probeBurst}, {&pr.answers.rate, pongBurst}, {&pr.calls.heeded, hereBurst}, {&pr.moods, fickleBurst}, {&pr.stops, stopBurst},
 		{&pr.alarms, alarmBurst}, {&pr.freshened, freshBurst}, {&pr.guesses, guessBurst}} {
 		b.fill(k.at, b.burst)
 	}
@@ -65,7 +65,7 @@ func (p *Paths) wake(k *known, pr *peer) *peer {
 func (pr *peer) take(now time.Time, s Peer) {
 	pr.told = s.Candidates
 	if pr.setCandidates(now, s.Candidates, told) {
-		pr.restart(now)
+		pr.search.restart(now)
 	}
 	if !slices.Equal(pr.hops, s.Hops) {
 		pr.setHops(now, s.Hops)

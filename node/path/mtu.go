@@ -158,11 +158,11 @@ func (pr *peer) askMTU(now time.Time) {
 	m.tries++
 	m.due = now.Add(min(max(mtuWait, 2*c.rtt+4*c.rttvar), pongMost))
 	pad := m.size - headers(c.addr.Addr()) - Shortest
-	if len(pr.pings) >= maxPings || pad < 0 {
+	if pr.pings.full() || pad < 0 {
 		return
 	}
 	g := ping{tx: pr.p.cfg.Tx(), to: c.addr, sent: now, due: now.Add(lateMost), late: true, size: m.size}
-	pr.pings = append(pr.pings, g)
+	pr.pings.add(g)
 	pr.p.do(Send{Peer: pr.key, To: c.addr, Msg: Ping{g.tx, pad}})
 }
 

@@ -40,7 +40,7 @@ func (o *ordered) news(kind byte, at Order) bool {
 
 // askOrder asks the peer by relay what its clock is, of which news came that seem old.
 func (pr *peer) askOrder(now time.Time, at Order) {
-	if pr.order.old(at) && !pr.asked(Relay) && !recent(now, pr.relay.pong, hereDoubt) {
+	if pr.order.old(at) && !pr.pings.asked(Relay) && !recent(now, pr.relay.pong, hereDoubt) {
 		pr.ping(now, Relay, 0, false)
 	}
 }

@@ -64,8 +64,8 @@ func (w *world) step(ev Event) {
 			w.flow.up = false
 		}
 	}
-	if pr := w.p.peers[peerKey("b")]; pr != nil && (len(pr.candidates) > MaxCandidates+MaxHops || len(pr.pings) > maxPings) {
-		w.Fatalf("%d candidates, %d pings in flight", len(pr.candidates), len(pr.pings))
+	if pr := w.p.peers[peerKey("b")]; pr != nil && (len(pr.candidates) > MaxCandidates+MaxHops || len(pr.pings.flight) > maxPings) {
+		w.Fatalf("%d candidates, %d pings in flight", len(pr.candidates), len(pr.pings.flight))
 	}
 }
 

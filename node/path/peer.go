@@ -20,8 +20,7 @@ type peer struct {
 	candidates []*candidate
 	best       *candidate // the direct path; nil for the relay
 	doubt      bool       // best missed a pong, is stale, or one side moved: packets go by relay too
-	until      time.Time  // packets go by other too until then
-	other      Route
+	also       also
 	since      time.Time
 	why        string
 	lapse      lapse      // the last long silence, while it is not known whether best survived it
@@ -51,17 +50,12 @@ type peer struct {
 	sought  time.Time // last time that the user asked for the path
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
 
-	seekAt    time.Time // next round of pings to all
-	round     int
 	compareAt time.Time // next round of a search for a better path
 	compared  int       // rounds of it
 	young     bool      // it is the first since we went direct
 
-	began     time.Time // of the search; in its beginning addresses are opened, not pinged
-	clear     time.Time // when we knew that the peer has opened its side
-	nat       NAT       // the peer's
-	outside   outside   // the same, as it last said
-	said      time.Time // when it last told of that and its addresses, in a Here
+	search    search
+	word      word
 	try       *try
 	tried     time.Time // the last attempt
 	tryWait   time.Duration
@@ -75,13 +69,10 @@ type peer struct {
 	freshened bucket         // of those that the peer asked for
 	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
 
-	order                ordered
-	hereSent, hereDue    time.Time
-	pings                []ping // in flight
-	probes, pongs, heres bucket
-	unproven             ration
-	heardTx              [32]TxID // of pings, so that a copy is not answered twice
-	heardAt              int
+	order   ordered
+	calls   calls
+	pings   pings
+	answers answers
 
 	now    time.Time
 	used   Use // as last told
@@ -91,15 +82,10 @@ type peer struct {
 	at     int // in the queue; -1 if not
 }
 
-// ping is one in flight.
-type ping struct {
-	tx    TxID
+// also is another route that packets go by too, until then.
+type also struct {
 	to    Route
-	sent  time.Time
-	due   time.Time
-	late  bool   // it was given up; an answer still tells how long it took
-	probe uint64 // ID of the Probe it is for, 0 if none
-	size  int    // of the IP packet, if it is to learn whether that passes
+	until time.Time
 }
 
 // settle tells what changed and sets the time of the next Tick.
@@ -132,19 +118,19 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 			wake = t
 		}
 	}
-	for _, g := range pr.pings {
+	for _, g := range pr.pings.flight {
 		sooner(g.due)
 	}
 	if pr.busy(now) {
 		if pr.seeking() {
-			sooner(pr.seekAt)
+			sooner(pr.search.next)
 		}
 		if at, ok := pr.muteDue(); ok {
 			sooner(at)
 		}
 		switch {
 		case pr.best == nil || pr.doubt:
-		case pr.asked(pr.best.addr):
+		case pr.pings.asked(pr.best.addr):
 		case pr.traffic.Waiting.IsZero():
 			sooner(now.Add(min(silence, pr.patience(now))))
 		default:
@@ -172,8 +158,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.best != nil && !pr.doubt && (pr.compared > 0 || pr.young || !pr.compareAt.After(now)) {
 			sooner(pr.compareAt)
 		}
-		if !pr.hereDue.IsZero() {
-			sooner(pr.hereDue)
+		if !pr.calls.due.IsZero() {
+			sooner(pr.calls.due)
 		}
 		if t := latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond); t.After(now) || pr.try == nil {
 			sooner(t) // to fall asleep
@@ -202,7 +188,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	if !pr.busy(now) {
 		return
 	}
-	if !pr.hereDue.IsZero() && !pr.hereDue.After(now) {
+	if !pr.calls.due.IsZero() && !pr.calls.due.After(now) {
 		pr.call(now, 0)
 	}
 	if pr.best != nil {
@@ -211,7 +197,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 		pr.muted = now
 		pr.ping(now, Relay, 0, true)
 	}
-	if pr.seeking() && !pr.seekAt.After(now) {
+	if pr.seeking() && !pr.search.next.After(now) {
 		pr.seek(now)
 	}
 	pr.hearLoss(now, t.Counts)
@@ -230,22 +216,22 @@ func (pr *peer) leave(now time.Time, why string) {
 	old := pr.best
 	old.pong, old.wins = time.Time{}, 0
 	pr.best, pr.doubt, pr.quiet, pr.compared, pr.young = nil, false, 0, 0, false
-	pr.other, pr.until = old.addr, now.Add(bothFor)
+	pr.also = also{old.addr, now.Add(bothFor)}
 	pr.since, pr.why = now, why
-	if pr.round > 2 { // the search that began with the doubt goes on
-		pr.restart(now)
+	if pr.search.round > 2 { // the search that began with the doubt goes on
+		pr.search.restart(now)
 	}
 }
 
 // adopt makes c the direct path.
 func (pr *peer) adopt(now time.Time, c *candidate, why string) {
-	pr.other = Relay
+	pr.also.to = Relay
 	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
 	if !pr.direct() && c.hop == nil {
 		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
 	}
 	if pr.best != nil && !pr.doubt {
-		pr.other = pr.best.addr
+		pr.also.to = pr.best.addr
 	}
 	had := pr.best != nil
 	pr.best, pr.doubt, pr.lapse, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, lapse{}, 0, 0, 0, false
@@ -255,75 +241,15 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	}
 	c.mtu = mtu{due: now}
 	pr.traffic.Waiting = time.Time{} // that was by another
-	pr.until = now.Add(bothFor)
+	pr.also.until = now.Add(bothFor)
 	pr.since, pr.why = now, why
 	for _, o := range pr.candidates {
 		o.wins = 0
 	}
 	pr.relay.wins = 0
-	pr.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
+	pr.pings.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
 	if pr.try != nil && pr.try.fresh {
 		pr.endTry() // a socket that has met is of no use for the next time
-	}
-}
-
-// seek pings every candidate, and at first tells the peer by relay to do the same.
-func (pr *peer) seek(now time.Time) {
-	if pr.round == 0 {
-		pr.began = now // it may have been planned long ago, when nobody was sending
-	}
-	for _, c := range pr.candidates {
-		if c != pr.best && c.shunned.IsZero() && pr.wants(c) && !pr.isFresh(c.addr) {
-			pr.reach(now, c)
-		}
-	}
-	if k := pr.p.self.NAT.Kind; pr.round < 2 && pr.best == nil && (k == Sequential || k == Block) {
-		pr.p.do(Look{}) // where are its ports by now?
-	}
-	switch {
-	case pr.round >= 4 && recent(now, pr.traffic.Sent, awake):
-		// In vain so far: the first call may have been lost. Being called is no reason, or two would call each other for ever.
-		pr.call(now, hereDoubt)
-		if pr.round == 4 && pr.best == nil && !pr.nat.hard() && !pr.p.self.NAT.hard() {
-			pr.p.do(Look{}) // does any UDP get out?
-		}
-	case pr.round == 0:
-		pr.call(now, hereEvery)
-		if pr.relay.rtt == 0 && !pr.asked(Relay) {
-			pr.ping(now, Relay, 0, false)
-		}
-	}
-	pr.seekAt = now.Add(seekWaits[min(pr.round, len(seekWaits)-1)])
-	pr.round++
-}
-
-// restart begins the search anew.
-func (pr *peer) restart(now time.Time) { pr.round, pr.seekAt, pr.began = 0, now, now }
-
-// call tells the peer where we are, unless it was told within least.
-func (pr *peer) call(now time.Time, least time.Duration) {
-	if least > 0 && recent(now, pr.hereSent, least) {
-		return
-	}
-	pr.hereSent, pr.hereDue = now, time.Time{}
-	h := pr.here()
-	h.Opened = pr.openedSum(now)
-	pr.p.do(Send{Peer: pr.key, To: Relay, Msg: h})
-}
-
-// news is a call that must not get lost: at once, or as soon as the last is old enough.
-func (pr *peer) news(now time.Time) {
-	pr.hereDue = latest(now, pr.hereSent.Add(hereNews))
-	if !pr.hereDue.After(now) {
-		pr.call(now, 0)
-	}
-}
-
-// relinked repeats a call that the relay may not have passed on. A peer that is reached by relay gets one in any case: the
-// connection may have been dead for a while, and what the peer sent lost. Hearing of us, it sends the last of it again.
-func (pr *peer) relinked(now time.Time) {
-	if recent(now, pr.hereSent, hereLost) || pr.best == nil {
-		pr.call(now, 0)
 	}
 }
 
@@ -339,13 +265,13 @@ func (pr *peer) moved(now time.Time) {
 	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
 	pr.stops.fill(now, stopBurst)
 	pr.alarms.fill(now, alarmBurst)
-	pr.unproven = nil // where we are now they may answer
+	pr.pings.unproven = nil // where we are now they may answer
 	pr.stir(now)
 	pr.renew()
 	if pr.freshAt, pr.freshes, pr.digs = (time.Time{}), 0, 0; pr.try != nil {
 		pr.endTry() // its ports are of another NAT
 	}
-	pr.restart(now)
+	pr.search.restart(now)
 	if !recent(now, pr.traffic.Sent, callable) {
 		if pr.best != nil { // nobody is using it: it will have to prove itself when somebody does
 			pr.best.pong, pr.traffic.Heard, pr.doubt = time.Time{}, time.Time{}, true
@@ -357,8 +283,8 @@ func (pr *peer) moved(now time.Time) {
 	case pr.best == nil:
 	case pr.trap():
 		pr.leave(now, "our network changed")
-		pr.until, pr.clear = time.Time{}, time.Time{} // nothing must come to the peer's NAT before it is opened anew
-		pr.restart(now)
+		pr.also, pr.search.clear = also{}, time.Time{} // nothing must come to the peer's NAT before it is opened anew
+		pr.search.restart(now)
 	default:
 		pr.doubt = true
 		pr.ping(now, pr.best.addr, 0, true)
@@ -372,9 +298,9 @@ func (pr *peer) unblocked(now time.Time) {
 	if pr.best != nil || !pr.busy(now) {
 		return
 	}
-	pr.unproven = nil
+	pr.pings.unproven = nil
 	pr.renew()
-	pr.restart(now)
+	pr.search.restart(now)
 	pr.seek(now)
 	pr.call(now, hereLeast)
 }
@@ -393,47 +319,9 @@ func (pr *peer) probe(now time.Time, id uint64) {
 	}
 	if pr.best != nil {
 		pr.ping(now, pr.best.addr, id, true)
-	} else if !pr.seekAt.After(now) {
+	} else if !pr.search.next.After(now) {
 		pr.seek(now)
 	}
-}
-
-// ping sends one. Those that judge the path in use are not rationed: time rations them.
-func (pr *peer) ping(now time.Time, to Route, id uint64, must bool) {
-	c := pr.find(to)
-	if !must && (!pr.rationed(now, c) || !pr.probes.take(now, probeRate, probeBurst)) {
-		return
-	}
-	wait := pongMost
-	if c != nil {
-		c.pinged = now
-		if c == pr.best && c.rtt > 0 {
-			wait = min(max(3*c.rtt+4*c.rttvar, pongLeast), pongMost)
-		}
-	}
-	if len(pr.pings) >= maxPings {
-		pr.pings = slices.Delete(pr.pings, 0, 1)
-	}
-	g := ping{tx: pr.p.cfg.Tx(), to: to, sent: now, due: now.Add(wait), probe: id}
-	pr.pings = append(pr.pings, g)
-	pr.p.do(Send{Peer: pr.key, To: to, Msg: Ping{Tx: g.tx}, Wide: !to.IsValid() && pr.mute()})
-}
-
-// rationed reports whether a candidate may be pinged as far as nothing is known of it but by hearsay. One that the peer's packets
-// came from may, but not for ever in vain: if both ends' pongs come from elsewhere than was asked, for there is a NAT on the way
-// that has a port for each direction, each ping makes the other end ping back.
-func (pr *peer) rationed(now time.Time, c *candidate) bool {
-	return c == nil || c.proven || c.by&seen != 0 && c.missed < seenMost || c.hop != nil || pr.unproven.take(now, c.addr)
-}
-
-// asked reports whether a ping to a route is in flight.
-func (pr *peer) asked(to Route) bool {
-	return slices.ContainsFunc(pr.pings, func(g ping) bool { return g.to == to && !g.late })
-}
-
-// forget drops pings to a route that were sent by then, but those the user asked for.
-func (pr *peer) forget(to Route, then time.Time) {
-	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return g.to == to && g.probe == 0 && g.size == 0 && !g.sent.After(then) })
 }
 
 // tell emits a Use if it differs from the last.
@@ -457,8 +345,8 @@ func (pr *peer) use(now time.Time) Use {
 	switch {
 	case pr.best != nil && pr.doubt:
 		u.Both = true
-	case pr.until.After(now):
-		u.Both, u.Other, u.Until = true, pr.other, pr.until
+	case pr.also.until.After(now):
+		u.Both, u.Other, u.Until = true, pr.also.to, pr.also.until
 	case pr.used.Both && !pr.used.Until.IsZero() && pr.used.Primary == u.Primary: // it ended by itself
 		u.Both, u.Other, u.Until = true, pr.used.Other, pr.used.Until
 	}

@@ -8,7 +8,7 @@ import (
 
 // plan says how to guess, given both NATs, or why there is no hope.
 func (pr *peer) plan(b Budget) (t *try, why string) {
-	ours, theirs := pr.p.self.NAT, pr.nat
+	ours, theirs := pr.p.self.NAT, pr.word.nat
 	switch {
 	case ours.Kind == Blocked:
 		return nil, "our network lets no UDP through"
@@ -37,14 +37,14 @@ func (pr *peer) planProbes(b Budget) *try {
 			ips = append(ips, a.Addr())
 		}
 	}
-	port, n := pr.guess(pr.nat)
+	port, n := pr.guess(pr.word.nat)
 	return &try{most: min(n, b.Probes) * len(ips), rate: b.Rate * len(ips),
 		target: func(i int) netip.AddrPort { return netip.AddrPortFrom(ips[i%len(ips)], port(i/len(ips))) }}
 }
 
 // planSockets is for many ports of ours and one address of theirs.
 func (pr *peer) planSockets(b Budget) *try {
-	ours, theirs, to := pr.p.self.NAT, pr.nat, pr.public()
+	ours, theirs, to := pr.p.self.NAT, pr.word.nat, pr.public()
 	t := &try{socks: b.Sockets, rate: openRate / 2, target: func(int) netip.AddrPort { return to }}
 	_, n := pr.guess(ours) // as the peer will
 	if ours.Kind != Random {
@@ -69,7 +69,7 @@ func (pr *peer) planSockets(b Budget) *try {
 
 // planBoth is for two hard NATs, nil if there is no hope.
 func (pr *peer) planBoth(b Budget) (t *try) {
-	ours, theirs := pr.p.self.NAT, pr.nat
+	ours, theirs := pr.p.self.NAT, pr.word.nat
 	ip, step := pr.public().Addr(), max(theirs.High, 1)
 	port := func(n uint16) netip.AddrPort { return netip.AddrPortFrom(ip, theirs.Low+n) }
 	switch {

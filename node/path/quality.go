@@ -165,7 +165,7 @@ func (pr *peer) gotLoss(now time.Time, m Loss) {
 	if m.PerMille >= lossLong {
 		pr.doubtMTU(now, true)
 	}
-	if !pr.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
+	if !pr.pings.asked(Relay) && !recent(now, pr.relay.pong, 2*time.Second) {
 		pr.ping(now, Relay, 0, true) // it must be there to be better
 	}
 	// It must be much both of late and on the whole.
@@ -228,7 +228,7 @@ func (pr *peer) shun(now time.Time, need int, why string) {
 	pr.leave(now, why)
 	c.pong = now // it answers, and stays
 	pr.doubtful(now, c, need)
-	pr.restart(now.Add(seekWaits[4]))
+	pr.search.restart(now.Add(seekWaits[4]))
 }
 
 // doubtful takes back a path only after so many answers in a row, and more each time.
@@ -263,7 +263,7 @@ func (pr *peer) retry(now time.Time) {
 			pr.shunAt = at
 		}
 	}
-	if !pr.shunAt.IsZero() && !pr.asked(Relay) && !recent(now, pr.relay.pong, time.Second) {
+	if !pr.shunAt.IsZero() && !pr.pings.asked(Relay) && !recent(now, pr.relay.pong, time.Second) {
 		pr.ping(now, Relay, 0, true)
 	}
 }
@@ -351,11 +351,11 @@ func (pr *peer) askOthers(now time.Time) (asked bool) {
 	if all {
 		pr.relay.wins, pr.trial = 0, pr.trial[:0]
 	}
-	if all && !pr.asked(Relay) || pr.trying() {
+	if all && !pr.pings.asked(Relay) || pr.trying() {
 		pr.ping(now, Relay, 0, true)
 		asked = true
 	}
-	if pr.trying() || asked && !pr.asked(pr.best.addr) {
+	if pr.trying() || asked && !pr.pings.asked(pr.best.addr) {
 		pr.ping(now, pr.best.addr, 0, true)
 	}
 	return asked

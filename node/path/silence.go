@@ -45,7 +45,7 @@ func (pr *peer) judgeLapse(now time.Time) {
 	if !l.over || now.Sub(l.to) < pongMost {
 		return
 	}
-	if pr.lapse = (lapse{}); pr.best != nil && latest(pr.traffic.Relayed, pr.said).Before(l.from) {
+	if pr.lapse = (lapse{}); pr.best != nil && latest(pr.traffic.Relayed, pr.word.at).Before(l.from) {
 		d := l.to.Sub(l.from)
 		pr.best.trust = max(pr.best.trust, d+d/8)
 	}
@@ -58,7 +58,7 @@ func (pr *peer) steady(now time.Time) bool {
 
 // check asks whether the direct path still works, if there is reason to.
 func (pr *peer) check(now time.Time) {
-	if pr.asked(pr.best.addr) {
+	if pr.pings.asked(pr.best.addr) {
 		return
 	}
 	proof := latest(pr.traffic.Heard, pr.best.pong)
@@ -67,7 +67,7 @@ func (pr *peer) check(now time.Time) {
 		// Quiet for long, perhaps forgotten by a NAT. It mostly answers, so wait for that before searching.
 		if !pr.doubt {
 			pr.doubt = true
-			pr.restart(now.Add(max(pongLeast, pr.best.rtt*3/2+4*pr.best.rttvar)))
+			pr.search.restart(now.Add(max(pongLeast, pr.best.rtt*3/2+4*pr.best.rttvar)))
 			pr.lapse = lapse{from: proof, to: now}
 		}
 		pr.ping(now, pr.best.addr, 0, true)
@@ -104,10 +104,10 @@ func (pr *peer) askSoon(now time.Time, steady bool) {
 	if !steady {
 		return
 	}
-	g := &pr.pings[len(pr.pings)-1]
+	g := &pr.pings.flight[len(pr.pings.flight)-1]
 	g.due = now.Add(min(max(2*pr.best.rtt+4*pr.best.rttvar, hasty), pongMost))
-	if !pr.traffic.Waiting.IsZero() && pr.relay.rtt > 0 && pr.rate <= bulk && !pr.until.After(now) {
-		pr.other, pr.until = Relay, g.due
+	if !pr.traffic.Waiting.IsZero() && pr.relay.rtt > 0 && pr.rate <= bulk && !pr.also.until.After(now) {
+		pr.also = also{Relay, g.due}
 	}
 }
 
@@ -118,11 +118,11 @@ func (pr *peer) suspect(now time.Time) {
 	}
 	if !pr.doubt {
 		pr.doubt = true
-		pr.restart(now)
+		pr.search.restart(now)
 		pr.p.do(Look{})
 		pr.call(now, hereDoubt) // it may be only our way to the peer or only its way to us that is broken
 	}
-	if !pr.asked(pr.best.addr) {
+	if !pr.pings.asked(pr.best.addr) {
 		pr.ping(now, pr.best.addr, 0, true)
 	}
 }
@@ -130,8 +130,8 @@ func (pr *peer) suspect(now time.Time) {
 // expire takes pings that were not answered off the list and draws the conclusion.
 func (pr *peer) expire(now time.Time) {
 	var asked time.Time // by the latest of those that the path in use has not answered
-	for i := range pr.pings {
-		g := &pr.pings[i]
+	for i := range pr.pings.flight {
+		g := &pr.pings.flight[i]
 		if g.late || g.due.After(now) {
 			continue
 		}
@@ -150,7 +150,7 @@ func (pr *peer) expire(now time.Time) {
 			}
 		}
 	}
-	pr.pings = slices.DeleteFunc(pr.pings, func(g ping) bool { return !g.due.After(now) })
+	pr.pings.flight = slices.DeleteFunc(pr.pings.flight, func(g ping) bool { return !g.due.After(now) })
 	if asked.IsZero() {
 		return
 	}
@@ -172,7 +172,7 @@ func (pr *peer) expire(now time.Time) {
 		}
 	case missed == 1:
 		pr.suspect(now)
-	case missed == 0 && !pr.asked(pr.best.addr):
+	case missed == 0 && !pr.pings.asked(pr.best.addr):
 		pr.ping(now, pr.best.addr, 0, true)
 	}
 }
@@ -208,7 +208,7 @@ func (pr *peer) instead(now time.Time) bool {
 // knocks reports whether the path that was left is asked for, which stopped answering a moment ago: it may be that everything
 // has, the relay too, and it will answer as soon as there is light. The first rounds of the search ask often enough.
 func (pr *peer) knocks(now time.Time) bool {
-	return pr.best == nil && pr.round > 3 && recent(now, pr.leftAt, knockFor) && recent(now, pr.traffic.Sent, awake) &&
+	return pr.best == nil && pr.search.round > 3 && recent(now, pr.leftAt, knockFor) && recent(now, pr.traffic.Sent, awake) &&
 		pr.left.shunned.IsZero() && pr.find(pr.left.addr) == pr.left
 }
 
@@ -222,7 +222,7 @@ func (pr *peer) knock(now time.Time) {
 // tell us be where it cannot be reached either.
 func (pr *peer) muteDue() (at time.Time, ok bool) {
 	any := pr.traffic.Any
-	if pr.best != nil || any.IsZero() || !pr.traffic.Sent.After(any) || pr.asked(Relay) {
+	if pr.best != nil || any.IsZero() || !pr.traffic.Sent.After(any) || pr.pings.asked(Relay) {
 		return at, false
 	}
 	at = any.Add(muteAfter)
