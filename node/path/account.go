@@ -51,7 +51,7 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 		return Account{}, false
 	}
 	a := Account{NAT: pr.word.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil && !pr.try.fresh,
-		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lossNow(now)}
+		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lost.now(now)}
 	if pr.relay.rtt > 0 {
 		a.RelayScore = pr.relayScore(now)
 	}
@@ -61,7 +61,7 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	for _, c := range pr.candidates {
 		x := Candidate{
 			Addr: c.addr, From: c.by.names(), Pinged: c.pinged, Opened: c.opened, Pong: c.pong, RTT: c.rtt, Missed: c.missed,
-			Jitter: c.rttvar, MTU: c.mtu.ok, Score: c.score(now), Loss: c.lossNow(now), Shun: !c.shunned.IsZero(), Proven: c.proven, InUse: c == pr.best,
+			Jitter: c.rttvar, MTU: c.mtu.ok, Score: c.score(now), Loss: c.lost.now(now), Shun: c.shunned.on(), Proven: c.proven, InUse: c == pr.best,
 		}
 		if c.hop != nil {
 			x.Hop, x.Asked, x.Refuse = c.hop.Name, c.hop.asked, c.hop.refuse

@@ -26,12 +26,9 @@ type candidate struct {
 	proven bool          // a pong came from it, once
 	trust  time.Duration // the longest silence that it survived, since the last that it did not
 	quality
-	mtu mtu
-	hop *hop // nil for an address
-
-	shunned time.Time // when it was left for its quality; zero if it may be used
-	streak  int       // answers running since then,
-	need    int       // and how many it takes
+	mtu     mtu
+	hop     *hop // nil for an address
+	shunned shunned
 }
 
 func (pr *peer) find(a netip.AddrPort) *candidate {

@@ -60,7 +60,7 @@ func (pr *peer) unsure() bool { return !pr.direct() || pr.doubt }
 // for its quality has not been lost, unless the peer is elsewhere by now.
 func (pr *peer) meetable() bool {
 	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.word.nat.hard() && pr.word.nat.Kind != Blocked &&
-		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && c.by&called != 0 })
+		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.shunned.on() && c.by&called != 0 })
 }
 
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.

@@ -87,7 +87,7 @@ func (pr *peer) afford(now time.Time) bool {
 // A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
 func (pr *peer) mayGuess(now time.Time) bool {
 	return pr.search.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.word.at, saidFor) && (pr.wanted(now) || recent(now, pr.bid, bidFor)) &&
-		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return !c.shunned.IsZero() && recent(now, c.pong, Trust) })
+		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.shunned.on() && recent(now, c.pong, Trust) })
 }
 
 // wanted reports whether somebody here wants to reach the peer. If nobody does at either end there is no need to guess: not when

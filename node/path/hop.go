@@ -155,12 +155,7 @@ func (pr *peer) worth(now time.Time, c *candidate, rtt time.Duration) bool {
 		h.trial = h.trial[1:]
 	}
 	if len(h.trial) >= winsNeeded {
-		c.rtt = median(slices.Clone(h.trial))
-		var off []time.Duration
-		for _, d := range h.trial {
-			off = append(off, (d - c.rtt).Abs())
-		}
-		c.rttvar = median(off)
+		c.rtt, c.rttvar = medians(h.trial)
 	}
 	if pr.relay.missed >= 2 || c.score(now) <= pr.relayScore(now) {
 		h.trial, h.next = nil, time.Time{}
@@ -178,7 +173,7 @@ func (pr *peer) tryHops(now time.Time) {
 		if c.hop == nil || c.hop.next.IsZero() || c.hop.next.After(now) {
 			continue
 		}
-		if c.hop.next = (time.Time{}); pr.best == nil && c.hop.open && c.shunned.IsZero() {
+		if c.hop.next = (time.Time{}); pr.best == nil && c.hop.open && !c.shunned.on() {
 			pr.ping(now, c.addr, 0, false)
 			if !pr.pings.asked(Relay) {
 				pr.ping(now, Relay, 0, false)

@@ -53,7 +53,7 @@ func (p *Paths) wake(k *known, pr *peer) *peer {
 	for _, b := range []struct {
 		*bucket
 		burst float64
-	}{{&pr.pings.rate, probeBurst}, {&pr.answers.rate, pongBurst}, {&pr.calls.heeded, hereBurst}, {&pr.moods, fickleBurst}, {&pr.stops, stopBurst},
+	}{{&pr.pings.rate, probeBurst}, {&pr.answers.rate, pongBurst}, {&pr.calls.heeded, hereBurst}, {&pr.shuns.moods, fickleBurst}, {&pr.shuns.stops, stopBurst},
 		{&pr.alarms, alarmBurst}, {&pr.freshened, freshBurst}, {&pr.guesses, guessBurst}} {
 		b.fill(k.at, b.burst)
 	}

@@ -32,27 +32,16 @@ type peer struct {
 	alarms     bucket    // of early suspicions
 	went       time.Time // when best was chosen and there was none
 
-	relay    quality
-	trial    []time.Duration // round trips of best, beside the relay's
-	counts   Counts
-	countsAt time.Time
-	lossSaid time.Time // the last report of ours,
-	lossTold int       // how many there were running,
-	lossFrom time.Time // and the first of these
-	stirred  time.Time // when one side moved
-	rate     int       // packets a second from the peer,
-	rateAt   time.Time
-	moods    bucket    // of switches for quality
-	stops    bucket    // of paths that stopped answering, and may be taken back as soon as they do again
-	shunAt   time.Time // next ping to a path left for its quality
+	relay   quality
+	stirred time.Time // when one side moved
+	hearing hearing
+	shuns   shuns
 
 	traffic Traffic
 	sought  time.Time // last time that the user asked for the path
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
 
-	compareAt time.Time // next round of a search for a better path
-	compared  int       // rounds of it
-	young     bool      // it is the first since we went direct
+	compare comparison
 
 	search    search
 	word      word
@@ -139,8 +128,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.knocks(now) {
 			sooner(pr.left.pinged.Add(knockEvery))
 		}
-		if !pr.direct() && !pr.shunAt.IsZero() {
-			sooner(pr.shunAt)
+		if at, ok := pr.retryDue(); ok {
+			sooner(at)
 		}
 		if pr.try != nil {
 			sooner(pr.try.next)
@@ -155,8 +144,8 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		if pr.best != nil && !pr.doubt && pr.p.cfg.LinkMTU != nil {
 			sooner(pr.best.mtu.due)
 		}
-		if pr.best != nil && !pr.doubt && (pr.compared > 0 || pr.young || !pr.compareAt.After(now)) {
-			sooner(pr.compareAt)
+		if at, ok := pr.compare.due(now); ok && pr.best != nil && !pr.doubt {
+			sooner(at)
 		}
 		if !pr.calls.due.IsZero() {
 			sooner(pr.calls.due)
@@ -215,7 +204,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 func (pr *peer) leave(now time.Time, why string) {
 	old := pr.best
 	old.pong, old.wins = time.Time{}, 0
-	pr.best, pr.doubt, pr.quiet, pr.compared, pr.young = nil, false, 0, 0, false
+	pr.best, pr.doubt, pr.quiet, pr.compare = nil, false, 0, comparison{}
 	pr.also = also{old.addr, now.Add(bothFor)}
 	pr.since, pr.why = now, why
 	if pr.search.round > 2 { // the search that began with the doubt goes on
@@ -226,9 +215,8 @@ func (pr *peer) leave(now time.Time, why string) {
 // adopt makes c the direct path.
 func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	pr.also.to = Relay
-	pr.compareAt, pr.compared, pr.young = now.Add(compare), 0, false
-	if !pr.direct() && c.hop == nil {
-		pr.compareAt, pr.young, pr.went = now.Add(seekWaits[0]), true, now
+	if pr.compare = compareAgain(now); !pr.direct() && c.hop == nil {
+		pr.compare, pr.went = compareYoung(now), now
 	}
 	if pr.best != nil && !pr.doubt {
 		pr.also.to = pr.best.addr
@@ -246,7 +234,6 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 	for _, o := range pr.candidates {
 		o.wins = 0
 	}
-	pr.relay.wins = 0
 	pr.pings.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
 	if pr.try != nil && pr.try.fresh {
 		pr.endTry() // a socket that has met is of no use for the next time
@@ -257,13 +244,12 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 func (pr *peer) moved(now time.Time) {
 	for _, c := range pr.candidates {
 		c.pinged, c.opened = time.Time{}, time.Time{} // by another NAT
-		c.shunned, c.need, c.trust = time.Time{}, 0, 0
+		c.shunned, c.trust = shunned{}, 0
 		if c != pr.best {
 			c.pong = time.Time{}
 		}
 	}
-	pr.moods.fill(now, fickleBurst) // what paths are like has to be learnt anew
-	pr.stops.fill(now, stopBurst)
+	pr.shuns.fill(now)
 	pr.alarms.fill(now, alarmBurst)
 	pr.pings.unproven = nil // where we are now they may answer
 	pr.stir(now)

@@ -163,8 +163,8 @@ func (pr *peer) gotPong(now time.Time, from Route, m Pong, at Order) {
 	}
 	pr.order.answer(at)
 	c := pr.find(from) // nil by relay, and where it made room for another meanwhile
-	if c != nil && !c.shunned.IsZero() && pr.pings.awaited(g, c.rtt/2) {
-		c.streak = 0 // one before it is missing, by more than networks let packets overtake each other
+	if c != nil && c.shunned.on() && pr.pings.awaited(g, c.rtt/2) {
+		c.shunned.streak = 0 // one before it is missing, by more than networks let packets overtake each other
 	}
 	if g.size > 0 {
 		pr.p.do(Alive{pr.key, from})
@@ -192,8 +192,8 @@ func (pr *peer) relayAnswered(now time.Time, rtt time.Duration) {
 		pr.relay.rtt, pr.relay.rttvar = 0, 0
 	}
 	pr.relay.answered(now, rtt)
-	if b := pr.best; b != nil && pr.compared > 0 && clearly(pr.relayScore(now), b.score(now)) {
-		pr.relay.wins++
+	if b := pr.best; b != nil && pr.compare.round > 0 && clearly(pr.relayScore(now), b.score(now)) {
+		pr.compare.wins++
 	}
 }
 
@@ -207,8 +207,8 @@ func (pr *peer) answered(now time.Time, c *candidate, g ping, rtt time.Duration)
 	if survived {
 		pr.lapse.over = true
 	}
-	if c.proven = true; c == pr.best && pr.trying() && len(pr.trial) < trialRounds {
-		pr.trial = append(pr.trial, rtt)
+	if c.proven = true; c == pr.best && pr.compare.trying() && len(pr.compare.trial) < trialRounds {
+		pr.compare.trial = append(pr.compare.trial, rtt)
 	}
 	switch {
 	case (pr.best == nil || pr.best.hop != nil && c.hop == nil) && !pr.again(now, c):

@@ -57,7 +57,7 @@ func (s *search) early(now time.Time, rtt time.Duration) bool {
 func (pr *peer) seek(now time.Time) {
 	pr.search.start(now)
 	for _, c := range pr.candidates {
-		if c != pr.best && c.shunned.IsZero() && pr.wants(c) && !pr.isFresh(c.addr) {
+		if c != pr.best && !c.shunned.on() && pr.wants(c) && !pr.isFresh(c.addr) {
 			pr.reach(now, c)
 		}
 	}

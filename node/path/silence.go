@@ -53,7 +53,7 @@ func (pr *peer) judgeLapse(now time.Time) {
 
 // steady reports whether so much has come of the peer, up to a moment ago, that a pause means something.
 func (pr *peer) steady(now time.Time) bool {
-	return pr.rate >= steadyRate && recent(now, pr.rateAt, silence+2*lossEvery)
+	return pr.hearing.flowing(now, steadyRate, silence)
 }
 
 // check asks whether the direct path still works, if there is reason to.
@@ -75,7 +75,7 @@ func (pr *peer) check(now time.Time) {
 		pr.askSoon(now, pr.quiet == 0 && pr.alarming(now) && pr.alarms.take(now, 1/alarmEvery.Seconds(), alarmBurst))
 		pr.quiet++
 		pr.doubtMTU(now, false)
-	case now.Sub(proof) >= pr.hush(now) && pr.rate >= hushRate && recent(now, pr.rateAt, hush+2*lossEvery) && now.Sub(pr.hushed) >= hushEvery:
+	case now.Sub(proof) >= pr.hush(now) && pr.hearing.flowing(now, hushRate, hush) && now.Sub(pr.hushed) >= hushEvery:
 		pr.hushed = now
 		pr.askSoon(now, pr.steady(now))
 	case now.Sub(pr.best.pong) >= recheck:
@@ -106,7 +106,7 @@ func (pr *peer) askSoon(now time.Time, steady bool) {
 	}
 	g := &pr.pings.flight[len(pr.pings.flight)-1]
 	g.due = now.Add(min(max(2*pr.best.rtt+4*pr.best.rttvar, hasty), pongMost))
-	if !pr.traffic.Waiting.IsZero() && pr.relay.rtt > 0 && pr.rate <= bulk && !pr.also.until.After(now) {
+	if !pr.traffic.Waiting.IsZero() && pr.relay.rtt > 0 && pr.hearing.rate <= bulk && !pr.also.until.After(now) {
 		pr.also = also{Relay, g.due}
 	}
 }
@@ -141,7 +141,7 @@ func (pr *peer) expire(now time.Time) {
 		}
 		if c := pr.find(g.to); c != nil && g.sent.After(c.pong) {
 			c.missed++
-			c.wins, c.streak = 0, 0
+			c.wins, c.shunned.streak = 0, 0
 			if c.hop != nil {
 				c.hop.open, c.hop.trial = false, nil // it may have forgotten us
 			}
@@ -167,7 +167,7 @@ func (pr *peer) expire(now time.Time) {
 		switch {
 		case lossy && !pr.p.self.NAT.hard(): // from another port of ours, as soon as one is found, it is another path
 			pr.doubtful(now, c, shunStreak)
-		case !pr.stops.take(now, 1/stopEvery.Seconds(), stopBurst):
+		case !pr.shuns.stop(now):
 			pr.doubtful(now, c, stopStreak)
 		}
 	case missed == 1:
@@ -182,8 +182,7 @@ func (pr *peer) expire(now time.Time) {
 func (pr *peer) lossy(now time.Time) bool {
 	c := pr.best
 	came := latest(pr.traffic.Heard, c.pong)
-	return pr.relay.rtt > 0 && (c.lossNow(now) > 0 && came.After(c.lostAt) ||
-		pr.lossTold >= lossyTwice && recent(now, pr.lossSaid, lossKeeps) && came.After(pr.lossFrom))
+	return pr.relay.rtt > 0 && (c.lost.now(now) > 0 && came.After(c.lost.last) || pr.hearing.complains(now, came))
 }
 
 // instead takes another address that answered just now in place of the one that does not: that which did so last, as the
@@ -209,7 +208,7 @@ func (pr *peer) instead(now time.Time) bool {
 // has, the relay too, and it will answer as soon as there is light. The first rounds of the search ask often enough.
 func (pr *peer) knocks(now time.Time) bool {
 	return pr.best == nil && pr.search.round > 3 && recent(now, pr.leftAt, knockFor) && recent(now, pr.traffic.Sent, awake) &&
-		pr.left.shunned.IsZero() && pr.find(pr.left.addr) == pr.left
+		!pr.left.shunned.on() && pr.find(pr.left.addr) == pr.left
 }
 
 func (pr *peer) knock(now time.Time) {
