@@ -50,13 +50,13 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	if pr == nil {
 		return Account{}, false
 	}
-	a := Account{NAT: pr.word.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.try != nil && !pr.try.fresh,
+	a := Account{NAT: pr.word.nat, Doubt: pr.doubt, RelayRTT: pr.relay.rtt, RelayPong: pr.relay.pong, Guessing: pr.guesses.try != nil,
 		RelayJit: pr.relay.rttvar, RelayLoss: pr.relay.lost.now(now)}
 	if pr.relay.rtt > 0 {
 		a.RelayScore = pr.relayScore(now)
 	}
-	if pr.try == nil && !pr.direct() && !pr.tried.IsZero() {
-		a.Guessed, a.GuessAgain = pr.tried, pr.tried.Add(pr.tryWait)
+	if g := &pr.guesses; !pr.atWork() && !pr.direct() && !g.last.IsZero() {
+		a.Guessed, a.GuessAgain = g.last, g.again()
 	}
 	for _, c := range pr.candidates {
 		x := Candidate{

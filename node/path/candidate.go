@@ -40,6 +40,9 @@ func (pr *peer) find(a netip.AddrPort) *candidate {
 	return nil
 }
 
+// any reports whether there is such a candidate.
+func (pr *peer) any(is func(*candidate) bool) bool { return slices.ContainsFunc(pr.candidates, is) }
+
 // setCandidates replaces the candidates of one source, and reports whether there are new ones. One that works stays.
 func (pr *peer) setCandidates(now time.Time, addrs []netip.AddrPort, by source) (fresh bool) {
 	addrs = addrs[:min(len(addrs), MaxCandidates)]

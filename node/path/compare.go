@@ -38,10 +38,8 @@ func compareYoung(now time.Time) comparison {
 // on reports whether rounds are under way.
 func (c *comparison) on() bool { return c.round > 0 || c.young }
 
-// due is when time has to be had for it.
-func (c *comparison) due(now time.Time) (time.Time, bool) {
-	return c.next, c.on() || !c.next.After(now)
-}
+// due reports whether the next round is to be waited for. A comparison that lies ahead waits for us to be awake.
+func (c *comparison) due(now time.Time) bool { return c.on() || !c.next.After(now) }
 
 // trying reports whether the relay is on trial.
 func (c *comparison) trying() bool { return c.round > 0 && !c.young && c.wins > 0 }
@@ -80,6 +78,11 @@ func (pr *peer) lookForBetter(now time.Time) {
 	if !c.done(now, asked, pr.relay.rtt, pr.best.rtt) {
 		pr.endCompare(now)
 	}
+}
+
+// compareDue is when that is.
+func (pr *peer) compareDue(now time.Time) (time.Time, bool) {
+	return pr.compare.next, pr.best != nil && !pr.doubt && pr.compare.due(now)
 }
 
 // endCompare draws the conclusion.

@@ -34,91 +34,139 @@ const (
 // freshWaits are the times between pings by the fresh socket, and then to the end of the attempt.
 var freshWaits = [...]time.Duration{openFor, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, time.Second}
 
+// afresh is what is tried by fresh sockets, ours and the peer's.
+type afresh struct {
+	dig    *dig           // by ours; nil if there is none
+	theirs netip.AddrPort // the outside of the peer's, if it has one
+	asked  bucket         // of attempts that the peer asks for
+	vain   vain
+}
+
+// vain is what was in vain since there was a direct path, or since our network is what it is.
+type vain struct {
+	again time.Time // when a fresh socket may be tried again of our own accord
+	times int       // it was
+	digs  int       // of all attempts, so many to which the peer had something to say
+}
+
+// count takes note of an attempt of our own accord: the next is twice as far away.
+func (v *vain) count(now time.Time) {
+	v.again = now.Add(min(freshAgain<<min(v.times, 16), freshMost))
+	v.times++
+}
+
+// dig is one attempt by a fresh socket.
+type dig struct {
+	outside netip.AddrPort // of the socket, as soon as STUN has told
+	sent    int            // rounds of pings
+	next    time.Time      // the next, or the end
+	heard   bool           // the peer has said something since
+}
+
+// ready reports whether the peer may be told of it.
+func (d *dig) ready() bool { return d != nil && d.outside.IsValid() }
+
 // refresh begins an attempt with a fresh socket if the search has been in vain for some rounds.
 func (pr *peer) refresh(now time.Time) {
 	rounds := freshCold
 	if !pr.went.IsZero() {
 		rounds = freshLost
 	}
-	if pr.search.round < rounds || pr.freshAt.After(now) || pr.direct() || !pr.meetable() {
-		return
+	if v := &pr.afresh.vain; pr.search.round >= rounds && !v.again.After(now) && !pr.direct() && pr.noFresh() == "" {
+		v.count(now)
+		pr.openFresh(now)
 	}
-	pr.freshAt = now.Add(min(freshAgain<<min(pr.freshes, 16), freshMost))
-	pr.freshes++
-	pr.openFresh(now)
 }
 
 func (pr *peer) openFresh(now time.Time) {
-	pr.try = &try{fresh: true, start: now, next: now.Add(freshAsk)}
+	pr.afresh.dig = &dig{next: now.Add(freshAsk)}
 	pr.p.do(Sockets{pr.key, 1, true})
 }
 
 // unsure reports whether there is no direct path, or none that surely works.
 func (pr *peer) unsure() bool { return !pr.direct() || pr.doubt }
 
-// meetable reports whether both NATs are of the kind that a fresh port helps with, and there is need: a path that was left
-// for its quality has not been lost, unless the peer is elsewhere by now.
-func (pr *peer) meetable() bool {
-	return pr.unsure() && pr.try == nil && pr.p.self.NAT.Kind == Easy && !pr.word.nat.hard() && pr.word.nat.Kind != Blocked &&
-		pr.public().IsValid() && slices.ContainsFunc(pr.p.self.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }) && !slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.shunned.on() && c.by&called != 0 })
+// noFresh is why a fresh socket is not tried; empty if it may be, for both NATs are of the kind that it helps with and there is need.
+func (pr *peer) noFresh() string {
+	ours, theirs := pr.p.self, pr.word.nat
+	switch {
+	case !pr.unsure():
+		return "there is a direct path"
+	case pr.atWork():
+		return "an attempt is under way"
+	case ours.NAT.Kind != Easy:
+		return "our NAT is not known to have one port for all far ends"
+	case theirs.hard():
+		return "the peer's NAT gives a port of its own to each far end"
+	case theirs.Kind == Blocked:
+		return "the peer's network lets no UDP through"
+	case !pr.public().IsValid():
+		return "the peer has said no address outside its NAT"
+	case !slices.ContainsFunc(ours.Endpoints, func(a netip.AddrPort) bool { return a.Addr().Is4() }):
+		return "we have no IPv4 address"
+	case pr.any(func(c *candidate) bool { return c.shunned.on() && c.by&called != 0 }): // unless the peer is elsewhere by now
+		return "the direct path was left for its quality, and not lost"
+	}
+	return ""
 }
 
 // gotOutside takes the outside address of the fresh socket: our NAT is opened, and the peer told.
 func (pr *peer) gotOutside(now time.Time, a netip.AddrPort) {
-	t := pr.try
-	if t == nil || !t.fresh || t.outside.IsValid() || !a.IsValid() || !pr.unsure() {
+	d := pr.afresh.dig
+	if d == nil || d.ready() || !a.IsValid() || !pr.unsure() {
 		return
 	}
-	t.outside = a
+	d.outside = a
 	pr.sayFresh(now)
 }
 
-// sayFresh opens our NAT by the fresh socket, and says where that is.
+// sayFresh opens our NAT by the fresh socket, and says where that is. Every other time the openers come one router further.
 func (pr *peer) sayFresh(now time.Time) {
 	if !pr.p.cfg.Plain {
-		pr.bySocket(now, openTTL+pr.digs%2)
+		pr.bySocket(now, openTTL+pr.afresh.vain.digs%2)
 	}
 	pr.call(now, 0)
-	pr.try.next = now.Add(max(freshWaits[0], pr.relay.rtt/2+openFor/3))
+	pr.afresh.dig.next = now.Add(max(freshWaits[0], pr.relay.rtt/2+openFor/3))
 }
 
 // gotFresh takes a Here as far as it concerns fresh sockets, the peer's and ours.
 func (pr *peer) gotFresh(now time.Time, m Here) {
-	old := pr.fresh
-	if pr.fresh = (netip.AddrPort{}); m.Fresh {
-		pr.fresh = m.Endpoints[0]
+	f := &pr.afresh
+	old := f.theirs
+	if f.theirs = (netip.AddrPort{}); m.Fresh {
+		f.theirs = m.Endpoints[0]
 	}
-	if m.Fresh && pr.fresh != old && pr.direct() && pr.fresh != pr.best.addr {
+	if m.Fresh && f.theirs != old && pr.direct() && f.theirs != pr.best.addr {
 		pr.doubt = true // the peer has none, or would have no need of that
 		pr.search.restart(now.Add(pongLeast))
 	}
-	t := pr.try
-	if t != nil {
-		t.heard = true
+	d := f.dig
+	if d != nil {
+		d.heard = true
 	}
-	ours := t != nil && t.fresh && t.outside.IsValid()
 	switch {
 	case !m.Fresh:
-	case ours && pr.fresh != old:
+	case d.ready() && f.theirs != old:
 		pr.sayFresh(now)
-	case ours && t.sent == 0 && m.Opened == sum(pr.here().Endpoints):
-		if pr.digs > 1 && pr.p.rand(2) == 0 {
+	case d.ready() && d.sent == 0 && m.Opened == sum(pr.here().Endpoints):
+		if f.vain.digs > 1 && pr.p.rand(2) == 0 {
 			// In vain so far, though the openers of the second time came one router further. It may be that they die before a
 			// third NAT, or spoil the peer's, so that one of us must be the first to ping.
-			t.next = now.Add(freshShift)
+			d.next = now.Add(freshShift)
 			return
 		}
 		pr.bySocket(now, 0)
-	case pr.meetable() && pr.freshened.take(now, 1/freshEvery.Seconds(), freshBurst):
+	case pr.noFresh() == "" && f.asked.take(now, 1/freshEvery.Seconds(), freshBurst):
 		pr.openFresh(now)
 	}
 }
 
 // bySocket sends pings by the fresh socket: to the peer's, or to the outside of its NAT if it has none.
 func (pr *peer) bySocket(now time.Time, ttl int) {
+	theirs := pr.afresh.theirs
 	for _, c := range pr.candidates {
 		switch {
-		case pr.fresh.IsValid() && c.addr != pr.fresh, c.by&(told|called) == 0, !public(c.addr.Addr()):
+		case theirs.IsValid() && c.addr != theirs, c.by&(told|called) == 0, !public(c.addr.Addr()):
 			continue
 		case ttl == 0 && !pr.rationed(now, c) || !pr.pings.probe(now):
 			continue
@@ -131,19 +179,22 @@ func (pr *peer) bySocket(now time.Time, ttl int) {
 	}
 }
 
-// freshOn goes on with the attempt, or ends it.
+// freshOn goes on with the attempt, or ends it, in its time.
 func (pr *peer) freshOn(now time.Time) {
-	t := pr.try
-	if t.sent++; !pr.unsure() || !t.outside.IsValid() || t.sent == len(freshWaits) {
-		if t.heard { // while nothing comes of the peer, no way of meeting it has been tried
-			pr.digs++
+	d := pr.afresh.dig
+	if d == nil || d.next.After(now) {
+		return
+	}
+	if d.sent++; !pr.unsure() || !d.ready() || d.sent == len(freshWaits) {
+		if d.heard { // while nothing comes of the peer, no way of meeting it has been tried
+			pr.afresh.vain.digs++
 		}
 		pr.endTry()
 		return
 	}
 	pr.bySocket(now, 0)
-	t.next = now.Add(freshWaits[t.sent])
+	d.next = now.Add(freshWaits[d.sent])
 }
 
 // isFresh reports whether an address is for the fresh socket alone.
-func (pr *peer) isFresh(a netip.AddrPort) bool { return a == pr.fresh && pr.try != nil && pr.try.fresh }
+func (pr *peer) isFresh(a netip.AddrPort) bool { return a == pr.afresh.theirs && pr.afresh.dig != nil }

@@ -1,9 +1,6 @@
 package path
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Ports are guessed by both ends at once or in vain: one opens, the other probes. So whoever finds that it is time says so by
 // relay (a Guess), and the other does its part at that, whatever it was waiting for itself.
@@ -30,10 +27,49 @@ const (
 	guessRest  = time.Minute // before the bounds are asked again
 )
 
+// guesses are the attempts at one peer.
+//
+//	begin ── met ───────────────────────────▶ as if there had been none
+//	      └─ in vain ── guessSoon ── begin ── in vain ── Budget.Every ── begin …
+//	                └── renew: the network of one end is another ──▶ begin
+type guesses struct {
+	try     *try          // at work; nil if none is
+	last    time.Time     // when the last began, in vain; zero if there is none
+	wait    time.Duration // after that, until the next
+	unlucky bool          // one has failed since there was a direct path
+	bid     time.Time     // when the peer said that it guesses, until we do too
+	hold    time.Time     // until then one is more than the bounds allow
+	rate    bucket        // of attempts
+}
+
+// bidden reports whether the peer waits for us to do our part.
+func (g *guesses) bidden(now time.Time) bool { return recent(now, g.bid, bidFor) }
+
+// again is when the wait after an attempt in vain is over.
+func (g *guesses) again() time.Time { return g.last.Add(g.wait) }
+
+// begin takes note of one, of which more are to follow in their time if it is in vain.
+func (g *guesses) begin(now time.Time, t *try, every time.Duration) {
+	g.try, g.bid, g.last, g.wait = t, time.Time{}, now, every
+	if !g.unlucky { // bad luck, perhaps
+		g.unlucky, g.wait = true, min(guessSoon, every)
+	}
+}
+
+// met takes note that there is a direct path.
+func (g *guesses) met() { g.last, g.wait = time.Time{}, 0 }
+
+// renew ends the wait after an attempt in vain: the network of one end is another.
+func (g *guesses) renew() { g.wait, g.unlucky = 0, false }
+
 // consider begins an attempt if the ordinary search was in vain and there is hope.
 func (pr *peer) consider(now time.Time) {
-	bid := recent(now, pr.bid, bidFor)
-	if !pr.mayGuess(now) || now.Before(pr.guessHold) || !bid && (now.Before(pr.guessAt()) || now.Before(pr.tried.Add(pr.tryWait))) {
+	g := &pr.guesses
+	if pr.noGuess(now) != "" || now.Before(g.hold) {
+		return
+	}
+	bid := g.bidden(now)
+	if !bid && (now.Before(pr.guessAt()) || now.Before(g.again())) {
 		return
 	}
 	b := pr.p.budget
@@ -45,15 +81,11 @@ func (pr *peer) consider(now time.Time) {
 		return
 	}
 	pr.p.guessing++
-	if pr.bid, pr.tried, pr.tryWait = (time.Time{}), now, b.Every; !pr.unlucky {
-		pr.unlucky, pr.tryWait = true, min(guessSoon, b.Every)
-	}
-	t.start = now
-	if t.short == 0 {
+	g.begin(now, t, b.Every)
+	if t.start = now; t.short == 0 {
 		t.start = now.Add(guessLater)
 	}
 	t.next = t.start
-	pr.try = t
 	if !bid {
 		pr.call(now, hereLeast)
 		pr.p.do(Send{Peer: pr.key, To: Relay, Msg: Guess{}})
@@ -65,29 +97,41 @@ func (pr *peer) consider(now time.Time) {
 
 // afford reports whether one more attempt is within the bounds, and counts it.
 func (pr *peer) afford(now time.Time) bool {
-	if pr.p.guessing >= guessMost {
-		pr.guessHold = now.Add(guessRoom)
+	g := &pr.guesses
+	switch {
+	case pr.p.guessing >= guessMost:
+		g.hold = now.Add(guessRoom)
 		return false
-	}
-	rate := 1 / pr.p.budget.Every.Seconds()
-	if !pr.guesses.take(now, rate, guessBurst) {
-		pr.guessHold = now.Add(guessRest)
+	case !g.rate.take(now, 1/pr.p.budget.Every.Seconds(), guessBurst):
+		g.hold = now.Add(guessRest)
 		return false
-	}
-	if !pr.p.guesses.take(now, guessAll/time.Hour.Seconds(), guessAll) {
-		pr.guesses.tokens++
-		pr.guessHold = now.Add(guessRest)
+	case !pr.p.guesses.take(now, guessAll/time.Hour.Seconds(), guessAll):
+		g.rate.tokens++
+		g.hold = now.Add(guessRest)
 		return false
 	}
 	return true
 }
 
-// mayGuess reports whether ports could be guessed, as far as that does not depend on the time since the search began. The
-// peer must have said where it is: a coordinator may tell, and a disk remember, where it was before it was started again.
-// A path that was left for its quality answers, and may be in use the other way: other sockets would only undo it.
-func (pr *peer) mayGuess(now time.Time) bool {
-	return pr.search.round > 0 && !pr.direct() && pr.try == nil && pr.p.budget.Sockets >= 0 && recent(now, pr.word.at, saidFor) && (pr.wanted(now) || recent(now, pr.bid, bidFor)) &&
-		!slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.shunned.on() && recent(now, c.pong, Trust) })
+// noGuess is why no ports are guessed; empty if they may be, as soon as it is time.
+func (pr *peer) noGuess(now time.Time) string {
+	switch {
+	case pr.search.round == 0:
+		return "the search has not begun"
+	case pr.direct():
+		return "there is a direct path"
+	case pr.atWork():
+		return "an attempt is under way"
+	case pr.p.budget.Sockets < 0:
+		return "guessing is switched off"
+	case !recent(now, pr.word.at, saidFor): // a coordinator may tell, and a disk remember, where it was before it was started again
+		return "the peer has not said where it is"
+	case !pr.wanted(now) && !pr.guesses.bidden(now):
+		return "nobody wants to reach the peer"
+	case pr.any(func(c *candidate) bool { return c.shunned.on() && recent(now, c.pong, Trust) }): // it may be in use the other way: other sockets would only undo it
+		return "a direct path answers, and was left for its quality"
+	}
+	return ""
 }
 
 // wanted reports whether somebody here wants to reach the peer. If nobody does at either end there is no need to guess: not when
@@ -101,13 +145,10 @@ func (pr *peer) guessAt() time.Time { return pr.search.began.Add(max(guessAfter,
 
 // guessDue is when an attempt may begin, false if that is not a matter of time.
 func (pr *peer) guessDue(now time.Time) (time.Time, bool) {
-	if !pr.mayGuess(now) || !pr.word.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
+	if pr.noGuess(now) != "" || !pr.word.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
 		return time.Time{}, false
 	}
-	at := latest(pr.guessAt(), pr.guessHold)
-	if !pr.tried.IsZero() {
-		at = latest(at, pr.tried.Add(pr.tryWait)) // both ends, at the same time
-	}
+	at := latest(latest(pr.guessAt(), pr.guesses.hold), pr.guesses.again()) // both ends, at the same time
 	return at, at.After(now)
 }
 
@@ -116,17 +157,15 @@ func (pr *peer) gotGuess(now time.Time) {
 	if !pr.calls.heed(now) {
 		return
 	}
-	pr.called, pr.bid = now, now
+	pr.called, pr.guesses.bid = now, now
+	t := pr.guesses.try
 	switch {
 	case pr.direct():
 		pr.suspect(now)
-	case pr.try != nil && (pr.try.fresh || now.Sub(pr.try.start) > guessStale):
+	case pr.afresh.dig != nil, t != nil && now.Sub(t.start) > guessStale:
 		pr.endTry()
-	case pr.try != nil:
-		pr.bid = time.Time{} // we have just begun
+	case t != nil:
+		pr.guesses.bid = time.Time{} // we have just begun
 	}
 	pr.consider(now)
 }
-
-// renew ends the wait after an attempt in vain: the network of one end is another.
-func (pr *peer) renew() { pr.tryWait, pr.unlucky = 0, false }

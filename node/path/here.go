@@ -46,6 +46,9 @@ func (pr *peer) call(now time.Time, least time.Duration) {
 	pr.p.do(Send{Peer: pr.key, To: Relay, Msg: h})
 }
 
+// callDue is when the peer must be called.
+func (pr *peer) callDue(time.Time) (time.Time, bool) { return pr.calls.due, !pr.calls.due.IsZero() }
+
 // news is a call that must not get lost: at once, or as soon as the last is old enough.
 func (pr *peer) news(now time.Time) {
 	pr.calls.due = latest(now, pr.calls.sent.Add(hereNews))
@@ -65,8 +68,8 @@ func (pr *peer) relinked(now time.Time) {
 // here is where the peer may reach us.
 func (pr *peer) here() Here {
 	h := pr.p.self
-	if t := pr.try; t != nil && t.outside.IsValid() {
-		h.Endpoints, h.Fresh = slices.Concat([]netip.AddrPort{t.outside}, h.Endpoints), true
+	if d := pr.afresh.dig; d.ready() {
+		h.Endpoints, h.Fresh = slices.Concat([]netip.AddrPort{d.outside}, h.Endpoints), true
 		h.Endpoints = h.Endpoints[:min(len(h.Endpoints), MaxHere)]
 	}
 	return h
@@ -87,7 +90,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 	pr.called, pr.word = now, word{now, m.NAT, outsideOf(m.NAT, m.Endpoints)}
 	fresh := pr.setCandidates(now, m.Endpoints, called)
 	if !m.Fresh && pr.word.outside != was {
-		if pr.renew(); pr.try != nil && !pr.try.fresh {
+		if pr.guesses.renew(); pr.guesses.try != nil {
 			pr.endTry() // it is for where the peer was
 		}
 		pr.pardon(func(c *candidate) bool { return c.by&called == 0 }) // that is not where the peer is now
@@ -105,7 +108,7 @@ func (pr *peer) gotHere(now time.Time, m Here) {
 		pr.confirm(now, m, fresh, least)
 		return
 	}
-	if pr.try == nil && (fresh || !searching) {
+	if !pr.atWork() && (fresh || !searching) {
 		pr.search.restart(now)
 	}
 	pr.search.round = max(pr.search.round, 1) // the call is answered here
@@ -170,7 +173,7 @@ func sum(set []netip.AddrPort) (s uint32) {
 func (pr *peer) openedSum(now time.Time) uint32 {
 	var set []netip.AddrPort
 	by := told
-	if slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.by&called != 0 }) {
+	if pr.any(func(c *candidate) bool { return c.by&called != 0 }) {
 		by = called
 	}
 	for _, c := range pr.candidates {

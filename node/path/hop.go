@@ -167,6 +167,16 @@ func (pr *peer) worth(now time.Time, c *candidate, rtt time.Duration) bool {
 	return false
 }
 
+// hopsDue is when the first of them wants that.
+func (pr *peer) hopsDue(time.Time) (at time.Time, ok bool) {
+	for _, c := range pr.candidates {
+		if c.hop != nil && !c.hop.next.IsZero() && (!ok || c.hop.next.Before(at)) {
+			at, ok = c.hop.next, true
+		}
+	}
+	return at, ok
+}
+
 // tryHops goes on with that.
 func (pr *peer) tryHops(now time.Time) {
 	for _, c := range pr.candidates {

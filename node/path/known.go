@@ -36,7 +36,6 @@ func (p *Paths) know(now time.Time, s Peer, spare *peer) {
 // introduce tells where the first handshake with a peer goes.
 func (p *Paths) introduce(now time.Time, k *known, spare *peer) {
 	p.wake(k, spare)
-	spare.now = now
 	spare.tell(now)
 }
 
@@ -49,12 +48,12 @@ func (p *Paths) introduceAll(now time.Time) {
 
 // wake makes pr the peer that a known one would be had it been a peer all the time.
 func (p *Paths) wake(k *known, pr *peer) *peer {
-	*pr = peer{p: p, key: k.Key, at: -1, since: k.since, why: "no direct path yet", kept: k.kept, candidates: pr.candidates[:0]}
+	*pr = peer{p: p, key: k.Key, slot: slot{at: -1}, since: k.since, why: "no direct path yet", kept: k.kept, candidates: pr.candidates[:0]}
 	for _, b := range []struct {
 		*bucket
 		burst float64
 	}{{&pr.pings.rate, probeBurst}, {&pr.answers.rate, pongBurst}, {&pr.calls.heeded, hereBurst}, {&pr.shuns.moods, fickleBurst}, {&pr.shuns.stops, stopBurst},
-		{&pr.alarms, alarmBurst}, {&pr.freshened, freshBurst}, {&pr.guesses, guessBurst}} {
+		{&pr.asks.alarms, alarmBurst}, {&pr.afresh.asked, freshBurst}, {&pr.guesses.rate, guessBurst}} {
 		b.fill(k.at, b.burst)
 	}
 	pr.take(k.at, k.Peer)

@@ -103,7 +103,7 @@ func (m *mtu) failed(now time.Time, base int) {
 func (pr *peer) doubtMTU(now time.Time, said bool) {
 	m := &pr.best.mtu
 	rest := mtuDoubt
-	if pr.quiet > 2 && !said {
+	if pr.lull.asked > 2 && !said {
 		rest = mtuQuiet
 	}
 	if pr.p.cfg.LinkMTU == nil || m.size != 0 || m.ok == 0 || recent(now, m.doubt, rest) {
@@ -118,9 +118,17 @@ func (m *mtu) doubted(base int) bool {
 	return m.tries > 0 && m.size != 0 && (m.used || m.size <= max(m.ok, base))
 }
 
+// mtuDue is when the search goes on.
+func (pr *peer) mtuDue(time.Time) (at time.Time, ok bool) {
+	if pr.best == nil || pr.doubt || pr.p.cfg.LinkMTU == nil {
+		return at, false
+	}
+	return pr.best.mtu.due, true
+}
+
 // findMTU goes on with the search.
 func (pr *peer) findMTU(now time.Time) {
-	if pr.best == nil || pr.doubt || pr.p.cfg.LinkMTU == nil || pr.best.mtu.due.After(now) {
+	if at, ok := pr.mtuDue(now); !ok || at.After(now) {
 		return
 	}
 	c := pr.best

@@ -283,7 +283,7 @@ func (p *Paths) Step(now time.Time, ev Event) []Action {
 		}
 		p.each(now, func(pr *peer) {
 			if other {
-				pr.renew()
+				pr.guesses.renew()
 				pr.pardon(func(*candidate) bool { return true })
 			}
 			if pr.late(now) || recent(now, pr.called, hereEvery) { // who called was told of what we were before
@@ -387,6 +387,12 @@ func (p *Paths) usable(a netip.AddrPort) bool {
 	ip := a.Addr()
 	return a.Port() != 0 && !ByHop(a) && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() && ip.Zone() == "" &&
 		ip != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (p.cfg.Usable == nil || p.cfg.Usable(ip))
+}
+
+// slot is a peer's place in the queue.
+type slot struct {
+	wake time.Time
+	at   int // -1 if it is not in it
 }
 
 // queue is a heap of the peers that want a Tick, soonest first.

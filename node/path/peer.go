@@ -9,7 +9,12 @@ import (
 	"github.com/hedge-mesh/hedge/node/key"
 )
 
-// peer is one peer's paths.
+// peer is one peer's paths: which one is in use, and the parts that decide about it, each with its own rules and times.
+//
+//	            ┌─ search ── guesses, afresh ─┐
+//	candidates ─┤                             ├─▶ best ── lull, hearing ─▶ doubt ─▶ left, shuns ─▶ the relay
+//	            └─ pings ─────── compare ─────┘
+//	by relay:      calls, word, order
 type peer struct {
 	p    *Paths
 	key  key.NodePublic
@@ -18,57 +23,40 @@ type peer struct {
 	kept uint64           // the last set of peers it was in
 
 	candidates []*candidate
-	best       *candidate // the direct path; nil for the relay
-	doubt      bool       // best missed a pong, is stale, or one side moved: packets go by relay too
-	also       also
-	since      time.Time
-	why        string
-	lapse      lapse      // the last long silence, while it is not known whether best survived it
-	muted      time.Time  // when it was last asked because nothing came of it by relay
-	hushed     time.Time  // when it was last asked because a flow had ended
-	quiet      int        // times best had to be asked since a packet came by it
-	left       *candidate // the path that stopped answering last
-	leftAt     time.Time
-	alarms     bucket    // of early suspicions
-	went       time.Time // when best was chosen and there was none
+	relay      quality
 
-	relay   quality
+	best    *candidate // the path in use; nil for the relay
+	doubt   bool       // best missed a pong, is stale, or one side moved: packets go by relay too
+	also    also
+	since   time.Time // when best was chosen, and
+	why     string    // for people
+	went    time.Time // when it was the last time that there was none before
 	stirred time.Time // when one side moved
-	hearing hearing
-	shuns   shuns
 
 	traffic Traffic
 	sought  time.Time // last time that the user asked for the path
 	called  time.Time // last call from the peer, which keeps us busy as a packet to it does
 
-	compare comparison
+	search  search     // for a direct path
+	guesses guesses    // of ports
+	afresh  afresh     // fresh sockets
+	compare comparison // of best with the others
+	lull    lull       // silence of best
+	asks    asks       // because of silence
+	left    left       // the path that was best
+	hearing hearing    // what arrives of the peer's packets
+	shuns   shuns      // paths left for their quality
 
-	search    search
-	word      word
-	try       *try
-	tried     time.Time // the last attempt
-	tryWait   time.Duration
-	unlucky   bool           // one has failed since there was a direct path
-	bid       time.Time      // when the peer said that it guesses, until we do too
-	guesses   bucket         // of attempts,
-	guessHold time.Time      // which are no more for now
-	freshAt   time.Time      // when a fresh socket may be tried again
-	freshes   int            // times it was, in vain
-	digs      int            // of those, and of those that the peer asked for, so many to which it had something to say
-	freshened bucket         // of those that the peer asked for
-	fresh     netip.AddrPort // of the peer's fresh socket, if it has one
-
-	order   ordered
-	calls   calls
 	pings   pings
 	answers answers
+	calls   calls
+	word    word
+	order   ordered
 
-	now    time.Time
-	used   Use // as last told
-	first  bool
+	used   Use  // as last told
+	first  bool // it has been
 	ticked bool // in this Step
-	wake   time.Time
-	at     int // in the queue; -1 if not
+	slot
 }
 
 // also is another route that packets go by too, until then.
@@ -79,7 +67,6 @@ type also struct {
 
 // settle tells what changed and sets the time of the next Tick.
 func (pr *peer) settle(now time.Time) {
-	pr.now = now
 	pr.tell(now)
 	wake, ok := pr.next(now)
 	switch {
@@ -99,9 +86,14 @@ func (pr *peer) settle(now time.Time) {
 	pr.ticked = false
 }
 
+// dues are what a peer may wait for while there is anything to do.
+var dues = [...]func(*peer, time.Time) (time.Time, bool){
+	(*peer).seekDue, (*peer).muteDue, (*peer).checkDue, (*peer).knockDue, (*peer).retryDue, (*peer).workDue, (*peer).hopsDue,
+	(*peer).mtuDue, (*peer).compareDue, (*peer).callDue, (*peer).sleepDue,
+}
+
 // next is when this peer wants a Tick; false while it has nothing to do.
-func (pr *peer) next(now time.Time) (time.Time, bool) {
-	var wake time.Time
+func (pr *peer) next(now time.Time) (wake time.Time, ok bool) {
 	sooner := func(t time.Time) {
 		if wake.IsZero() || t.Before(wake) {
 			wake = t
@@ -111,47 +103,10 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 		sooner(g.due)
 	}
 	if pr.busy(now) {
-		if pr.seeking() {
-			sooner(pr.search.next)
-		}
-		if at, ok := pr.muteDue(); ok {
-			sooner(at)
-		}
-		switch {
-		case pr.best == nil || pr.doubt:
-		case pr.pings.asked(pr.best.addr):
-		case pr.traffic.Waiting.IsZero():
-			sooner(now.Add(min(silence, pr.patience(now))))
-		default:
-			sooner(pr.traffic.Waiting.Add(pr.patience(now)))
-		}
-		if pr.knocks(now) {
-			sooner(pr.left.pinged.Add(knockEvery))
-		}
-		if at, ok := pr.retryDue(); ok {
-			sooner(at)
-		}
-		if pr.try != nil {
-			sooner(pr.try.next)
-		} else if at, ok := pr.guessDue(now); ok {
-			sooner(at)
-		}
-		for _, c := range pr.candidates {
-			if c.hop != nil && !c.hop.next.IsZero() {
-				sooner(c.hop.next)
+		for _, due := range dues {
+			if t, ok := due(pr, now); ok {
+				sooner(t)
 			}
-		}
-		if pr.best != nil && !pr.doubt && pr.p.cfg.LinkMTU != nil {
-			sooner(pr.best.mtu.due)
-		}
-		if at, ok := pr.compare.due(now); ok && pr.best != nil && !pr.doubt {
-			sooner(at)
-		}
-		if !pr.calls.due.IsZero() {
-			sooner(pr.calls.due)
-		}
-		if t := latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond); t.After(now) || pr.try == nil {
-			sooner(t) // to fall asleep
 		}
 	}
 	if !wake.IsZero() && !wake.After(now) {
@@ -160,16 +115,22 @@ func (pr *peer) next(now time.Time) (time.Time, bool) {
 	return wake, !wake.IsZero()
 }
 
+// sleepDue is when there is nothing to do any more.
+func (pr *peer) sleepDue(now time.Time) (time.Time, bool) {
+	t := latest(pr.traffic.Sent, pr.called).Add(awake + time.Millisecond)
+	return t, t.After(now) || !pr.atWork()
+}
+
 // busy reports whether there is anything to do. An attempt to guess ports goes on to its end, though nobody sends any more: it
 // has been paid for by the peer as well, the next is far off, and three pings of a user's would never get one through.
 func (pr *peer) busy(now time.Time) bool {
-	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake) || pr.try != nil
+	return recent(now, pr.traffic.Sent, awake) || recent(now, pr.called, awake) || pr.atWork()
 }
 
 // tick does what time makes due.
 func (pr *peer) tick(now time.Time, t Traffic) {
 	if t.Heard.After(pr.traffic.Heard) && (pr.best == nil || t.Heard.After(pr.best.pong)) {
-		pr.quiet = 0
+		pr.lull.asked = 0
 	}
 	pr.traffic, pr.ticked = t, true
 	pr.expire(now)
@@ -177,13 +138,13 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	if !pr.busy(now) {
 		return
 	}
-	if !pr.calls.due.IsZero() && !pr.calls.due.After(now) {
+	if pr.calls.waits(now) {
 		pr.call(now, 0)
 	}
 	if pr.best != nil {
 		pr.check(now)
-	} else if at, ok := pr.muteDue(); ok && !at.After(now) {
-		pr.muted = now
+	} else if at, ok := pr.muteDue(now); ok && !at.After(now) {
+		pr.asks.muted = now
 		pr.ping(now, Relay, 0, true)
 	}
 	if pr.seeking() && !pr.search.next.After(now) {
@@ -195,6 +156,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 	pr.consider(now)
 	pr.refresh(now)
 	pr.guessOn(now)
+	pr.freshOn(now)
 	pr.tryHops(now)
 	pr.lookForBetter(now)
 	pr.findMTU(now)
@@ -204,7 +166,7 @@ func (pr *peer) tick(now time.Time, t Traffic) {
 func (pr *peer) leave(now time.Time, why string) {
 	old := pr.best
 	old.pong, old.wins = time.Time{}, 0
-	pr.best, pr.doubt, pr.quiet, pr.compare = nil, false, 0, comparison{}
+	pr.best, pr.doubt, pr.lull, pr.compare = nil, false, lull{}, comparison{}
 	pr.also = also{old.addr, now.Add(bothFor)}
 	pr.since, pr.why = now, why
 	if pr.search.round > 2 { // the search that began with the doubt goes on
@@ -222,8 +184,8 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		pr.also.to = pr.best.addr
 	}
 	had := pr.best != nil
-	pr.best, pr.doubt, pr.lapse, pr.quiet, pr.freshes, pr.digs, pr.unlucky = c, false, lapse{}, 0, 0, 0, false
-	pr.freshAt = time.Time{}
+	pr.best, pr.doubt, pr.lull = c, false, lull{}
+	pr.afresh.vain, pr.guesses.unlucky = vain{}, false
 	if had {
 		pr.stir(now) // the peer may have moved
 	}
@@ -235,7 +197,7 @@ func (pr *peer) adopt(now time.Time, c *candidate, why string) {
 		o.wins = 0
 	}
 	pr.pings.forget(c.addr, now) // they were not sent to judge the path in use, and would keep it from being asked
-	if pr.try != nil && pr.try.fresh {
+	if pr.afresh.dig != nil {
 		pr.endTry() // a socket that has met is of no use for the next time
 	}
 }
@@ -250,11 +212,11 @@ func (pr *peer) moved(now time.Time) {
 		}
 	}
 	pr.shuns.fill(now)
-	pr.alarms.fill(now, alarmBurst)
+	pr.asks.alarms.fill(now, alarmBurst)
 	pr.pings.unproven = nil // where we are now they may answer
 	pr.stir(now)
-	pr.renew()
-	if pr.freshAt, pr.freshes, pr.digs = (time.Time{}), 0, 0; pr.try != nil {
+	pr.guesses.renew()
+	if pr.afresh.vain = (vain{}); pr.atWork() {
 		pr.endTry() // its ports are of another NAT
 	}
 	pr.search.restart(now)
@@ -285,7 +247,7 @@ func (pr *peer) unblocked(now time.Time) {
 		return
 	}
 	pr.pings.unproven = nil
-	pr.renew()
+	pr.guesses.renew()
 	pr.search.restart(now)
 	pr.seek(now)
 	pr.call(now, hereLeast)
@@ -294,7 +256,7 @@ func (pr *peer) unblocked(now time.Time) {
 // trap reports whether the path in use leads to a NAT that an unexpected packet may spoil for us (see early).
 func (pr *peer) trap() bool {
 	return !pr.p.cfg.Plain && public(pr.best.addr.Addr()) && !pr.p.self.NAT.hard() &&
-		slices.ContainsFunc(pr.candidates, func(c *candidate) bool { return c.addr.Addr().Is4() && !public(c.addr.Addr()) })
+		pr.any(func(c *candidate) bool { return c.addr.Addr().Is4() && !public(c.addr.Addr()) })
 }
 
 // probe serves `hedge ping`.
@@ -324,7 +286,7 @@ func (pr *peer) tell(now time.Time) {
 
 // use is where packets to the peer go now.
 func (pr *peer) use(now time.Time) Use {
-	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(), Proven: pr.proven()}
+	u := Use{Peer: pr.key, Since: pr.since, Why: pr.why, RTT: pr.relay.rtt, First: pr.firstOnes(now), Proven: pr.proven()}
 	if pr.best != nil {
 		u.Primary, u.RTT, u.MTU, u.Trust = pr.best.addr, pr.best.rtt, pr.mtu(), pr.best.trusted()
 	}
@@ -340,14 +302,14 @@ func (pr *peer) use(now time.Time) Use {
 }
 
 // firstOnes are where a handshake goes besides relay and direct path: it is too precious for WireGuard's retry in 5 s.
-func (pr *peer) firstOnes() []netip.AddrPort {
+func (pr *peer) firstOnes(now time.Time) []netip.AddrPort {
 	if pr.best != nil && !pr.doubt {
 		return nil
 	}
 	var out []netip.AddrPort
 	for _, proven := range [...]bool{true, false} {
 		for _, c := range pr.candidates {
-			if c != pr.best && !c.pong.IsZero() == proven && (c.hop == nil || proven) && !pr.early(pr.now, c) && len(out) < maxFirst {
+			if c != pr.best && !c.pong.IsZero() == proven && (c.hop == nil || proven) && !pr.early(now, c) && len(out) < maxFirst {
 				out = append(out, c.addr)
 			}
 		}

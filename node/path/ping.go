@@ -60,6 +60,18 @@ func (p *pings) asked(to Route) bool {
 	return slices.ContainsFunc(p.flight, func(g ping) bool { return g.to == to && !g.late })
 }
 
+// expire returns those that have just become late, and drops those that are too late for anything.
+func (p *pings) expire(now time.Time) (late []ping) {
+	for i := range p.flight {
+		if g := &p.flight[i]; !g.late && !g.due.After(now) {
+			late = append(late, *g)
+			g.late, g.due = true, g.sent.Add(lateMost)
+		}
+	}
+	p.flight = slices.DeleteFunc(p.flight, func(g ping) bool { return !g.due.After(now) })
+	return late
+}
+
 // forget drops pings to a route that were sent by then, but those the user asked for.
 func (p *pings) forget(to Route, then time.Time) {
 	p.flight = slices.DeleteFunc(p.flight, func(g ping) bool { return g.to == to && g.probe == 0 && g.size == 0 && !g.sent.After(then) })
@@ -203,9 +215,9 @@ func (pr *peer) answered(now time.Time, c *candidate, g ping, rtt time.Duration)
 		c.rtt, c.rttvar = 0, 0
 	}
 	c.answered(now, rtt)
-	survived := c == pr.best && pr.lapse.asked(g.sent)
+	survived := c == pr.best && pr.lull.lapse.endedBy(g.sent)
 	if survived {
-		pr.lapse.over = true
+		pr.lull.lapse.over = true
 	}
 	if c.proven = true; c == pr.best && pr.compare.trying() && len(pr.compare.trial) < trialRounds {
 		pr.compare.trial = append(pr.compare.trial, rtt)

@@ -81,6 +81,9 @@ func (pr *peer) seek(now time.Time) {
 	pr.search.done(now)
 }
 
+// seekDue is when the next round is due, if addresses are being tried.
+func (pr *peer) seekDue(time.Time) (time.Time, bool) { return pr.search.next, pr.seeking() }
+
 // seeking reports whether addresses are being tried.
 func (pr *peer) seeking() bool { return pr.best == nil || pr.doubt || pr.best.hop != nil }
 

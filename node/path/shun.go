@@ -115,7 +115,7 @@ func (pr *peer) pardon(which func(*candidate) bool) {
 
 // retry pings the paths that are shunned, to see whether they are good again.
 func (pr *peer) retry(now time.Time) {
-	if at, ok := pr.retryDue(); !ok || at.After(now) {
+	if at, ok := pr.retryDue(now); !ok || at.After(now) {
 		return
 	}
 	pr.shuns.next = time.Time{}
@@ -131,7 +131,7 @@ func (pr *peer) retry(now time.Time) {
 }
 
 // retryDue is when they are.
-func (pr *peer) retryDue() (time.Time, bool) {
+func (pr *peer) retryDue(time.Time) (time.Time, bool) {
 	return pr.shuns.next, !pr.direct() && !pr.shuns.next.IsZero()
 }
 

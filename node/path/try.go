@@ -119,20 +119,12 @@ type try struct {
 	sent   int
 	start  time.Time
 	next   time.Time
-
-	fresh   bool           // it is of one fresh socket, and no guess
-	outside netip.AddrPort // of that
-	heard   bool           // the peer has said something since
 }
 
 // guessOn sends the probes that are due, and ends the attempt in its time.
 func (pr *peer) guessOn(now time.Time) {
-	t := pr.try
+	t := pr.guesses.try
 	if t == nil || t.next.After(now) {
-		return
-	}
-	if t.fresh {
-		pr.freshOn(now)
 		return
 	}
 	if pr.direct() || t.sent >= t.most {
@@ -172,15 +164,30 @@ func (t *try) due(since time.Duration) int {
 	return min(t.most, min(t.short, at(openRate, since))+min(t.early, at(openRate, since-t.mid))+at(t.rate, since-t.rest))
 }
 
+// endTry ends what is at work, be it a guess or a fresh socket.
 func (pr *peer) endTry() {
-	t := pr.try
-	if t != nil && (t.socks > 0 || t.fresh) {
-		pr.p.do(Sockets{Peer: pr.key})
-	}
-	if t != nil && !t.fresh {
+	t := pr.guesses.try
+	if t != nil {
 		pr.p.guessing--
 	}
-	if pr.try = nil; pr.direct() {
-		pr.tried, pr.tryWait = time.Time{}, 0
+	if t != nil && t.socks > 0 || pr.afresh.dig != nil {
+		pr.p.do(Sockets{Peer: pr.key})
 	}
+	if pr.guesses.try, pr.afresh.dig = nil, nil; pr.direct() {
+		pr.guesses.met()
+	}
+}
+
+// atWork reports whether ports are guessed, or a fresh socket is tried: never both.
+func (pr *peer) atWork() bool { return pr.guesses.try != nil || pr.afresh.dig != nil }
+
+// workDue is when that goes on, or may begin.
+func (pr *peer) workDue(now time.Time) (time.Time, bool) {
+	switch {
+	case pr.guesses.try != nil:
+		return pr.guesses.try.next, true
+	case pr.afresh.dig != nil:
+		return pr.afresh.dig.next, true
+	}
+	return pr.guessDue(now)
 }
