@@ -60,16 +60,15 @@ func (p *pings) asked(to Route) bool {
 	return slices.ContainsFunc(p.flight, func(g ping) bool { return g.to == to && !g.late })
 }
 
-// expire returns those that have just become late, and drops those that are too late for anything.
-func (p *pings) expire(now time.Time) (late []ping) {
+// expire gives up those that are due, each once, and drops those that are too late for anything.
+func (p *pings) expire(now time.Time, missed func(*ping)) {
 	for i := range p.flight {
 		if g := &p.flight[i]; !g.late && !g.due.After(now) {
-			late = append(late, *g)
 			g.late, g.due = true, g.sent.Add(lateMost)
+			missed(g)
 		}
 	}
 	p.flight = slices.DeleteFunc(p.flight, func(g ping) bool { return !g.due.After(now) })
-	return late
 }
 
 // forget drops pings to a route that were sent by then, but those the user asked for.

@@ -179,18 +179,18 @@ func (pr *peer) suspect(now time.Time) {
 // expire takes pings that were not answered off the list and draws the conclusion.
 func (pr *peer) expire(now time.Time) {
 	var asked time.Time // by the latest of those that the path in use has not answered
-	for _, g := range pr.pings.expire(now) {
+	pr.pings.expire(now, func(g *ping) {
 		if !g.to.IsValid() {
 			pr.relay.missed++
 		}
 		c := pr.find(g.to)
 		if c == nil || !g.sent.After(c.pong) {
-			continue
+			return
 		}
 		if c.miss(); c == pr.best {
 			asked, pr.lull.lapse = latest(asked, g.sent), lapse{}
 		}
-	}
+	})
 	if !asked.IsZero() {
 		pr.unanswered(now, asked)
 	}
