@@ -20,5 +20,10 @@
 // ones. Where a NAT has a port for each far end, ports are guessed within a budget ([Budget]). Paths are judged by latency,
 // jitter and loss, the relay too: a direct path that is worse is left for the relay until it is good again, not often.
 //
+// A [Paths] has a peer for each that there is something to do for; what it knows is in parts that can be read alone: the search
+// for a direct path (search.go), guessed ports (guess.go, try.go, plan.go), fresh sockets (fresh.go), the comparison of paths
+// (compare.go), silence (silence.go), loss (loss.go), paths left for their quality (shun.go), pings (ping.go) and what both ends
+// tell each other by relay (here.go). peer.go is where they meet.
+//
 // The messages are sealed from disco key to disco key; [Box] draws their bytes.
 package path

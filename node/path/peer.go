@@ -47,16 +47,17 @@ type peer struct {
 	hearing hearing    // what arrives of the peer's packets
 	shuns   shuns      // paths left for their quality
 
-	pings   pings
-	answers answers
-	calls   calls
-	word    word
-	order   ordered
+	pings pings
+	calls calls
+	word  word
 
 	used   Use  // as last told
 	first  bool // it has been
 	ticked bool // in this Step
 	slot
+
+	order   ordered
+	answers answers
 }
 
 // also is another route that packets go by too, until then.
@@ -88,8 +89,11 @@ func (pr *peer) settle(now time.Time) {
 
 // dues are what a peer may wait for while there is anything to do.
 var dues = [...]func(*peer, time.Time) (time.Time, bool){
-	(*peer).seekDue, (*peer).muteDue, (*peer).checkDue, (*peer).knockDue, (*peer).retryDue, (*peer).workDue, (*peer).hopsDue,
-	(*peer).mtuDue, (*peer).compareDue, (*peer).callDue, (*peer).sleepDue,
+	(*peer).seekDue, (*peer).muteDue, // while there is no path that surely works
+	(*peer).checkDue, (*peer).mtuDue, (*peer).compareDue, // while there is one
+	(*peer).knockDue, (*peer).retryDue, // a path that was left
+	(*peer).workDue, (*peer).hopsDue, // what is being tried
+	(*peer).callDue, (*peer).sleepDue,
 }
 
 // next is when this peer wants a Tick; false while it has nothing to do.
