@@ -4,7 +4,7 @@
 //	──────────────────────────┬──────────────────────────────────┬──────────────
 //	                gVisor: TCP, UDP, ICMP, IPv4, IPv6
 //	──────────────────────────┬──────────────────────────────────┬──────────────
-//	            queue (bounded), 64 KiB segments          runs joined again
+//	            queue (bounded), 56 KiB segments          runs joined again
 //	            cut to the MTU, Read(batch) ↓               Write(batch) ↑
 //
 // A process without privileges so gets its own addresses on the mesh: the WireGuard device reads and writes

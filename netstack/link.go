@@ -18,8 +18,21 @@ import (
 // batchSize is what wireguard-go's conn.IdealBatchSize is: the most packets one Read or Write moves.
 const batchSize = 128
 
-// gsoMax bounds what TCP hands down at once, headers included: what an IPv4 header can say.
-const gsoMax = 1 << 16
+// gsoMax bounds what TCP hands down at once, room for headers included, of which gVisor's TCP takes 161 bytes. It is to be
+// cut to packets of one UDP message (64 KiB, see udp.Socket), or each would be a full message and the rest, a short one. And
+// three are to fill a batch, for read cuts none in two:
+//
+//	path   │ packets, IPv4, IPv6 │ in a message │ in a batch
+//	1,280  │ 47, 48              │ 49           │ 2 times
+//	1,500  │ 42, 42              │ 44           │ 3 times
+//	9,000  │ 7, 7                │ 7            │ 4 times, as much as is lent
+const gsoMax = segmentMost + 161
+
+// segmentMost is how much data there is in such.
+const segmentMost = 42 * 1368
+
+// packetMost is how long a packet may be: what an IPv4 header can say.
+const packetMost = 1<<16 - 1
 
 // link is the lower edge of the gVisor stack: a bounded queue of packets going out, an injector for those coming in.
 //
@@ -125,10 +138,13 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int, wait bool) (int, err
 					g.begin()
 				}
 				l.out.start(p, l)
+				if k := l.out.count(); n > 0 && k <= limit && (n+k > limit || bufs[n] == nil && !l.lent.Holds(k, offset, l.out.size())) {
+					break // it is first in the next batch, and one message
+				}
 			}
 			b := bufs[n]
 			if b == nil {
-				if b = l.lent.Lend(offset, min(l.out.size(), gsoMax)); b == nil {
+				if b = l.lent.Lend(offset, min(l.out.size(), packetMost)); b == nil {
 					return n, nil // the rest is for the next call
 				}
 			}

@@ -8,7 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// segmenter cuts one packet of the stack after the other to what goes on the wire. TCP hands down up to 64 KiB at
+// segmenter cuts one packet of the stack after the other to what goes on the wire. TCP hands down up to 56 KiB at
 // once, and with it the work of cutting and of the checksums (stack.HostGSOSupported):
 //
 //	| IP | TCP | a | b | c |                            one PacketBuffer, a and b of one MSS
@@ -69,6 +69,14 @@ func (s *segmenter) size() int {
 		return s.n + min(s.left, s.mss)
 	}
 	return s.left
+}
+
+// count is how many packets are left.
+func (s *segmenter) count() int {
+	if s.mss > 0 {
+		return (s.left + s.mss - 1) / s.mss
+	}
+	return 1
 }
 
 // next writes the next packet to dst and returns its length. It is 0 if dst is too small: the packet is then lost

@@ -39,3 +39,8 @@ func (a *Arena) Lend(offset, size int) []byte {
 	a.at = (a.at + n + After + line - 1) &^ (line - 1)
 	return b
 }
+
+// Holds reports whether there is room for n such packets.
+func (a *Arena) Holds(n, offset, size int) bool {
+	return a.at+n*((offset+size+After+line-1)&^(line-1)) <= Bytes
+}
