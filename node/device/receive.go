@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -21,7 +22,6 @@ type QueueHandshakeElement struct {
 	msgType  uint32
 	packet   []byte
 	endpoint conn.Endpoint
-	buffer   *[MaxMessageSize]byte
 }
 
 type QueueInboundElement struct {
@@ -209,18 +209,15 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 				continue
 			}
 
-			// it has to wait, which packets do not, in a buffer of its own
+			// it has to wait, which packets do not, so a copy of it does
 
-			buffer := device.GetMessageBuffer()
 			select {
 			case device.queue.handshake.c <- QueueHandshakeElement{
 				msgType:  msgType,
-				buffer:   buffer,
-				packet:   buffer[:copy(buffer[:], packet)],
+				packet:   slices.Clone(packet),
 				endpoint: endpoints[i],
 			}:
 			default:
-				device.PutMessageBuffer(buffer)
 			}
 		}
 		for peer, elemsContainer := range elemsByPeer {
@@ -413,7 +410,6 @@ func (device *Device) RoutineHandshake(id int) {
 			peer.SendKeepalive()
 		}
 	skip:
-		device.PutMessageBuffer(elem.buffer)
 	}
 }
 
