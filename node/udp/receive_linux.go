@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,8 @@ type mmsghdr struct {
 const (
 	leastMessages = 2  // for one call to take, so that there is one behind a run
 	mostMessages  = 32 // each has a buffer of 64 KiB
+	// restAfter is how long nothing has to come until buffers are given back, of which a transfer leaves up to all.
+	restAfter = time.Second
 )
 
 // receiver takes messages from the kernel.
@@ -80,10 +83,21 @@ func (r *receiver) more() bool { return r.at < r.n }
 // wait is one recvmmsg that something has come for.
 func (r *receiver) wait() error {
 	r.begin()
+	before := time.Now()
 	if err := r.raw.Read(r.recv); err != nil {
 		return err
 	}
+	if time.Since(before) >= restAfter {
+		r.rest()
+	}
 	return r.end()
+}
+
+// rest gives back the buffers that the last call has not filled, as the next will ask for few.
+func (r *receiver) rest() {
+	r.ask = max(r.n, leastMessages)
+	clear(r.bufs[r.ask:])
+	clear(r.iovs[r.ask:])
 }
 
 // poll is one recvmmsg, whether or not there is anything.

@@ -65,6 +65,47 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A transfer leaves buffers, which a reader gives back after a silence, and has again with the next one.
+func TestRest(t *testing.T) {
+	tx, _ := listen(t, "udp4", "127.0.0.1:0", nil)
+	rx, dst := listen(t, "udp4", "127.0.0.1:0", nil)
+	r := rx.Reader()
+	held := func() (n int) {
+		for i, b := range r.sys.bufs {
+			if b != nil {
+				n++
+			}
+			if (b == nil) != (r.sys.iovs[i].Base == nil) {
+				t.Errorf("the kernel is told of buffer %d, and there is none, or the reverse", i)
+			}
+		}
+		return n
+	}
+	rx.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for round := range 2 {
+		for sent := 1; held() < mostMessages; sent++ { // runs of different sizes, which are not joined
+			if sent > 1000 {
+				t.Fatalf("round %d: %d buffers after %d runs", round, held(), sent)
+			}
+			out := [][]byte{make([]byte, 100+round), make([]byte, 200)}
+			for range mostMessages {
+				if err := tx.Write(out, dst); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 * mostMessages {
+				if _, _, _, err := r.Next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		r.sys.rest()
+		if n := held(); n > max(r.sys.n, leastMessages) {
+			t.Errorf("round %d: %d buffers are kept, of %d messages", round, n, r.sys.n)
+		}
+	}
+}
+
 // What is longer than the link is left out; the rest goes on, whether or not it was in one run with it.
 func TestLink(t *testing.T) {
 	h := lab.New(t).Host("a")
