@@ -332,6 +332,7 @@ func (e *enforcer) clock(done <-chan struct{}) {
 			e.roster.sweep(time.Now())
 			cur := e.cur.Load()
 			if r.tick(e.tun.rx.packets.Load()+e.tun.tx.packets.Load(), time.Now()) || cur != made && r.made(len(cur.names), time.Now()) {
+				e.bind.Rest()
 				giveBack()
 				made = cur
 			}

@@ -102,7 +102,8 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 		elemsByPeer = make(map[*Peer]*QueueInboundElementsContainer, maxBatchSize)
 	)
 
-	if !lends(device.net.bind) {
+	lent := lends(device.net.bind)
+	if !lent {
 		for i := range bufs {
 			buffer := device.GetMessageBuffer()
 			defer device.PutMessageBuffer(buffer)
@@ -229,6 +230,9 @@ func (device *Device) RoutineReceiveIncoming(maxBatchSize int, recv conn.Receive
 			}
 			device.PutInboundElementsContainer(elemsContainer)
 			delete(elemsByPeer, peer)
+		}
+		if lent {
+			clear(bufs[:count])
 		}
 	}
 }

@@ -47,5 +47,6 @@ func newReceiver(*net.UDPConn) *receiver { return nil }
 
 func (*receiver) more() bool                          { return false }
 func (*receiver) wait() error                         { return errors.ErrUnsupported }
+func (*receiver) rest()                               {}
 func (*receiver) poll() error                         { return errors.ErrUnsupported }
 func (*receiver) next() ([]byte, int, netip.AddrPort) { return nil, 0, netip.AddrPort{} }

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +22,6 @@ type mmsghdr struct {
 const (
 	leastMessages = 2  // for one call to take, so that there is one behind a run
 	mostMessages  = 32 // each has a buffer of 64 KiB
-	// restAfter is how long nothing has to come until buffers are given back, of which a transfer leaves up to all.
-	restAfter = time.Second
 )
 
 // receiver takes messages from the kernel.
@@ -42,6 +40,9 @@ type receiver struct {
 	oob    [mostMessages][oobBytes]byte
 	bufs   [mostMessages][]byte // nil until they are asked for
 	joined bool
+
+	mu    sync.Mutex // guards waits, and while that is so the buffers, iovs and ask
+	waits bool       // the reader does, and nobody has what lies in the buffers
 }
 
 const oobBytes = 32 // CmsgSpace(4), and more than it is on any machine
@@ -83,21 +84,42 @@ func (r *receiver) more() bool { return r.at < r.n }
 // wait is one recvmmsg that something has come for.
 func (r *receiver) wait() error {
 	r.begin()
-	before := time.Now()
 	if err := r.raw.Read(r.recv); err != nil {
 		return err
-	}
-	if time.Since(before) >= restAfter {
-		r.rest()
 	}
 	return r.end()
 }
 
-// rest gives back the buffers that the last call has not filled, as the next will ask for few.
+// rest gives back what a transfer leaves, up to all buffers, if the reader waits: else they are its own.
 func (r *receiver) rest() {
-	r.ask = max(r.n, leastMessages)
-	clear(r.bufs[r.ask:])
-	clear(r.iovs[r.ask:])
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waits {
+		r.ask = leastMessages
+		clear(r.bufs[r.ask:])
+		clear(r.iovs[r.ask:])
+	}
+}
+
+// own takes the buffers for the reader, and makes those that there are none of.
+func (r *receiver) own() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waits, r.ask = false, max(r.ask, leastMessages)
+	for i := range r.ask {
+		if r.bufs[i] == nil {
+			r.bufs[i] = make([]byte, runBytes)
+			r.iovs[i].Base = &r.bufs[i][0]
+			r.iovs[i].SetLen(runBytes)
+		}
+	}
+}
+
+// disown leaves them while the reader waits.
+func (r *receiver) disown() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waits = true
 }
 
 // poll is one recvmmsg, whether or not there is anything.
@@ -114,14 +136,6 @@ func (r *receiver) begin() {
 		r.clear(i)
 	}
 	r.n, r.at, r.err = 0, 0, nil
-	r.ask = max(r.ask, leastMessages)
-	for i := range r.ask {
-		if r.bufs[i] == nil {
-			r.bufs[i] = make([]byte, runBytes)
-			r.iovs[i].Base = &r.bufs[i][0]
-			r.iovs[i].SetLen(runBytes)
-		}
-	}
 }
 
 func (r *receiver) end() error {
@@ -133,6 +147,7 @@ func (r *receiver) end() error {
 }
 
 func (r *receiver) try(fd uintptr) bool {
+	r.own()
 	for {
 		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs)), uintptr(r.ask), unix.MSG_DONTWAIT, 0, 0)
 		switch e {
@@ -141,6 +156,7 @@ func (r *receiver) try(fd uintptr) bool {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
+			r.disown()
 			return false
 		default:
 			r.err = os.NewSyscallError("recvmmsg", e)

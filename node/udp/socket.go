@@ -138,6 +138,13 @@ func (s *Socket) Reader() *Reader {
 	return r
 }
 
+// Rest gives back the memory that a transfer has left, if the Reader waits. It may be called from any goroutine.
+func (r *Reader) Rest() {
+	if r.sys != nil {
+		r.sys.rest()
+	}
+}
+
 // Next waits for a run, of datagrams of size bytes each, of which the last may be shorter. It is good until the next
 // call. An error may pass (an ICMP error, on some systems), unless it is net.ErrClosed.
 func (r *Reader) Next() (run []byte, size int, from netip.AddrPort, err error) {

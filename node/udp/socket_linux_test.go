@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,44 +66,66 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A transfer leaves buffers, which a reader gives back after a silence, and has again with the next one.
+// A transfer leaves buffers, which a reader that waits gives back, and has again with the next one. While it does not wait
+// they are in use.
 func TestRest(t *testing.T) {
 	tx, _ := listen(t, "udp4", "127.0.0.1:0", nil)
 	rx, dst := listen(t, "udp4", "127.0.0.1:0", nil)
+	rx.SetReadDeadline(time.Now().Add(10 * time.Second))
 	r := rx.Reader()
-	held := func() (n int) {
+	send := func(n int) {
+		for i := range n {
+			if err := tx.Write([][]byte{make([]byte, 100+i%2)}, dst); err != nil { // of different sizes, which are not joined
+				t.Fatal(err)
+			}
+		}
+	}
+	next := func() {
+		if _, _, _, err := r.Next(); err != nil {
+			t.Error(err)
+		}
+	}
+	held := func() (n int, waits bool) {
+		r.sys.mu.Lock()
+		defer r.sys.mu.Unlock()
 		for i, b := range r.sys.bufs {
 			if b != nil {
 				n++
 			}
 			if (b == nil) != (r.sys.iovs[i].Base == nil) {
-				t.Errorf("the kernel is told of buffer %d, and there is none, or the reverse", i)
+				t.Errorf("buffer %d: there is one, and the kernel is not told of it, or the reverse", i)
 			}
 		}
-		return n
+		return n, r.sys.waits
 	}
-	rx.SetReadDeadline(time.Now().Add(10 * time.Second))
-	for round := range 2 {
-		for sent := 1; held() < mostMessages; sent++ { // runs of different sizes, which are not joined
-			if sent > 1000 {
-				t.Fatalf("round %d: %d buffers after %d runs", round, held(), sent)
+	for range 3 {
+		for n, tries := 0, 0; n < mostMessages; n, _ = held() {
+			if tries++; tries > 100 {
+				t.Fatalf("%d buffers, want %d", n, mostMessages)
 			}
-			out := [][]byte{make([]byte, 100+round), make([]byte, 200)}
-			for range mostMessages {
-				if err := tx.Write(out, dst); err != nil {
-					t.Fatal(err)
-				}
-			}
+			send(2 * mostMessages)
 			for range 2 * mostMessages {
-				if _, _, _, err := r.Next(); err != nil {
-					t.Fatal(err)
-				}
+				next()
 			}
 		}
-		r.sys.rest()
-		if n := held(); n > max(r.sys.n, leastMessages) {
-			t.Errorf("round %d: %d buffers are kept, of %d messages", round, n, r.sys.n)
+		r.Rest()
+		if n, _ := held(); n != mostMessages {
+			t.Fatalf("%d buffers are left to a reader that has what lies in %d", n, mostMessages)
 		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			next()
+		}()
+		for _, waits := held(); !waits; _, waits = held() {
+			runtime.Gosched()
+		}
+		r.Rest()
+		if n, _ := held(); n != leastMessages {
+			t.Errorf("%d buffers are kept, want %d", n, leastMessages)
+		}
+		send(1)
+		<-done
 	}
 }
 
