@@ -62,6 +62,7 @@ func TestOneWay(t *testing.T) {
 					p.send(1, i)
 					time.Sleep(time.Second)
 				}
+				synctest.Wait()
 				if err := same(p.ports[0].seqs(), upTo(n)); err != nil {
 					t.Error(err)
 				}

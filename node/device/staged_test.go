@@ -40,6 +40,7 @@ func TestStagedOfOne(t *testing.T) {
 		}
 		p.setTap(nil)
 		time.Sleep(2 * RekeyTimeout)
+		synctest.Wait()
 		if err := same(p.ports[1].seqs(), upTo(n)[n-fit:]); err != nil {
 			t.Error(err)
 		}
