@@ -70,19 +70,6 @@ func (b *Bind) listen(port uint16) (s4, s6 *sock, err error) {
 	return nil, nil, errors.New("bind: no UDP port is free for both IPv4 and IPv6")
 }
 
-// Rest gives back the memory that transfers have left with the sockets, as far as nothing comes by them now.
-func (b *Bind) Rest() {
-	for _, f := range []*family{&b.udp4, &b.udp6} {
-		for s := f.cur.Load(); s != nil; s = s.sparse {
-			for _, r := range []*udp.Reader{s.reader, s.peek} {
-				if r != nil {
-					r.Rest()
-				}
-			}
-		}
-	}
-}
-
 func (b *Bind) listenOne(network string, port uint16) (*sock, error) {
 	pc, err := b.cfg.Listen(context.Background(), network, fmt.Sprintf(":%d", port))
 	if err != nil {
@@ -116,6 +103,19 @@ func (b *Bind) markConn(_, _ string, c syscall.RawConn) error {
 		return udp.Mark(c, m)
 	}
 	return nil
+}
+
+// Rest gives back the memory that transfers have left with the sockets, as far as nothing comes by them now.
+func (b *Bind) Rest() {
+	for _, f := range []*family{&b.udp4, &b.udp6} {
+		for s := f.cur.Load(); s != nil; s = s.sparse {
+			for _, r := range []*udp.Reader{s.reader, s.peek} {
+				if r != nil {
+					r.Rest()
+				}
+			}
+		}
+	}
 }
 
 // write sends packets to an address.
