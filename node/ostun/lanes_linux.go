@@ -101,7 +101,9 @@ func (b *backlog) get(me reader) (h held, ok bool) {
 	return h, false
 }
 
-// await waits until a reader has the descriptor, or rest's something to send. It reports whether it has the descriptor.
+// await waits until a reader has the descriptor, or something to send. It reports whether it has the descriptor: then there
+// is nothing to send but, for rest's reader, what it finds when it asks the kernel. To wait for the kernel while something
+// lies ahead would be to wait for the next packet.
 func (b *backlog) await(me reader) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,6 +114,8 @@ func (b *backlog) await(me reader) (bool, error) {
 		case me == rest && b.woken:
 			b.woken = false
 			return false, os.ErrDeadlineExceeded
+		case me == sparse && len(b.ahead) > 0:
+			return false, nil
 		case b.turn == me:
 			return true, nil
 		case me == rest && b.waiting.Len() > 0:
@@ -181,8 +185,10 @@ func (d *driver) readSparse(bufs [][]byte, sizes []int, offset int) (int, error)
 		if l.got > 0 {
 			return l.got, nil
 		}
-		if _, err := d.await(sparse); err != nil {
+		if mine, err := d.await(sparse); err != nil {
 			return 0, err
+		} else if !mine {
+			continue
 		}
 		if ready, err := d.sentry.Wait(-1); err != nil {
 			return 0, err

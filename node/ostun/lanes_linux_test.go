@@ -116,12 +116,35 @@ func TestLanes(t *testing.T) {
 		if r.turn() != sparse {
 			t.Errorf("round %d: in company of flows that send little the other reader waits for the kernel", round)
 		}
-		for begin := time.Now(); r.turn() != rest; { // by and by
-			if time.Since(begin) > 10*time.Second {
-				t.Fatal("a transfer that is alone does not get the descriptor")
-			}
-			say("many")
-			r.next(t, rest)
+		r.leaveAlone(t, c)
+	}
+}
+
+// leaveAlone has a transfer be alone for so long that its reader gets the descriptor.
+func (r *readers) leaveAlone(t *testing.T, c net.Conn) {
+	t.Helper()
+	for begin := time.Now(); r.turn() != rest; { // by and by
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("a transfer that is alone does not get the descriptor")
+		}
+		if _, err := c.Write([]byte("many")); err != nil {
+			t.Fatal(err)
+		}
+		r.next(t, rest)
+	}
+}
+
+// The packet that ends a transfer's being alone does not wait for another to come.
+func TestLanesFirst(t *testing.T) {
+	r := newReaders(t)
+	c := r.dial(t)
+	for range 5 {
+		r.leaveAlone(t, c)
+		if _, err := c.Write([]byte("few")); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.next(t, sparse); got != "few" {
+			t.Fatalf("%q", got)
 		}
 	}
 }
