@@ -157,11 +157,15 @@ func (pr *peer) gotGuess(now time.Time) {
 	if !pr.calls.heed(now) {
 		return
 	}
+	slept := !pr.busy(now)
 	pr.called, pr.guesses.bid = now, now
 	t := pr.guesses.try
 	switch {
 	case pr.direct():
 		pr.suspect(now)
+	case slept: // and the Here before this got lost, or there would be a search: the peer is called, and says it again
+		pr.search.restart(now)
+		pr.seek(now)
 	case pr.afresh.dig != nil, t != nil && now.Sub(t.start) > guessStale:
 		pr.endTry()
 	case t != nil:
