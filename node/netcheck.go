@@ -58,6 +58,8 @@ type PathReport struct {
 	Guessing   bool            `json:"guessing_ports"`
 	Guessed    time.Time       `json:"guessed_ports,omitzero"`     // when ports of a NAT were last guessed, in vain
 	GuessAgain time.Time       `json:"guess_ports_again,omitzero"` // when they may be again, if packets are sent
+	NoGuess    string          `json:"no_guess,omitempty"`         // without a direct path: why no ports are guessed, if that might help
+	NoFresh    string          `json:"no_fresh_socket,omitempty"`  // the same of a socket with a port that no NAT has seen
 	NAT        NAT             `json:"nat"`                        // this node's
 	PeerNAT    NAT             `json:"peer_nat"`                   // as the peer last said
 	RelayRTT   Seconds         `json:"relay_rtt_seconds,omitzero"`
@@ -165,6 +167,7 @@ func (n *Node) PathTo(ctx context.Context, name string) (PathReport, error) {
 	}
 	out := PathReport{
 		Peer: p.Name, Addr: v4First(p.Addrs)[0], Path: pathOf(i), Why: i.Why, Doubt: a.Doubt, Guessing: a.Guessing, Guessed: a.Guessed, GuessAgain: a.GuessAgain,
+		NoGuess: a.NoGuess, NoFresh: a.NoFresh,
 		NAT: natOf(n.bind.NAT()), PeerNAT: natOf(bind.NAT{Kind: a.NAT.Kind, Ports: [2]uint16{a.NAT.Low, a.NAT.High}}),
 		RelayRTT: Seconds(a.RelayRTT), RelayJit: Seconds(a.RelayJit), RelayLoss: a.RelayLoss, RelayScore: Seconds(a.RelayScore),
 		Candidates: []PathCandidate{},

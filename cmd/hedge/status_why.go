@@ -35,6 +35,10 @@ func showPath(w io.Writer, r node.PathReport, now time.Time) {
 		row("search", "ports of a NAT were guessed in vain, %s; again %s, if packets are sent", ago(r.Guessed, now), ago(r.GuessAgain, now))
 	case !r.Guessed.IsZero():
 		row("search", "ports of a NAT were guessed in vain, %s; again as soon as packets are sent", ago(r.Guessed, now))
+	case r.NoGuess != "":
+		row("search", "no ports are guessed: %s", r.NoGuess)
+	case r.NoFresh != "":
+		row("search", "no fresh socket is tried: %s", r.NoFresh)
 	}
 	row("this nat", "%s", r.NAT.Text)
 	row("its nat", "%s", r.PeerNAT.Text)

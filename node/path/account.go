@@ -20,6 +20,8 @@ type Account struct {
 	Guessing   bool      // ports of a NAT
 	Guessed    time.Time // when that last began, in vain; zero if it did not, or there is a direct path
 	GuessAgain time.Time // when it may next
+	NoGuess    string    // why no ports are guessed, where that might help; empty if it may be, or there is a direct path
+	NoFresh    string    // the same of a fresh socket
 	Candidates []Candidate
 }
 
@@ -57,6 +59,13 @@ func (p *Paths) Account(now time.Time, k key.NodePublic) (Account, bool) {
 	}
 	if g := &pr.guesses; !pr.atWork() && !pr.direct() && !g.last.IsZero() {
 		a.Guessed, a.GuessAgain = g.last, g.again()
+	}
+	switch {
+	case pr.direct(), pr.atWork():
+	case pr.guessable():
+		a.NoGuess = pr.noGuess(now)
+	default:
+		a.NoFresh = pr.noFresh()
 	}
 	for _, c := range pr.candidates {
 		x := Candidate{

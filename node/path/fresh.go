@@ -94,6 +94,10 @@ func (pr *peer) noFresh() string {
 		return "there is a direct path"
 	case pr.atWork():
 		return "an attempt is under way"
+	case pr.word.at.IsZero():
+		return "the peer has not said where it is"
+	case ours.NAT.Kind == Blocked:
+		return "our network lets no UDP through"
 	case ours.NAT.Kind != Easy:
 		return "our NAT is not known to have one port for all far ends"
 	case theirs.hard():

@@ -124,10 +124,10 @@ func (pr *peer) noGuess(now time.Time) string {
 		return "an attempt is under way"
 	case pr.p.budget.Sockets < 0:
 		return "guessing is switched off"
-	case !recent(now, pr.word.at, saidFor): // a coordinator may tell, and a disk remember, where it was before it was started again
-		return "the peer has not said where it is"
 	case !pr.wanted(now) && !pr.guesses.bidden(now):
 		return "nobody wants to reach the peer"
+	case !recent(now, pr.word.at, saidFor): // a coordinator may tell, and a disk remember, where it was before it was started again
+		return "the peer has not said where it is"
 	case pr.any(func(c *candidate) bool { return c.shunned.on() && recent(now, c.pong, Trust) }): // it may be in use the other way: other sockets would only undo it
 		return "a direct path answers, and was left for its quality"
 	}
@@ -143,9 +143,12 @@ func (pr *peer) wanted(now time.Time) bool {
 // guessAt is when the search has had its time.
 func (pr *peer) guessAt() time.Time { return pr.search.began.Add(max(guessAfter, pr.relay.rtt*5/2)) }
 
+// guessable reports whether there is anything to guess.
+func (pr *peer) guessable() bool { return pr.word.nat.hard() || pr.p.self.NAT.hard() || pr.pools() }
+
 // guessDue is when an attempt may begin, false if that is not a matter of time.
 func (pr *peer) guessDue(now time.Time) (time.Time, bool) {
-	if pr.noGuess(now) != "" || !pr.word.nat.hard() && !pr.p.self.NAT.hard() && !pr.pools() {
+	if pr.noGuess(now) != "" || !pr.guessable() {
 		return time.Time{}, false
 	}
 	at := latest(latest(pr.guessAt(), pr.guesses.hold), pr.guesses.again()) // both ends, at the same time

@@ -21,8 +21,8 @@ func TestNoGuess(t *testing.T) {
 		{"the search has not begun", begin},
 		{"there is a direct path", begin + "0 net b 192.0.2.2:1=20\n0 flow b\n40 heard b easy\n300 run\n"},
 		{"an attempt is under way", begin + "0 flow b\n40 heard b easy\n300 run\n"},
-		{"the peer has not said where it is", begin + "0 flow b\n300 run\n"},
 		{"nobody wants to reach the peer", begin + "40 heard b easy\n100 run\n"},
+		{"the peer has not said where it is", begin + "0 flow b\n300 run\n"},
 		{"", begin + "0 flow b\n40 heard b easy\n100 run\n"},
 		{"a direct path answers, and was left for its quality", begin + "0 net b relay=20 192.0.2.2:1=20\n0 talk b\n40 heard b easy\n" +
 			"5000 loss b 300\n5700 loss b 300\n6400 loss b 300\n7100 loss b 300\n7200 heard b easy\n7300 run\n"},
@@ -46,10 +46,12 @@ func TestNoFresh(t *testing.T) {
 	for _, tt := range []struct{ why, script string }{
 		{"there is a direct path", begin + "0 net b 192.0.2.2:1=20\n0 flow b\n300 run\n"},
 		{"an attempt is under way", begin + "0 flow b\n40 heard b easy\n1000 run\n"},
-		{"our NAT is not known to have one port for all far ends", "0 self 198.51.100.1:7000\n" + peers},
+		{"the peer has not said where it is", begin},
+		{"our network lets no UDP through", "0 self 198.51.100.1:7000\n0 nat blocked\n" + peers + "0 heard b easy\n"},
+		{"our NAT is not known to have one port for all far ends", "0 self 198.51.100.1:7000\n" + peers + "0 heard b easy\n"},
 		{"the peer's NAT gives a port of its own to each far end", begin + "0 heard b random\n"},
 		{"the peer's network lets no UDP through", begin + "0 heard b blocked\n"},
-		{"the peer has said no address outside its NAT", begin},
+		{"the peer has said no address outside its NAT", begin + "0 here b 10.0.0.2:1\n"},
 		{"we have no IPv4 address", "0 self [2001:db8::1]:1\n0 nat easy\n" + peers + "0 heard b easy\n"},
 		{"", begin + "0 heard b easy\n"},
 		{"the direct path was left for its quality, and not lost", begin + "0 net b relay=20 192.0.2.2:1=20\n0 talk b\n40 heard b easy\n" +
@@ -57,6 +59,24 @@ func TestNoFresh(t *testing.T) {
 	} {
 		if _, why := reasons(t, tt.script); why != tt.why {
 			t.Errorf("%q, want %q, after\n%s", why, tt.why, tt.script)
+		}
+	}
+}
+
+// An account has the reason that matters for the two NATs, and none where there is a direct path or an attempt is under way.
+func TestAccountOfReasons(t *testing.T) {
+	const easy = "0 self 198.51.100.1:7000\n0 nat easy\n0 peers b=192.0.2.2:1\n"
+	for _, tt := range []struct{ guess, fresh, script string }{
+		{"", "the peer has not said where it is", easy + "0 flow b\n300 run\n"},
+		{"nobody wants to reach the peer", "", easy + "40 heard b random\n100 run\n"},
+		{"", "", easy + "0 flow b\n40 heard b random\n300 run\n"},
+		{"", "", easy + "0 flow b\n40 heard b easy\n1000 run\n"},
+		{"", "", easy + "0 net b 192.0.2.2:1=20\n0 flow b\n40 heard b random\n300 run\n"},
+	} {
+		s := newScript(t)
+		s.run(tt.script)
+		if a, ok := s.p.Account(s.now, peerKey("b")); !ok || a.NoGuess != tt.guess || a.NoFresh != tt.fresh {
+			t.Errorf("%q, %q, want %q, %q, after\n%s", a.NoGuess, a.NoFresh, tt.guess, tt.fresh, tt.script)
 		}
 	}
 }
