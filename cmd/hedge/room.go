@@ -16,4 +16,5 @@ func makeRoom() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + sentries)
 	}
+	hasten(keenSlack)
 }

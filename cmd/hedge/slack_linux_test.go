@@ -1,8 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,5 +50,51 @@ func TestSetSlice(t *testing.T) {
 				t.Errorf("it is %+v, %v; want %+v", got, err, want)
 			}
 		})
+	}
+}
+
+// All threads but those that never run a goroutine, or wait for the kernel, have the slack that they are given. Where
+// somebody else has set one, it stays.
+func TestHasten(t *testing.T) {
+	set := func(task string, to time.Duration) error {
+		return os.WriteFile(filepath.Join("/proc", filepath.Base(task), "timerslack_ns"), []byte(strconv.Itoa(int(to))), 0)
+	}
+	if err := set(strconv.Itoa(unix.Gettid()), usualSlack); err != nil {
+		t.Skipf("to look at other threads needs CAP_SYS_NICE: %v", err)
+	}
+	tasks := func() []string {
+		all, err := filepath.Glob("/proc/self/task/*")
+		if err != nil || len(all) == 0 {
+			t.Fatal(all, err)
+		}
+		return all
+	}
+	const others = 123 * time.Microsecond
+	for _, c := range []struct{ was, to, want time.Duration }{
+		{sysmonSlack, slack, slack},
+		{slack, keenSlack, keenSlack},
+		{others, slack, others},
+	} {
+		hasten(c.was) // so that there are some
+		for _, task := range tasks() {
+			_ = set(task, c.was) // it may have ended
+		}
+		hasten(c.to)
+		n, late := 0, 0
+		for _, task := range tasks() {
+			ns, err := os.ReadFile(filepath.Join("/proc", filepath.Base(task), "timerslack_ns"))
+			if err != nil {
+				continue
+			}
+			if n++; string(bytes.TrimSpace(ns)) != strconv.Itoa(int(c.want)) {
+				late++
+			}
+		}
+		if n < threads || late > 6 { // sysmon, who makes threads for threads that are taken, who waits in epoll, and the like
+			t.Errorf("%v for %v: %d of %d threads do not have %v", c.to, c.was, late, n, c.want)
+		}
+		for _, task := range tasks() {
+			_ = set(task, usualSlack)
+		}
 	}
 }
