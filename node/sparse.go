@@ -12,7 +12,10 @@ import (
 //	level  0 │ sparse       │ sparseBurst: bulk, for sparseRest after the last packet above │ sparseMost
 //	         └ falls by sparseRate
 //
-// Acknowledgements of TCP alone are not: they are a transfer's. A flow is not sparse again before what it sent as bulk must have arrived, or its packets would overtake each other.
+// Requests one after the other are sparse however soon their answers come, and what is sent at once is not: a transfer's
+// segments are longer than sparseBurst. A short packet counts as sparseLeast, or a flood of them would be sparse.
+// Acknowledgements of TCP alone are not: they are a transfer's. A flow is not sparse again before what it sent as bulk must
+// have arrived, or its packets would overtake each other.
 type sparse struct {
 	meters [1024]meter
 }
@@ -24,9 +27,10 @@ type meter struct {
 }
 
 const (
-	sparseRate  = 640 << 10 // bytes a second: a call, a game, a terminal
-	sparseBurst = 8 << 10   // at once
-	sparseMost  = 64 << 10  // no flow takes longer than 0.1 s of silence to be sparse again
+	sparseRate  = 16 << 20 // bytes a second: a call, a game, a terminal, 8,000 requests of 2 KB
+	sparseBurst = 8 << 10  // at once
+	sparseLeast = 512      // a packet: 32,000 a second
+	sparseMost  = 64 << 10 // 4 ms of silence, sparseRest apart
 	sparseRest  = 100 * time.Millisecond
 )
 
@@ -37,7 +41,7 @@ func (s *sparse) is(pkt []byte, now int64) bool {
 		m.level = max(0, m.level-min(d, int64(time.Second))*sparseRate/int64(time.Second))
 		m.at = now
 	}
-	m.level = min(m.level+int64(len(pkt)), sparseMost)
+	m.level = min(m.level+max(sparseLeast, int64(len(pkt))), sparseMost)
 	if m.level > sparseBurst {
 		m.bulk = now + int64(sparseRest)
 	}

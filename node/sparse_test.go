@@ -32,9 +32,14 @@ func TestSparse(t *testing.T) {
 	}{
 		{"a request now and then", 100, 1000, time.Millisecond, 1000},
 		{"a call", 1200, 1000, 3 * time.Millisecond, 1000},
-		{"as much as may be at once", 1024, 8, 0, 8},
-		{"a transfer", 1400, 1000, 10 * time.Microsecond, 5},
-		{"a transfer at its pace", 1400, 1000, time.Millisecond, 10},
+		{"requests, as soon as the answer is there", 116, 10_000, 40 * time.Microsecond, 10_000},
+		{"longer ones", 1052, 10_000, 100 * time.Microsecond, 10_000},
+		{"as much as may be at once", 1024, 9, 0, 8},
+		{"short packets at once", 60, 17, 0, 16},
+		{"a transfer", 1400, 1000, 10 * time.Microsecond, 6},
+		{"a transfer at its pace", 1400, 1000, 80 * time.Microsecond, 118},
+		{"a transfer by segments", 20_000, 1000, 100 * time.Millisecond, 0},
+		{"a flood", 60, 1000, 10 * time.Microsecond, 23},
 	} {
 		now = now.Add(time.Minute)
 		if n := many(1, c.size, c.n, c.every); n != c.want {
