@@ -28,8 +28,9 @@ const (
 
 // drain moves what the kernel has queued to the backlog, where flows take turns. In the kernel all wait in one line, of up to
 // 500 packets of 64 KiB, and TCP knows of no limit: the kernel takes a packet as sent once it is in that line. It reports
-// whether there was anything that waits for its turn.
-func (d *driver) drain(fd uintptr, me reader) (some bool) {
+// whether there was anything that waits for its turn, and whether the kernel has nothing more: only then may it be waited for
+// by Go's poller, which tells of what comes, and not of what is there.
+func (d *driver) drain(fd uintptr, me reader) (some, empty bool) {
 	most := backlogAlone
 	if me == sparse || time.Since(d.others) < backlogOthers {
 		most = backlogAll
@@ -50,11 +51,10 @@ func (d *driver) drain(fd uintptr, me reader) (some bool) {
 				continue
 			}
 			h, flow, other := d.hold(n)
-			if d.isSparse != nil && d.isSparse(h.bytes[vnetLen:]) && d.putAhead(h) {
-				d.heard = time.Now()
-				ahead++
-				if me != sparse {
-					return some // it is the other's now
+			if d.isSparse != nil && d.isSparse(h.bytes[vnetLen:]) {
+				d.putAhead(h)
+				if ahead++; me != sparse || ahead == mostAhead {
+					return some, false // it is the other's now
 				}
 				continue
 			}
@@ -64,17 +64,17 @@ func (d *driver) drain(fd uintptr, me reader) (some bool) {
 				d.others, most = time.Now(), backlogAll
 			}
 			if behind++; waiting >= most || ahead > 0 && behind >= backlogBehind {
-				return some
+				return some, false
 			}
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return some
+			return some, true
 		default:
 			d.readErr = err
-			return some
+			return some, false
 		}
 	}
-	return some
+	return some, false
 }
 
 // hold takes what has been read into in out of it, or in with it, and says whose it is, and whether it is a short packet of

@@ -111,7 +111,7 @@ func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	l.begin(bufs, sizes, offset)
 	defer l.end()
 	for {
-		mine, err := d.await(rest)
+		mine, err := d.await(rest, l.split.more())
 		switch {
 		case err != nil:
 			return 0, err
@@ -127,21 +127,22 @@ func (d *driver) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			return 0, err
 		case err != nil:
 			return 0, os.ErrClosed // a RawConn has no other error, and says this one in its own way
-		case mine && d.is(rest):
+		case mine && d.is(rest) && d.readErr != nil:
 			return 0, gone(d.readErr)
 		}
 	}
 }
 
-// fillRest is one attempt to fill the batch, and reports whether there is anything to return, or the other's turn.
+// fillRest is one attempt to fill the batch, and reports whether not to wait for the kernel now: there is something to
+// return, or it is the other's turn, or all of what was taken of the kernel is lost, and there may be more.
 func (d *driver) fillRest(fd uintptr) bool {
-	d.drain(fd, rest)
+	_, empty := d.drain(fd, rest)
 	d.take(fd, rest)
-	return d.lane[rest].got > 0 || d.readErr != nil || !d.is(rest)
+	return d.lane[rest].got > 0 || !empty
 }
 
 func (d *driver) drainSparse(fd uintptr) {
-	if d.drain(fd, sparse) {
+	if some, _ := d.drain(fd, sparse); some {
 		d.leave()
 	}
 }

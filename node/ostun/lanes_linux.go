@@ -21,6 +21,7 @@ import (
 type backlog struct {
 	isSparse func(pkt []byte) bool // nil: there is one reader, and it has the descriptor
 	sentry   *sentry.Sentry
+	stays    time.Duration // sparseStays, but for tests
 
 	// of whoever has the descriptor
 	in      *bigBuffer // of the next read; nil until there is one
@@ -49,7 +50,8 @@ const (
 const (
 	// sparseStays is for how long flows that send little are expected to go on.
 	sparseStays = 100 * time.Millisecond
-	// mostAhead is how many of their packets there may be. More wait for their turns.
+	// mostAhead is how many of their packets are taken of the kernel at once. More stay there: elsewhere those that come
+	// next would overtake them.
 	mostAhead = 128
 )
 
@@ -69,19 +71,17 @@ func (b *backlog) put(flow uint32, n int, h held) int {
 	return b.waiting.Bytes()
 }
 
-// putAhead is for one that has not to wait, and gives the descriptor to who sends those, unless there are too many.
-func (b *backlog) putAhead(h held) bool {
+// putAhead is for one that has not to wait, and gives the descriptor to who sends those: what is of whoever has it, rest's
+// reader may not touch from then on.
+func (b *backlog) putAhead(h held) {
+	b.heard = time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.ahead) == mostAhead {
-		return false
-	}
 	b.ahead = append(b.ahead, h)
 	if b.turn != sparse {
 		b.turn = sparse
 		b.changed[sparse].Signal()
 	}
-	return true
 }
 
 // get is the next packet for a reader.
@@ -101,25 +101,26 @@ func (b *backlog) get(me reader) (h held, ok bool) {
 	return h, false
 }
 
-// await waits until a reader has the descriptor, or something to send. It reports whether it has the descriptor: then there
-// is nothing to send but, for rest's reader, what it finds when it asks the kernel. To wait for the kernel while something
-// lies ahead would be to wait for the next packet.
-func (b *backlog) await(me reader) (bool, error) {
+// await waits until a reader has the descriptor, or something to send, which may be what is left of the packet it cuts. It
+// reports whether it has the descriptor: then there is nothing to send but, for rest's reader, what it finds when it asks the
+// kernel. To wait for the kernel while something lies ahead would be to wait for the next packet. Who is woken has what there
+// is first: a stack beside the interface may wake it all the time.
+func (b *backlog) await(me reader, left bool) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
 		switch {
 		case b.closed:
 			return false, os.ErrClosed
-		case me == rest && b.woken:
-			b.woken = false
-			return false, os.ErrDeadlineExceeded
 		case me == sparse && len(b.ahead) > 0:
 			return false, nil
 		case b.turn == me:
-			return true, nil
-		case me == rest && b.waiting.Len() > 0:
+			return true, nil // and the deadline wakes it
+		case left || me == rest && b.waiting.Len() > 0:
 			return false, nil
+		case me == rest && b.woken:
+			b.woken = false
+			return false, os.ErrDeadlineExceeded
 		}
 		b.changed[me].Wait()
 	}
@@ -134,7 +135,7 @@ func (b *backlog) is(me reader) bool {
 
 // leave tells rest's reader that there is something for it, and gives it the descriptor if it is the only one.
 func (b *backlog) leave() {
-	alone := time.Since(b.heard) > sparseStays
+	alone := time.Since(b.heard) > b.stays
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if alone {
@@ -169,7 +170,7 @@ func (d *driver) lanes(isSparse func([]byte) bool) (readSparse func([][]byte, []
 	if err != nil {
 		return nil, false
 	}
-	d.isSparse, d.sentry, d.turn, d.heard = isSparse, s, sparse, time.Now()
+	d.isSparse, d.sentry, d.stays, d.turn, d.heard = isSparse, s, sparseStays, sparse, time.Now()
 	return d.readSparse, true
 }
 
@@ -185,7 +186,7 @@ func (d *driver) readSparse(bufs [][]byte, sizes []int, offset int) (int, error)
 		if l.got > 0 {
 			return l.got, nil
 		}
-		if mine, err := d.await(sparse); err != nil {
+		if mine, err := d.await(sparse, false); err != nil {
 			return 0, err
 		} else if !mine {
 			continue

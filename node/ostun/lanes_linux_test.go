@@ -18,6 +18,7 @@ import (
 type readers struct {
 	d    *Device
 	host *lab.Host
+	read []func([][]byte, []int, int) (int, error)
 	got  [2]chan []byte
 	err  [2]error
 	done sync.WaitGroup
@@ -28,33 +29,48 @@ func isFew(pkt []byte) bool { return bytes.HasPrefix(pkt[min(28, len(pkt)):], []
 
 func newReaders(t *testing.T) *readers {
 	t.Helper()
+	r := idleReaders(t)
+	for i := range r.read {
+		r.start(i, r.d.BatchSize)
+	}
+	return r
+}
+
+// idleReaders read once they are started.
+func idleReaders(t *testing.T) *readers {
+	t.Helper()
 	h := lab.New(t).Host("a")
 	r := &readers{d: openOn(t, h), host: h}
-	fns := r.d.Lanes(isFew)
-	if len(fns) != 2 {
-		t.Fatalf("%d readers", len(fns))
+	r.read = r.d.Lanes(isFew)
+	if len(r.read) != 2 {
+		t.Fatalf("%d readers", len(r.read))
 	}
-	for i, read := range fns {
+	for i := range r.got {
 		r.got[i] = make(chan []byte, 10_000)
-		r.done.Go(func() {
-			bufs, sizes := make([][]byte, r.d.BatchSize()), make([]int, r.d.BatchSize())
-			for {
-				n, err := read(bufs, sizes, 16)
-				for j := range n {
-					r.got[i] <- bytes.Clone(bufs[j][16 : 16+sizes[j]])
-				}
-				clear(bufs[:n])
-				if err != nil {
-					r.err[i] = err
-					close(r.got[i])
-					return
-				}
-			}
-		})
 	}
 	t.Cleanup(func() { r.d.Close(); r.done.Wait() })
 	must(t, r.d.Set(mesh))
 	return r
+}
+
+// start has one of them read, in batches of as many as batch says each time.
+func (r *readers) start(i int, batch func() int) {
+	r.done.Go(func() {
+		bufs, sizes := make([][]byte, r.d.BatchSize()), make([]int, r.d.BatchSize())
+		for {
+			most := batch()
+			n, err := r.read[i](bufs[:most], sizes[:most], 16)
+			for j := range n {
+				r.got[i] <- bytes.Clone(bufs[j][16 : 16+sizes[j]])
+			}
+			clear(bufs[:n])
+			if err != nil {
+				r.err[i] = err
+				close(r.got[i])
+				return
+			}
+		}
+	})
 }
 
 func (r *readers) dial(t *testing.T) net.Conn {
@@ -65,12 +81,14 @@ func (r *readers) dial(t *testing.T) net.Conn {
 	return c
 }
 
+// at is where Lanes has a reader: the sparse one is first.
+func at(who reader) int { return 1 - int(who) }
+
 // next is the payload of a reader's next datagram; what the kernel itself sends is passed over.
 func (r *readers) next(t *testing.T, who reader) string {
 	t.Helper()
 	late := time.After(10 * time.Second)
-	for i := who; ; {
-		at := 1 - int(i) // Lanes has the sparse one first
+	for at := at(who); ; {
 		select {
 		case p, ok := <-r.got[at]:
 			if !ok {
