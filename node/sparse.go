@@ -7,42 +7,49 @@ import (
 )
 
 // sparse tells flows that send little, which may pass the rest, from those that would fill any queue. Flows are hashed
-// to meters; two that meet in one are judged together, which can only be to the disadvantage of the smaller.
+// to meters; two that meet in one are judged together, which can only be to the disadvantage of the smaller. Each has two
+// levels, of long packets and of short ones:
 //
 //	level  0 │ sparse       │ sparseBurst: bulk, for sparseRest after the last packet above │ sparseMost
-//	         └ falls by sparseRate
+//	         └ falls by longRate, and by shortRate
 //
-// Requests one after the other are sparse however soon their answers come, and what is sent at once is not: a transfer's
-// segments are longer than sparseBurst. A short packet counts as sparseLeast, or a flood of them would be sparse.
-// Acknowledgements of TCP alone are not: they are a transfer's. A flow is not sparse again before what it sent as bulk must
-// have arrived, or its packets would overtake each other.
+// What fills a queue are packets as long as they may be. Short ones that come often are mostly requests, each sent when the
+// answer to the last is there, and as many as the path is quick. A flood of them is none, so each counts as sparseLeast.
+// Acknowledgements of TCP alone are not sparse: they are a transfer's. A flow is not sparse again before what it sent as bulk
+// must have arrived, or its packets would overtake each other.
 type sparse struct {
 	meters [1024]meter
 }
 
 type meter struct {
-	level int64 // bytes
-	at    int64 // when it was that, nanoseconds
-	bulk  int64 // until when it is
+	level [2]int64 // bytes, of short packets and of long ones
+	at    int64    // when it was that, nanoseconds
+	bulk  int64    // until when it is
 }
 
 const (
-	sparseRate  = 16 << 20 // bytes a second: a call, a game, a terminal, 8,000 requests of 2 KB
-	sparseBurst = 8 << 10  // at once
-	sparseLeast = 512      // a packet: 32,000 a second
-	sparseMost  = 64 << 10 // 4 ms of silence, sparseRest apart
+	longRate    = 640 << 10 // bytes a second: a call, a game, a terminal
+	shortRate   = 16 << 20  // 16,000 requests of 1,000 bytes
+	sparseShort = 1100      // bytes; a path's longest packets have more than 1,200
+	sparseLeast = 512       // 32,000 packets a second
+	sparseBurst = 8 << 10   // at once
+	sparseMost  = 64 << 10  // no flow takes longer than 0.1 s of silence to be sparse again
 	sparseRest  = 100 * time.Millisecond
 )
 
 // is reports whether a packet is of a sparse flow, and counts it.
 func (s *sparse) is(pkt []byte, now int64) bool {
 	m := &s.meters[fair.Flow(pkt)*0x9e3779b1>>22]
-	if d := now - m.at; d > 0 {
-		m.level = max(0, m.level-min(d, int64(time.Second))*sparseRate/int64(time.Second))
+	if d := min(now-m.at, int64(time.Second)); d > 0 {
+		m.level[0] = max(0, m.level[0]-d*shortRate/int64(time.Second))
+		m.level[1] = max(0, m.level[1]-d*longRate/int64(time.Second))
 		m.at = now
 	}
-	m.level = min(m.level+max(sparseLeast, int64(len(pkt))), sparseMost)
-	if m.level > sparseBurst {
+	l := &m.level[0]
+	if len(pkt) > sparseShort {
+		l = &m.level[1]
+	}
+	if *l = min(*l+max(sparseLeast, int64(len(pkt))), sparseMost); *l > sparseBurst {
 		m.bulk = now + int64(sparseRest)
 	}
 	return now >= m.bulk && !fair.Bare(pkt)

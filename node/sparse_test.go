@@ -36,8 +36,9 @@ func TestSparse(t *testing.T) {
 		{"longer ones", 1052, 10_000, 100 * time.Microsecond, 10_000},
 		{"as much as may be at once", 1024, 9, 0, 8},
 		{"short packets at once", 60, 17, 0, 16},
-		{"a transfer", 1400, 1000, 10 * time.Microsecond, 6},
-		{"a transfer at its pace", 1400, 1000, 80 * time.Microsecond, 118},
+		{"a transfer", 1400, 1000, 10 * time.Microsecond, 5},
+		{"a transfer at its pace", 1400, 1000, time.Millisecond, 10},
+		{"short packets at a transfer's pace", 1000, 1000, 50 * time.Microsecond, 45},
 		{"a transfer by segments", 20_000, 1000, 100 * time.Millisecond, 0},
 		{"a flood", 60, 1000, 10 * time.Microsecond, 23},
 	} {
