@@ -106,6 +106,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		if some {
 			return n, nil
 		}
+		clear(bufs[:n]) // while it waits, what it was lent is to be given back: see Rest
 	}
 }
 
