@@ -35,7 +35,7 @@ type step struct {
 // work makes the sections that are asked for and possible here, and prints the report, also of what was interrupted.
 func work(ctx context.Context, o options) (err error) {
 	rep := &report.Report{Version: version(), Began: time.Now(), Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH,
-		CPU: processor(), Cores: runtime.NumCPU()}
+		CPU: processor(), Cores: runtime.NumCPU(), TCP: hosts.CongestionControl()}
 	rep.Load[0] = load()
 	dir, sweep, err := kid.Broom(ctx)
 	if err != nil {

@@ -195,3 +195,20 @@ func TestManyRules(t *testing.T) {
 		}
 	}
 }
+
+// What the report says TCP goes by is what the hosts' does.
+func TestCongestionControl(t *testing.T) {
+	needs(t)
+	ns := "hbtry" + strconv.Itoa(os.Getpid())
+	if out, err := exec.Command("ip", "netns", "add", ns).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	defer remove(ns)
+	want, err := in(t.Context(), ns, "cat", "/proc/sys/net/ipv4/tcp_congestion_control").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := CongestionControl(); got == "" || got != strings.TrimSpace(string(want)) {
+		t.Errorf("%q, and in a host's namespace %q", got, want)
+	}
+}

@@ -20,6 +20,9 @@ func Missing() error { return errOther }
 // Lacks says why a world cannot be measured here.
 func Lacks(string) error { return errOther }
 
+// CongestionControl is unknown.
+func CongestionControl() string { return "" }
+
 // Measure measures nothing.
 func Measure(context.Context, *report.Report, Options) error { return errOther }
 

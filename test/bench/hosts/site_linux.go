@@ -110,6 +110,17 @@ func (s *site) newPair(wire int, hub bool) (*pair, error) {
 	return p, nil
 }
 
+// CongestionControl is what TCP of the hosts goes by; empty if nobody says. A namespace has it from the machine's first one,
+// of which this process's may differ: only one that is new can tell. Without the right to one it is this process's.
+func CongestionControl() string {
+	const file = "/proc/sys/net/ipv4/tcp_congestion_control"
+	out, err := exec.Command("unshare", "--net", "cat", file).Output()
+	if err != nil {
+		out, _ = os.ReadFile(file)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // join is the arguments of ip, a line each, for a wire between two namespaces.
 func join(mtu int, ns1, dev1, addr1, ns2, dev2, addr2 string) string {
 	s := fmt.Sprintf("link add %s netns %s type veth peer name %s netns %s\n", dev1, ns1, dev2, ns2)

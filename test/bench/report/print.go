@@ -41,6 +41,9 @@ func (r *Report) head(out io.Writer, bullet string) {
 	if r.CPU != "" {
 		fmt.Fprintf(out, " (%s)", r.CPU)
 	}
+	if r.TCP != "" {
+		fmt.Fprintf(out, ", TCP with %s", r.TCP)
+	}
 	fmt.Fprintf(out, ", %s, in %s", r.Began.UTC().Format("2006-01-02 15:04 UTC"), r.Took)
 	if r.Load[0] != "" {
 		fmt.Fprintf(out, "; load before and after %s and %s", r.Load[0], r.Load[1])

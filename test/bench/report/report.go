@@ -21,6 +21,7 @@ type Report struct {
 	System   string     `json:"system"`
 	CPU      string     `json:"cpu,omitempty"`
 	Cores    int        `json:"cores"`
+	TCP      string     `json:"tcp,omitempty"`      // the congestion control of the hosts; empty if unknown
 	Load     [2]string  `json:"load"`               // before and after: processes that wanted a core, over one minute; empty if unknown
 	LeftOut  []string   `json:"left_out,omitempty"` // what was not measured, and why
 	Failed   []string   `json:"failed,omitempty"`   // single measurements

@@ -134,14 +134,14 @@ func sample() *Report {
 	s.Put(0, "hedge", "memory", "MB", 40)
 	s.Put(0, "hedge", "memory", "MB", 41) // corrected
 	s.Compare()
-	return &Report{Version: "v1", Began: time.Unix(1e9, 0), Took: "2s", Go: "go1", System: "linux/amd64", Cores: 2, Load: [2]string{"0.1", "2.0"},
+	return &Report{Version: "v1", Began: time.Unix(1e9, 0), Took: "2s", Go: "go1", System: "linux/amd64", Cores: 2, TCP: "bbr", Load: [2]string{"0.1", "2.0"},
 		LeftOut: []string{"nebula: not here"}, Failed: []string{"udp of veth"}, Sections: []*Section{s}}
 }
 
 func TestText(t *testing.T) {
 	var b strings.Builder
 	sample().Text(&b)
-	want := `Hedge v1, go1, linux/amd64, 2 cores, 2001-09-09 01:46 UTC, in 2s; load before and after 0.1 and 2.0
+	want := `Hedge v1, go1, linux/amd64, 2 cores, TCP with bbr, 2001-09-09 01:46 UTC, in 2s; load before and after 0.1 and 2.0
 figures: median [least most] of the rounds; × is the first column by another, within a round, ! where all of six rounds or more agree on which is greater
 left out: nebula: not here
 failed: udp of veth
