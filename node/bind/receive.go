@@ -112,9 +112,9 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 
 // read waits for datagrams, and says whether they are of flows that send little. Where those are heard and have no thread of
 // their own, the reader of the other socket looks for them first: theirs, that the runtime has to notice and to find a thread
-// for, waits for milliseconds while all of them are busy with a transfer.
+// for, waits for milliseconds while all of them are busy with a transfer. What it has taken it gives also when they fall silent.
 func (r *receiver) read(bufs [][]byte, sizes []int) (n int, sparse bool, err error) {
-	if !r.sparse && r.b.turns.heard(r.b.now()) {
+	if !r.sparse && (r.b.turns.heard(r.b.now()) || r.f.left()) {
 		if n = r.f.peek(bufs, sizes, r.from); n > 0 {
 			return n, true, nil
 		}

@@ -128,12 +128,16 @@ func (f *family) write(bufs [][]byte, to netip.AddrPort) error {
 		return s.Write(bufs, to)
 	}
 	sparse, rest := divideSparse(bufs)
+	var err error
 	if len(sparse) > 0 {
-		if err := s.sparse.Write(sparse, to); err != nil || len(rest) == 0 {
-			return err
+		err = s.sparse.Write(sparse, to)
+	}
+	if len(rest) > 0 { // also when one of the others was too long
+		if e := s.Write(rest, to); err == nil {
+			err = e
 		}
 	}
-	return s.Write(rest, to)
+	return err
 }
 
 // read waits for datagrams until the session is closed. It mends what it can: any error but net.ErrClosed would end

@@ -102,6 +102,12 @@ func (f *family) peek(bufs [][]byte, sizes []int, from []netip.AddrPort) int {
 	return n
 }
 
+// left reports whether peek had no room for all that it has taken.
+func (f *family) left() bool {
+	s := f.cur.Load()
+	return s != nil && s.sparse != nil && s.sparse.peek.Left()
+}
+
 // Close ends the companion too.
 func (s *sock) Close() error {
 	if s.sparse != nil {

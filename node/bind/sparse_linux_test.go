@@ -207,3 +207,61 @@ func TestSparseFirst(t *testing.T) {
 		t.Errorf("%v allocations to look in vain", n)
 	}
 }
+
+// What was taken of flows that send little, and had no room in a batch, is of the next also if they have fallen silent.
+func TestSparseLeft(t *testing.T) {
+	l := newLone(t)
+	fns, _, err := l.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	few, err := l.far.Beside(func(string, string, syscall.RawConn) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer few.Close()
+	if err := few.Write(batchOf(5, 999, 1), l.nearAt); err != nil { // one run
+		t.Fatal(err)
+	}
+	if err := l.far.Write(batchOf(1, 1000, 6), l.nearAt); err != nil {
+		t.Fatal(err)
+	}
+	bufs, sizes, eps := make([][]byte, 2), make([]int, 2), make([]conn.Endpoint, 2)
+	for i, want := range [][]int{{999, 999}, {999, 999}, {999}, {1000}} {
+		if i == 0 {
+			l.turns.hear(l.now() + int64(time.Hour))
+		} else {
+			l.turns.sparse.Store(0)
+		}
+		n, err := fns[0](bufs, sizes, eps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sizes[:n]; !slices.Equal(got, want) {
+			t.Fatalf("batch %d has datagrams of %d bytes, want %d", i, got, want)
+		}
+	}
+}
+
+// A datagram that is too long for the system keeps none of the other kind back.
+func TestSparseTooLong(t *testing.T) {
+	l := newLone(t)
+	long := make([]byte, device.MaxMessageSize)
+	const size = 65_488
+	MarkSparse(long, size, true)
+	long = long[:wgOverhead+size]
+	if !isSparse(long) {
+		t.Fatal("it is not marked")
+	}
+	if err := l.udp4.write([][]byte{long, buffer('a', false)}, l.farAt); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Errorf("%v, want EMSGSIZE", err)
+	}
+	if err := l.far.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	if n, _, err := l.far.ReadOne(b); err != nil || n == 0 || b[0] != 'a' {
+		t.Errorf("%q comes: %v", b[:n], err)
+	}
+}

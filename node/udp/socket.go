@@ -121,13 +121,16 @@ func (r *Reader) Poll(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, e
 	if r.sys == nil {
 		return 0, errors.ErrUnsupported
 	}
-	if len(r.run) == 0 && !r.sys.more() {
+	if !r.Left() {
 		if err := r.sys.poll(); err != nil || !r.sys.more() {
 			return 0, err
 		}
 	}
 	return r.Lend(bufs, sizes, from)
 }
+
+// Left reports whether the last Lend or Poll had no room for all that has come.
+func (r *Reader) Left() bool { return len(r.run) > 0 || r.sys != nil && r.sys.more() }
 
 // Reader has the system join datagrams from now on.
 func (s *Socket) Reader() *Reader {
