@@ -139,11 +139,10 @@ func (r *receiver) begin() {
 }
 
 func (r *receiver) end() error {
-	if r.err != nil {
-		return r.err
+	if r.n > 0 { // else ask is not ours: see rest
+		r.adapt()
 	}
-	r.adapt()
-	return nil
+	return r.err
 }
 
 func (r *receiver) try(fd uintptr) bool {
