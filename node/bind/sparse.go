@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -121,15 +122,14 @@ func (s *sock) Close() error {
 
 // SetReadDeadline is for both.
 func (s *sock) SetReadDeadline(at time.Time) error {
+	var err error
 	if s.sparse != nil {
-		if err := s.sparse.SetReadDeadline(at); err != nil {
-			return err
-		}
+		err = s.sparse.SetReadDeadline(at)
 	}
 	if s.sentry != nil {
 		s.sentry.Wake() // its reader looks what is the matter
 	}
-	return s.Socket.SetReadDeadline(at)
+	return errors.Join(err, s.Socket.SetReadDeadline(at))
 }
 
 // both are a socket and its companion.

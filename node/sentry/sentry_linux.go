@@ -93,15 +93,16 @@ func (s *Sentry) Wake() {
 
 // Close ends waiting and closes what is waited for, which would else wait for Wait.
 func (s *Sentry) Close(what io.Closer) error {
-	s.ending.Store(true)
+	first := !s.ending.Swap(true)
 	s.Wake()
 	err := what.Close()
+	if !first { // the first closes wake, when nobody waits any more
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wake >= 0 {
-		unix.Close(s.wake)
-		s.wake = -1
-	}
+	unix.Close(s.wake)
+	s.wake = -1
 	return err
 }
 
