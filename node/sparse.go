@@ -14,7 +14,7 @@ import (
 //	         └ falls by longRate, and by shortRate
 //
 // What fills a queue are packets as long as they may be. Short ones that come often are mostly requests, each sent when the
-// answer to the last is there, and as many as the path is quick. A flood of them is none, so each counts as sparseLeast.
+// answer to the last is there: the quicker the path, the more. A flood of them is none, so each counts as sparseLeast.
 // Acknowledgements of TCP alone are not sparse: they are a transfer's. A flow is not sparse again before what it sent as bulk
 // must have arrived, or its packets would overtake each other.
 type sparse struct {
@@ -22,9 +22,9 @@ type sparse struct {
 }
 
 type meter struct {
-	level [2]int64 // bytes, of short packets and of long ones
-	at    int64    // when it was that, nanoseconds
-	bulk  int64    // until when it is
+	short, long int64 // levels, bytes
+	at          int64 // when they were that, nanoseconds
+	bulk        int64 // until when it is
 }
 
 const (
@@ -41,15 +41,15 @@ const (
 func (s *sparse) is(pkt []byte, now int64) bool {
 	m := &s.meters[fair.Flow(pkt)*0x9e3779b1>>22]
 	if d := min(now-m.at, int64(time.Second)); d > 0 {
-		m.level[0] = max(0, m.level[0]-d*shortRate/int64(time.Second))
-		m.level[1] = max(0, m.level[1]-d*longRate/int64(time.Second))
+		m.short = max(0, m.short-d*shortRate/int64(time.Second))
+		m.long = max(0, m.long-d*longRate/int64(time.Second))
 		m.at = now
 	}
-	l := &m.level[0]
+	level := &m.short
 	if len(pkt) > sparseShort {
-		l = &m.level[1]
+		level = &m.long
 	}
-	if *l = min(*l+max(sparseLeast, int64(len(pkt))), sparseMost); *l > sparseBurst {
+	if *level = min(*level+max(sparseLeast, int64(len(pkt))), sparseMost); *level > sparseBurst {
 		m.bulk = now + int64(sparseRest)
 	}
 	return now >= m.bulk && !fair.Bare(pkt)
