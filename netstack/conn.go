@@ -150,10 +150,10 @@ func (c *tcpConn) SetDeadline(t time.Time) error {
 func (c *tcpConn) SetReadDeadline(t time.Time) error  { c.in.limit.set(t); return nil }
 func (c *tcpConn) SetWriteDeadline(t time.Time) error { c.out.limit.set(t); return nil }
 
-// abort closes c with a RST instead of a FIN, as a socket with SO_LINGER 0 does.
-func (c *tcpConn) abort() {
-	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
-	c.Close()
+// SetLinger is as of net.TCPConn: with 0, Close sends a RST instead of a FIN.
+func (c *tcpConn) SetLinger(sec int) error {
+	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second})
+	return nil
 }
 
 // side is reading from an endpoint, or writing to it.

@@ -137,7 +137,7 @@ func TestForwardReset(t *testing.T) {
 			_, err = c.Read(make([]byte, 1))
 			c.Close()
 		} else {
-			c.(*tcpConn).abort()
+			abort(c)
 			err = <-got
 		}
 		if !errors.Is(err, syscall.ECONNRESET) {

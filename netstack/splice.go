@@ -28,7 +28,7 @@ func splice(ctx context.Context, in *tcpConn, backend net.Conn) {
 	wg.Wait()
 	release()
 	if broken.Load() {
-		in.abort()
+		abort(in)
 		abort(backend)
 		return
 	}
@@ -55,11 +55,7 @@ func copyStream(dst, src net.Conn, broken *atomic.Bool) {
 
 // abort closes c, with a RST if it is a TCP connection of the host or of a Stack.
 func abort(c net.Conn) {
-	switch t := c.(type) {
-	case *tcpConn:
-		t.abort()
-		return
-	case interface{ SetLinger(int) error }:
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		t.SetLinger(0)
 	}
 	c.Close()

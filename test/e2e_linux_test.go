@@ -222,6 +222,9 @@ func removedNodeIsCut(t *testing.T, m *mesh) {
 	if took > time.Second {
 		t.Errorf("the download went on for %v after its node was removed, over 1 s", took)
 	}
+	if err == nil {
+		t.Error("what was cut looks whole")
+	}
 	if _, err := m.curl(m.alice, "http://web.hedge.internal/"); err == nil {
 		t.Error("a removed node gets answers")
 	}

@@ -301,9 +301,26 @@ func plain(c net.Conn) net.Conn {
 	return c
 }
 
-// relay copies both ways until both directions have ended; the end of one is passed on as a half-close, an error
-// ends both. early is what has been read of the client already. It closes both.
+// SetLinger is the connection's, where it has one.
+func (c *client) SetLinger(sec int) error {
+	if l, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return errors.ErrUnsupported
+}
+
+// relay copies both ways until both directions have ended; the end of one is passed on as a half-close. An error ends both,
+// with a RST where that can be said: a program must not take what is cut for whole. early is what has been read of the
+// client already. It closes both.
 func relay(c net.Conn, early []byte, target net.Conn) {
+	ends := func(err error) {
+		for _, end := range []net.Conn{c, target} {
+			if l, ok := end.(interface{ SetLinger(int) error }); ok && err != nil && !errors.Is(err, net.ErrClosed) {
+				_ = l.SetLinger(0)
+			}
+			end.Close()
+		}
+	}
 	pipe := func(dst, src net.Conn, first []byte) {
 		var err error
 		if len(first) > 0 {
@@ -317,13 +334,11 @@ func relay(c net.Conn, early []byte, target net.Conn) {
 				return
 			}
 		}
-		c.Close()
-		target.Close()
+		ends(err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { pipe(target, c, early) })
 	pipe(c, target, nil)
 	wg.Wait()
-	c.Close()
-	target.Close()
+	ends(nil)
 }
