@@ -1,6 +1,7 @@
 package node
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,11 @@ const (
 // tally counts one direction.
 type tally struct {
 	packets, bytes, denied atomic.Uint64
+}
+
+// ender is a device that knows its connections, and so need not believe an RST.
+type ender interface {
+	End(local, remote netip.AddrPort) bool
 }
 
 // injector is a device that can be made to Read packets that no application sent.
@@ -209,12 +215,13 @@ func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 func (t *tunnel) end(cuts []filter.Cut) {
 	var out [][]byte
 	for _, c := range cuts {
-		if len(c.ToSelf) > 0 {
-			b := append(make([]byte, answerOffset, answerOffset+len(c.ToSelf)), c.ToSelf...)
-			_, _ = t.Device.Write([][]byte{b}, answerOffset)
+		out = append(out, c.ToPeer...)
+		if in, ok := t.Device.(ender); ok && c.Proto == protoTCP && (in.End(c.Src, c.Dst) || in.End(c.Dst, c.Src)) {
+			continue
 		}
-		if len(c.ToPeer) > 0 {
-			out = append(out, c.ToPeer)
+		for _, told := range c.ToSelf {
+			b := append(make([]byte, answerOffset, answerOffset+len(told)), told...)
+			_, _ = t.Device.Write([][]byte{b}, answerOffset)
 		}
 	}
 	t.send(out)

@@ -188,7 +188,7 @@ func (fl *flow) cut(why Verdict, revision uint64) Cut {
 	case fl.tuple.proto() != protoTCP:
 		c.ToPeer, c.ToSelf = fl.prohibited(theirs), fl.prohibited(ours)
 	case fl.state < timeWait:
-		c.ToPeer, c.ToSelf = fl.reset(theirs), fl.reset(ours)
+		c.ToPeer, c.ToSelf = fl.resets(theirs), fl.resets(ours)
 	}
 	return c
 }

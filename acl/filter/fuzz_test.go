@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/hex"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,10 +151,8 @@ func FuzzFilter(f *testing.F) {
 			}
 		}
 		for _, c := range fl.Set(mesh(2), t0) {
-			for _, told := range [][]byte{c.ToPeer, c.ToSelf} {
-				if told != nil {
-					checkSums(t, told)
-				}
+			for _, told := range slices.Concat(c.ToPeer, c.ToSelf) {
+				checkSums(t, told)
 			}
 		}
 		if n := fl.Stats().Flows; n > 1 {

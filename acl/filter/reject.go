@@ -95,7 +95,7 @@ func Reject(pkt, buf []byte) []byte {
 
 // prohibited tells side d of a flow without RSTs that it is over: an ICMP error, as if from the other, about a packet
 // such as d has sent. It is nil if d has sent none.
-func (f *flow) prohibited(d int) []byte {
+func (f *flow) prohibited(d int) [][]byte {
 	src, dst, sport, dport := f.tuple.local, f.tuple.remote, f.tuple.lport(), f.tuple.rport() // of that packet
 	if d == theirs {
 		src, dst, sport, dport = dst, src, dport, sport
@@ -128,7 +128,7 @@ func (f *flow) prohibited(d int) []byte {
 		sum = pseudo(dst, src, by, len(l4))
 	}
 	binary.BigEndian.PutUint16(l4[2:], checksum(l4, sum))
-	return b
+	return [][]byte{b}
 }
 
 // rejectTCP answers as a closed port does (RFC 9293 section 3.10.7.1).

@@ -173,7 +173,9 @@ func TestRealTCPThroughFilters(t *testing.T) {
 				if len(cuts) != 1 {
 					t.Fatalf("%d cuts", len(cuts))
 				}
-				h.deliver(cuts[0].ToSelf)
+				for _, b := range cuts[0].ToSelf {
+					h.deliver(b)
+				}
 			}
 			for _, c := range []net.Conn{client, server} {
 				c.SetDeadline(time.Now().Add(5 * time.Second))

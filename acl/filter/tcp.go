@@ -319,11 +319,24 @@ func (s *tcpSide) hear(other *tcpSide) {
 	}
 }
 
-// reset builds the RST that ends the connection at side d, as if from the other. It is placed behind all that the other
-// has sent, which is where d expects the next byte if nothing was lost. Never before that place: there it would be
-// ignored, while past it d answers with a challenge (RFC 5961 section 3), and what answers that is [Reject].
-func (f *flow) reset(d int) []byte {
-	to, from := &f.side[d], &f.side[1-d]
+// resets builds the RSTs that end the connection at side d, as if from the other. d heeds one at the very place where it
+// expects the next byte, ignores one before it, and answers one after it with a challenge, which [Reject] answers (RFC 5961
+// section 3). But it challenges seldom, twice a second in Linux and gVisor, and an RST of the other end that overtook its last
+// segments may have had that challenge. So there is one at each place that it may be:
+//
+//	─── sent and seen in order ───┬─── segments are missing ───┬──▶
+//	                            whole                         end, if those have come since
+func (f *flow) resets(d int) [][]byte {
+	from := &f.side[1-d]
+	if before(from.whole, from.end) {
+		return [][]byte{f.reset(d, from.whole), f.reset(d, from.end)}
+	}
+	return [][]byte{f.reset(d, from.end)}
+}
+
+// reset builds one at a place.
+func (f *flow) reset(d int, seq uint32) []byte {
+	to := &f.side[d]
 	src, dst := f.tuple.remote, f.tuple.local
 	sport, dport := f.tuple.rport(), f.tuple.lport()
 	if d == theirs {
@@ -333,7 +346,7 @@ func (f *flow) reset(d int) []byte {
 	l4 := putIP(b, src, dst, protoTCP)
 	binary.BigEndian.PutUint16(l4, sport)
 	binary.BigEndian.PutUint16(l4[2:], dport)
-	binary.BigEndian.PutUint32(l4[4:], from.end)
+	binary.BigEndian.PutUint32(l4[4:], seq)
 	binary.BigEndian.PutUint32(l4[8:], to.end)
 	l4[12], l4[13] = 5<<4, rst|ackFlag
 	binary.BigEndian.PutUint16(l4[16:], checksum(l4, pseudo(src, dst, protoTCP, len(l4))))

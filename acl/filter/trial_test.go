@@ -372,12 +372,13 @@ func (r *trial) resets(c *Cut, k oracleFlow, t *talk) {
 	} else if !told {
 		return
 	}
-	to := [2][]byte{c.ToSelf, c.ToPeer} // by the opener, and who answers
+	to := [2][][]byte{c.ToSelf, c.ToPeer} // by the opener, and who answers
 	if k.openedByRemote {
-		to = [2][]byte{c.ToPeer, c.ToSelf}
+		to = [2][][]byte{c.ToPeer, c.ToSelf}
 	}
-	for who, b := range to {
+	for who, told := range to {
 		var p packet
+		b := told[len(told)-1] // behind all that was sent
 		if _, ok := p.parse(b); !ok || p.flags != rst|ackFlag {
 			r.Fatalf("RST % x", b)
 		}
@@ -390,11 +391,15 @@ func (r *trial) resets(c *Cut, k oracleFlow, t *talk) {
 
 // errors checks that who opened a flow without RSTs is told of its end, by an ICMP error that quotes it, from the other.
 func (r *trial) errors(c *Cut, k oracleFlow) {
-	b, self := c.ToSelf, false
+	told, self := c.ToSelf, false
 	if k.openedByRemote {
-		b, self = c.ToPeer, true
+		told, self = c.ToPeer, true
+	}
+	if len(told) != 1 {
+		r.Fatalf("%+v is told %d times", k, len(told))
 	}
 	var p, q packet
+	b := told[0]
 	if _, ok := p.parse(b); !ok || p.icmp != icmpError || !q.quote(p.l4[8:], p.v6) {
 		r.Fatalf("%+v is told % x", k, b)
 	}

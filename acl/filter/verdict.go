@@ -132,7 +132,7 @@ type Cut struct {
 	Rule     *acl.Rule // the rule that had admitted it
 	Revision uint64    // the last one that admitted it
 	// ToPeer and ToSelf end it at once: whole packets for the tunnel and for the local stack, to be sent past this
-	// filter. They are RSTs for TCP; for the rest ICMP "administratively prohibited", and nil for an end that has
-	// sent nothing.
-	ToPeer, ToSelf []byte
+	// filter in this order. They are RSTs for TCP, one or, if segments are missing, two; for the rest ICMP
+	// "administratively prohibited", and none for an end that has sent nothing.
+	ToPeer, ToSelf [][]byte
 }
