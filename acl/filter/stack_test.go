@@ -33,6 +33,7 @@ type host struct {
 	stack  *stack.Stack
 	link   *channel.Endpoint
 	filter *filter.Filter
+	loses  func(pkt []byte) bool // on the wire, beside what is lost by chance; may be nil
 }
 
 func newHost(t *testing.T, self, peer acl.Node, view acl.View) *host {
@@ -49,6 +50,16 @@ func newHost(t *testing.T, self, peer acl.Node, view acl.View) *host {
 		AddressWithPrefix: tcpip.AddrFrom4(h.ip.As4()).WithPrefix()}, stack.AddressProperties{})
 	h.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
 	return h
+}
+
+// newHosts are a and b, of which a may reach port 80 of b.
+func newHosts(t *testing.T) (ha, hb *host) {
+	a := acl.Node{ID: 1, Name: "a", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
+	b := acl.Node{ID: 2, Name: "b", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.2")}}
+	view := acl.View{Rules: []acl.Rule{{Path: "acls[0]", Action: acl.Accept, Src: []string{"a"}, Protos: []uint8{6},
+		Dst: []acl.Target{{Set: "b", Ports: []acl.PortRange{{First: 80, Last: 80}}}}}},
+		Sets: map[string]acl.Set{"a": {Nodes: []acl.NodeID{1}}, "b": {Nodes: []acl.NodeID{2}}}}
+	return newHost(t, a, b, view), newHost(t, b, a, view)
 }
 
 func (h *host) inject(pkt []byte) {
@@ -82,7 +93,7 @@ func (h *host) carry(ctx context.Context, to *host, loss, reorder int) {
 			}
 			continue
 		}
-		if rand.IntN(1000) < loss {
+		if rand.IntN(1000) < loss || h.loses != nil && h.loses(pkt) {
 			continue
 		}
 		if held == nil && rand.IntN(1000) < reorder {
@@ -130,17 +141,12 @@ func exchange(t *testing.T, ctx context.Context, wg *sync.WaitGroup, a, b *host,
 // Two real stacks move megabytes both ways over a wire that loses and reorders, and neither filter finds a segment
 // implausible. Then the rule goes: both ends learn of it at once.
 func TestRealTCPThroughFilters(t *testing.T) {
-	a := acl.Node{ID: 1, Name: "a", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
-	b := acl.Node{ID: 2, Name: "b", Addrs: []netip.Addr{netip.MustParseAddr("100.64.0.2")}}
-	view := acl.View{Rules: []acl.Rule{{Path: "acls[0]", Action: acl.Accept, Src: []string{"a"}, Protos: []uint8{6},
-		Dst: []acl.Target{{Set: "b", Ports: []acl.PortRange{{First: 80, Last: 80}}}}}},
-		Sets: map[string]acl.Set{"a": {Nodes: []acl.NodeID{1}}, "b": {Nodes: []acl.NodeID{2}}}}
 	for _, wire := range []struct {
 		name                string
 		loss, reorder, size int
 	}{{"clean", 0, 0, 16 << 20}, {"reordering", 0, 100, 4 << 20}, {"losing", 10, 20, 1 << 20}} {
 		t.Run(wire.name, func(t *testing.T) {
-			ha, hb := newHost(t, a, b, view), newHost(t, b, a, view)
+			ha, hb := newHosts(t)
 			ctx, cancel := context.WithCancel(context.Background())
 			var wg sync.WaitGroup
 			wg.Go(func() { ha.carry(ctx, hb, wire.loss, wire.reorder) })
